@@ -1,0 +1,23 @@
+//! The `cloud.octopus.com/v1alpha1` API: the types of its kinds, the names used in labels and
+//! annotations, and the condition types and reasons that users, dashboards and alerts rely on.
+//!
+//! Nothing here talks to an API server. The package is used by the operator, by the sandbox and its
+//! tests, and by `crdgen`, which writes the CRDs and the API reference.
+
+pub mod condition;
+pub mod meta;
+pub mod network;
+pub mod reference;
+pub mod region;
+pub mod schema;
+
+pub use region::{Region, RegionSpec, RegionStatus};
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+
+/// Every CRD of the API, finished as users get it (see [`schema::finish`]), in the order in which the
+/// reference lists them.
+pub fn all() -> Vec<CustomResourceDefinition> {
+    use kube::CustomResourceExt;
+    vec![schema::finish(Region::crd())]
+}

@@ -1,0 +1,120 @@
+//! The address plan of a region: which /16 each reef and which /20 each subnet gets.
+//!
+//! Reefs share no network, yet their ranges are kept apart, so that two reefs can be peered while an
+//! instance moves between them.
+
+use ipnet::Ipv4Net;
+
+/// Service addresses of every reef's cluster: the same everywhere, never routed between reefs.
+pub const SERVICE_CIDR: &str = "172.16.0.0/16";
+
+/// Pod addresses of every reef's cluster (overlay): the same everywhere, never routed between reefs.
+pub const POD_CIDR: &str = "100.64.0.0/10";
+
+/// How a region's address space is cut into reefs and subnets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressPlan {
+    space: Ipv4Net,
+    reef_prefix: u8,
+    subnet_prefix: u8,
+}
+
+/// Why an address plan is impossible. The texts name the field of the Region.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddressPlanError {
+    /// Not an IPv4 network.
+    #[error(
+        "spec.network.addressSpace {0:?} must be an IPv4 network such as 10.0.0.0/8, with no host bits set"
+    )]
+    NotANetwork(String),
+    /// Overlaps a range that every cluster uses itself.
+    #[error("spec.network.addressSpace {0} must not overlap {1}, which the clusters use themselves")]
+    Overlaps(Ipv4Net, &'static str),
+    /// Prefix lengths out of order.
+    #[error(
+        "spec.network: addressSpace /{space}, reefPrefixLength {reef} and subnetPrefixLength {subnet} must grow in this order (the first two may be equal)"
+    )]
+    PrefixOrder {
+        /// Prefix length of the address space.
+        space: u8,
+        /// Prefix length of a reef.
+        reef: u8,
+        /// Prefix length of a subnet.
+        subnet: u8,
+    },
+}
+
+impl AddressPlan {
+    /// Checks and makes a plan. `address_space` is CIDR notation; the lengths are bits.
+    pub fn new(address_space: &str, reef_prefix: u8, subnet_prefix: u8) -> Result<Self, AddressPlanError> {
+        let space: Ipv4Net = address_space
+            .parse()
+            .ok()
+            .filter(|net: &Ipv4Net| net.network() == net.addr())
+            .ok_or_else(|| AddressPlanError::NotANetwork(address_space.to_owned()))?;
+        for reserved in [SERVICE_CIDR, POD_CIDR] {
+            let overlaps =
+                reserved.parse::<Ipv4Net>().is_ok_and(|r| r.contains(&space) || space.contains(&r));
+            if overlaps {
+                return Err(AddressPlanError::Overlaps(space, reserved));
+            }
+        }
+        if space.prefix_len() > reef_prefix || reef_prefix >= subnet_prefix || subnet_prefix > 29 {
+            return Err(AddressPlanError::PrefixOrder {
+                space: space.prefix_len(),
+                reef: reef_prefix,
+                subnet: subnet_prefix,
+            });
+        }
+        Ok(Self { space, reef_prefix, subnet_prefix })
+    }
+
+    /// How many reefs fit.
+    pub fn reefs(&self) -> u32 {
+        1 << (self.reef_prefix - self.space.prefix_len())
+    }
+
+    /// How many subnets fit into a reef.
+    pub fn subnets_per_reef(&self) -> u32 {
+        1 << (self.subnet_prefix - self.reef_prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_defaults_hold_256_reefs_of_16_subnets() {
+        let plan = AddressPlan::new("10.0.0.0/8", 16, 20).unwrap();
+        assert_eq!((plan.reefs(), plan.subnets_per_reef()), (256, 16));
+    }
+
+    #[test]
+    fn refusals_name_the_field_and_the_value() {
+        for (space, reef, subnet, expect) in [
+            ("10.0.0.1/8", 16, 20, "\"10.0.0.1/8\" must be an IPv4 network"),
+            ("fd00::/8", 16, 20, "\"fd00::/8\" must be an IPv4 network"),
+            ("172.16.0.0/12", 16, 20, "must not overlap 172.16.0.0/16"),
+            ("100.64.0.0/16", 16, 20, "must not overlap 100.64.0.0/10"),
+            ("0.0.0.0/0", 16, 20, "must not overlap 172.16.0.0/16"),
+            ("10.0.0.0/16", 12, 20, "must grow in this order"),
+            ("10.0.0.0/8", 20, 20, "must grow in this order"),
+            ("10.0.0.0/8", 28, 30, "must grow in this order"),
+        ] {
+            let error = AddressPlan::new(space, reef, subnet).unwrap_err().to_string();
+            assert!(error.contains("spec.network") && error.contains(expect), "{space}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_input_panics_and_counts_fill_the_space(space in ".{0,20}|10\\.[0-9]{1,3}\\.0\\.0/[0-9]{1,2}", reef in 0u8..40, subnet in 0u8..40) {
+            if let Ok(plan) = AddressPlan::new(&space, reef, subnet) {
+                let addresses = u64::from(plan.reefs()) * u64::from(plan.subnets_per_reef()) << (32 - subnet);
+                prop_assert_eq!(addresses, 1u64 << (32 - plan.space.prefix_len()));
+            }
+        }
+    }
+}

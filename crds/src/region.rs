@@ -1,0 +1,171 @@
+//! Region: an Azure region as a cell.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+/// What the platform team wants of a region. Regions share nothing but the DNS zone.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "cloud.octopus.com",
+    version = "v1alpha1",
+    kind = "Region",
+    plural = "regions",
+    singular = "region",
+    shortname = "rgn",
+    category = "reef-operator",
+    doc = "An Azure region as a cell: its address plan and the certificate of its instances. Regions share nothing but the DNS zone.",
+    status = "RegionStatus",
+    derive = "PartialEq",
+    validation = Rule::new("self.metadata.name.size() <= 40").message("metadata.name must have at most 40 characters, because names of Azure resources are made from it"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
+    printcolumn(name = "Location", type_ = "string", json_path = ".spec.location"),
+    printcolumn(name = "Max-Reefs", type_ = "integer", json_path = ".status.network.maxReefs"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].message", priority = 1)
+)]
+#[serde(rename_all = "camelCase")]
+pub struct RegionSpec {
+    /// Name of the Azure region as Azure spells it in resource ids, for example `westeurope`. Immutable.
+    #[schemars(length(min = 1, max = 40), regex(pattern = r"^[a-z][a-z0-9]*$"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("location is immutable: create another Region"))]
+    pub location: String,
+
+    /// The addresses of the region's reefs. Immutable.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("network is immutable: reefs have their ranges from it"))]
+    pub network: NetworkSpec,
+
+    /// The certificate that instances of this region serve.
+    pub tls: TlsSpec,
+}
+
+/// How the region's address space is cut into reefs and subnets.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("isCIDR(self.addressSpace) && cidr(self.addressSpace).ip().family() == 4 && cidr(self.addressSpace) == cidr(self.addressSpace).masked()")
+        .message("addressSpace must be an IPv4 network in CIDR notation with no host bits set, for example 10.0.0.0/8"),
+    validation = Rule::new("!isCIDR(self.addressSpace) || cidr(self.addressSpace).ip().family() != 4 || (!cidr(self.addressSpace).containsCIDR(cidr('172.16.0.0/16')) && !cidr('172.16.0.0/16').containsCIDR(self.addressSpace) && !cidr(self.addressSpace).containsCIDR(cidr('100.64.0.0/10')) && !cidr('100.64.0.0/10').containsCIDR(self.addressSpace))")
+        .message("addressSpace must not overlap 172.16.0.0/16 (services) or 100.64.0.0/10 (pods), which the clusters use themselves"),
+    validation = Rule::new("!isCIDR(self.addressSpace) || cidr(self.addressSpace).prefixLength() <= self.reefPrefixLength")
+        .message("reefPrefixLength must not be smaller than the prefix length of addressSpace"),
+    validation = Rule::new("self.reefPrefixLength < self.subnetPrefixLength")
+        .message("subnetPrefixLength must be greater than reefPrefixLength")
+)]
+pub struct NetworkSpec {
+    /// IPv4 network in CIDR notation from which each reef gets a range. Must not overlap 172.16.0.0/16 or
+    /// 100.64.0.0/10, nor another network that reefs are to be peered with.
+    #[serde(default = "default_address_space")]
+    #[schemars(length(min = 9, max = 18))]
+    pub address_space: String,
+
+    /// Length in bits of the prefix of a reef's network: 16 gives each reef 65,536 addresses.
+    #[serde(default = "default_reef_prefix")]
+    #[schemars(range(min = 8, max = 24))]
+    pub reef_prefix_length: u8,
+
+    /// Length in bits of the prefix of a subnet of a reef: 20 gives 16 subnets of 4,096 addresses in a /16.
+    #[serde(default = "default_subnet_prefix")]
+    #[schemars(range(min = 9, max = 28))]
+    pub subnet_prefix_length: u8,
+}
+
+impl Default for NetworkSpec {
+    fn default() -> Self {
+        Self {
+            address_space: default_address_space(),
+            reef_prefix_length: default_reef_prefix(),
+            subnet_prefix_length: default_subnet_prefix(),
+        }
+    }
+}
+
+fn default_address_space() -> String {
+    "10.0.0.0/8".to_owned()
+}
+fn default_reef_prefix() -> u8 {
+    16
+}
+fn default_subnet_prefix() -> u8 {
+    20
+}
+
+/// Where the certificate is.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsSpec {
+    /// Secret of type `kubernetes.io/tls` with the wildcard certificate of the DNS zone and its private key.
+    pub secret_ref: SecretReference,
+}
+
+/// Names a Secret from a cluster-scoped object.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretReference {
+    /// Namespace of the Secret, for example `reef-system`. The operator may read Secrets only in its own
+    /// namespace and in those listed in the chart's `rbac.secretNamespaces`.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub namespace: String,
+
+    /// Name of the Secret, for example `wildcard-tls`.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: String,
+}
+
+/// What the operator knows of a region.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RegionStatus {
+    /// The `metadata.generation` that the rest of the status speaks of; -1 before the first look.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// `Ready`, `Reconciling`, `Stalled` and `CertificateReady`; see the list of conditions in the reference.
+    #[serde(default)]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    #[schemars(length(max = 16))]
+    pub conditions: Vec<Condition>,
+
+    /// The last value of the annotation `cloud.octopus.com/reconcile-requested-at` that was acted on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_handled_reconcile_at: Option<String>,
+
+    /// What the address plan gives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkStatus>,
+
+    /// The certificate as it was last read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateStatus>,
+}
+
+/// What the address plan gives.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkStatus {
+    /// How many reefs the address space has room for, for example 256.
+    pub max_reefs: u32,
+
+    /// How many subnets each reef has room for, for example 16.
+    pub subnets_per_reef: u32,
+}
+
+/// The certificate as it was last read: public facts only.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateStatus {
+    /// DNS names that the certificate is for, for example `*.octopus.example`; at most the first 20.
+    #[schemars(length(max = 20))]
+    pub dns_names: Vec<String>,
+
+    /// Begin of its validity (UTC).
+    pub not_before: Time,
+
+    /// End of its validity (UTC).
+    pub not_after: Time,
+
+    /// SHA-256 of the certificate in hexadecimal, to compare with what a server shows.
+    pub sha256: String,
+}
