@@ -1,0 +1,130 @@
+//! The folder of a sandbox: what lies where, who owns it, and what a crash left behind.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+};
+
+use crate::{Context, Error};
+
+/// Longest path of a folder whose sockets still fit into `sockaddr_un` (108 bytes).
+const LONGEST: usize = 80;
+
+/// The folder of a sandbox.
+#[derive(Clone, Debug)]
+pub struct Dir(PathBuf);
+
+/// Holds the folder for one sandbox. The lock goes with the process, however it ends.
+pub struct Lock(#[expect(dead_code, reason = "held for its lifetime")] File);
+
+impl Dir {
+    /// The folder, made if need be, as an absolute path.
+    pub fn new(path: &Path) -> Result<Self, Error> {
+        fs::create_dir_all(path).context(format!("create {}", path.display()))?;
+        let path = path.canonicalize().context(format!("resolve {}", path.display()))?;
+        if path.as_os_str().len() > LONGEST {
+            return Err(Error::Prerequisite(format!(
+                "--dir {} is too long: sockets in it need a path of at most {LONGEST} bytes",
+                path.display()
+            )));
+        }
+        Ok(Self(path))
+    }
+
+    /// A path in the folder.
+    pub fn join(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.0.join(path)
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Kubeconfig of the management cluster's administrator.
+    pub fn management_kubeconfig(&self) -> PathBuf {
+        self.join("management.kubeconfig")
+    }
+
+    /// Log file of a program.
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.join("logs").join(format!("{name}.log"))
+    }
+
+    /// A socket of this name.
+    pub fn socket(&self, name: &str) -> PathBuf {
+        self.join("s").join(name)
+    }
+
+    /// Takes the folder. Refused while another sandbox has it.
+    pub fn lock(&self) -> Result<Lock, Error> {
+        let file = File::options().create(true).truncate(false).write(true).open(self.join("lock"));
+        let file = file.context(format!("open {}", self.join("lock").display()))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Lock(file)),
+            Err(TryLockError::WouldBlock) => Err(Error::InUse(self.0.display().to_string())),
+            Err(TryLockError::Error(source)) => Err(source).context("lock the folder"),
+        }
+    }
+
+    /// Removes what an earlier sandbox left, the logs included. Only with the lock held. Files of others
+    /// are not touched.
+    pub fn clean(&self, _held: &Lock) -> Result<(), Error> {
+        for folder in ["run", "s", "logs", "slots"] {
+            remove(&self.join(folder))?;
+        }
+        for file in ["management.kubeconfig", "pid"] {
+            remove(&self.join(file))?;
+        }
+        for folder in ["run", "s", "logs", "slots"] {
+            fs::create_dir_all(self.join(folder)).context("create folders")?;
+        }
+        Ok(())
+    }
+
+    /// Removes the state of an ended sandbox; logs stay for reading.
+    pub fn clear(&self) -> Result<(), Error> {
+        for name in ["run", "s", "slots", "management.kubeconfig", "pid"] {
+            remove(&self.join(name))?;
+        }
+        Ok(())
+    }
+}
+
+fn remove(path: &Path) -> Result<(), Error> {
+    let result = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).context(format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_sandbox_is_refused_and_foreign_files_survive_cleaning() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::new(temp.path()).unwrap();
+        let lock = dir.lock().unwrap();
+        let refused = dir.lock().err().unwrap().to_string();
+        assert!(refused.contains("in use") && refused.contains("reef-sandbox down"), "{refused}");
+        fs::write(dir.join("notes.txt"), "mine").unwrap();
+        fs::create_dir_all(dir.join("run/etcd")).unwrap();
+        dir.clean(&lock).unwrap();
+        assert!(dir.join("notes.txt").exists() && !dir.join("run/etcd").exists());
+        drop(lock);
+        dir.lock().unwrap();
+    }
+
+    #[test]
+    fn a_path_too_long_for_sockets_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let refused = Dir::new(&temp.path().join("x".repeat(90))).unwrap_err().to_string();
+        assert!(refused.contains("too long"), "{refused}");
+    }
+}

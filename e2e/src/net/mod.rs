@@ -1,0 +1,151 @@
+//! The network between pods, services, API servers and the rest of the sandbox.
+//!
+//! A pod reaches anything only through the CONNECT proxy of its pod process, so each connection arrives
+//! here with its caller known. The network finds what is meant, asks the cluster's network policies, and
+//! carries the bytes. There is no packet filter, no UDP and no DNS.
+
+pub mod policy;
+pub mod proxy;
+mod resolve;
+
+use std::{
+    collections::HashMap,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::{Arc, RwLock},
+};
+
+use futures::StreamExt;
+use k8s_openapi::api::{
+    core::v1::{Namespace, Pod, Service},
+    discovery::v1::EndpointSlice,
+    networking::v1::NetworkPolicy,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    runtime::{
+        WatchStreamExt,
+        reflector::{self, ObjectRef, Store},
+        watcher,
+    },
+};
+use serde::de::DeserializeOwned;
+
+use crate::cluster::Cluster;
+use policy::{Peer, PodPeer};
+
+/// Who opens a connection.
+#[derive(Clone, Debug)]
+pub enum Caller {
+    /// A pod, by namespace and name.
+    Pod(ObjectRef<Pod>),
+    /// The cluster's API server: reaches nodes, and whatever is in the cluster.
+    ApiServer,
+}
+
+/// The network of one cluster.
+pub struct ClusterNetwork {
+    name: String,
+    api: SocketAddr,
+    services: Store<Service>,
+    slices: Store<EndpointSlice>,
+    policies: Store<NetworkPolicy>,
+    namespaces: Store<Namespace>,
+    pods: Store<Pod>,
+    attached: RwLock<HashMap<Ipv4Addr, PathBuf>>,
+}
+
+impl ClusterNetwork {
+    /// Watches what decides over connections in a cluster.
+    pub async fn start(cluster: &Cluster, client: &Client) -> Arc<Self> {
+        let network = Arc::new(Self {
+            name: cluster.name.clone(),
+            api: SocketAddr::from((Ipv4Addr::LOCALHOST, cluster.port)),
+            services: watch(client),
+            slices: watch(client),
+            policies: watch(client),
+            namespaces: watch(client),
+            pods: watch(client),
+            attached: RwLock::default(),
+        });
+        // The stores fill within a second of the API server being ready; none of them can be refused.
+        let _ = futures::join!(
+            network.services.wait_until_ready(),
+            network.slices.wait_until_ready(),
+            network.policies.wait_until_ready(),
+            network.namespaces.wait_until_ready(),
+            network.pods.wait_until_ready(),
+        );
+        network
+    }
+
+    /// Makes a pod reachable at its address.
+    pub fn attach(&self, ip: Ipv4Addr, ingress: PathBuf) {
+        if let Ok(mut attached) = self.attached.write() {
+            attached.insert(ip, ingress);
+        }
+    }
+
+    /// Makes an address unreachable again.
+    pub fn detach(&self, ip: Ipv4Addr) {
+        if let Ok(mut attached) = self.attached.write() {
+            attached.remove(&ip);
+        }
+    }
+
+    fn ingress_of(&self, ip: Ipv4Addr) -> Option<PathBuf> {
+        self.attached.read().ok()?.get(&ip).cloned()
+    }
+
+    fn pod_at(&self, ip: Ipv4Addr) -> Option<Arc<Pod>> {
+        let address = ip.to_string();
+        self.pods.find(|pod| {
+            let status = pod.status.as_ref();
+            status.and_then(|s| s.pod_ip.as_deref()) == Some(&address)
+                && !matches!(status.and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
+        })
+    }
+
+    fn peer(&self, pod: &Pod) -> Peer {
+        let namespace = pod.namespace().unwrap_or_default();
+        let namespace_labels = self
+            .namespaces
+            .get(&ObjectRef::new(&namespace))
+            .map(|n| n.labels().clone())
+            .unwrap_or_default();
+        let spec = pod.spec.iter().flat_map(|s| &s.containers);
+        let named_ports = spec
+            .flat_map(|c| c.ports.iter().flatten())
+            .filter_map(|p| Some((p.name.clone()?, u16::try_from(p.container_port).ok()?)))
+            .collect();
+        let ip = pod.status.as_ref().and_then(|s| s.pod_ip.as_ref()).and_then(|ip| ip.parse().ok());
+        Peer::Pod(PodPeer {
+            namespace,
+            namespace_labels,
+            labels: pod.labels().clone(),
+            ip: ip.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            named_ports,
+        })
+    }
+
+    fn policies(&self) -> Vec<NetworkPolicy> {
+        self.policies.state().iter().map(|p| NetworkPolicy::clone(p)).collect()
+    }
+}
+
+fn watch<K>(client: &Client) -> Store<K>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug + Send + Sync + 'static,
+{
+    let (store, writer) = reflector::store();
+    let stream = watcher(Api::<K>::all(client.clone()), watcher::Config::default())
+        .default_backoff()
+        .reflect(writer)
+        .for_each(|event| async move {
+            if let Err(error) = event {
+                tracing::debug!(%error, kind = %K::kind(&()), "watch");
+            }
+        });
+    tokio::spawn(stream);
+    store
+}

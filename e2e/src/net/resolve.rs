@@ -1,0 +1,138 @@
+//! From the host and port that a caller names to what is there.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use k8s_openapi::{
+    api::{
+        core::v1::{Service, ServicePort},
+        discovery::v1::EndpointSlice,
+    },
+    apimachinery::pkg::util::intstr::IntOrString,
+};
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
+
+use super::{
+    Caller, ClusterNetwork,
+    policy::{self, Peer},
+};
+use crate::cluster::Cluster;
+
+/// Where a connection ends.
+#[derive(Debug)]
+pub enum Target {
+    /// A port of a pod.
+    Pod {
+        /// Socket of the pod process.
+        ingress: PathBuf,
+        /// Port in the pod.
+        port: u16,
+    },
+    /// Something that listens on this machine for the sandbox.
+    Local(SocketAddr),
+}
+
+/// Why there is no connection. The texts are what callers and the network's log see.
+#[derive(Debug, thiserror::Error)]
+pub enum NoRoute {
+    /// Nobody has this name or address.
+    #[error("{0} is not known in cluster {1}")]
+    Unknown(String, String),
+    /// The service has no endpoint that is ready.
+    #[error("service {0} has no ready endpoint for port {1}")]
+    NoEndpoint(String, u16),
+    /// A network policy refuses it.
+    #[error("refused by the network policies ({0:?})")]
+    Refused(policy::Refused),
+}
+
+impl ClusterNetwork {
+    /// Finds what `host` and `port` mean to `caller`, and whether it may connect.
+    pub(super) fn route(&self, caller: &Caller, host: &str, port: u16) -> Result<Target, NoRoute> {
+        let unknown = || NoRoute::Unknown(format!("{host}:{port}"), self.name.clone());
+        if let (Caller::ApiServer, "localhost" | "127.0.0.1") = (caller, host) {
+            // A node's kubelet port.
+            return Ok(Target::Local(SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
+        }
+        let ip = host.parse::<IpAddr>().ok();
+        let service = match ip {
+            Some(IpAddr::V4(ip)) => self.service_at(ip),
+            Some(IpAddr::V6(_)) => return Err(unknown()),
+            None => self.service_named(host),
+        };
+        let (ip, port) = match (service, ip) {
+            (Some(service), _) if is_api_service(&service) => return self.api_server(caller),
+            (Some(service), _) => self.endpoint(&service, port)?,
+            (None, Some(IpAddr::V4(ip))) => (ip, port),
+            _ => return Err(unknown()),
+        };
+        let ingress = self.ingress_of(ip).ok_or_else(unknown)?;
+        let pod = self.pod_at(ip).ok_or_else(unknown)?;
+        self.check(caller, &self.peer(&pod), port)?;
+        Ok(Target::Pod { ingress, port })
+    }
+
+    fn api_server(&self, caller: &Caller) -> Result<Target, NoRoute> {
+        let address = Cluster::api_address();
+        self.check(caller, &Peer::Address(address), 443)?;
+        Ok(Target::Local(self.api))
+    }
+
+    fn check(&self, caller: &Caller, to: &Peer, port: u16) -> Result<(), NoRoute> {
+        let from = match caller {
+            // As from the node: policies do not hold it.
+            Caller::ApiServer => return Ok(()),
+            Caller::Pod(pod) => self.pods.get(pod),
+        };
+        let unknown = || NoRoute::Unknown("the calling pod".to_owned(), self.name.clone());
+        let from = self.peer(&*from.ok_or_else(unknown)?);
+        policy::check(&self.policies(), &from, to, port).map_err(NoRoute::Refused)
+    }
+
+    fn service_at(&self, ip: Ipv4Addr) -> Option<std::sync::Arc<Service>> {
+        let address = ip.to_string();
+        self.services
+            .find(|s| s.spec.as_ref().and_then(|s| s.cluster_ip.as_deref()) == Some(address.as_str()))
+    }
+
+    /// `name.namespace.svc`, with or without `.cluster.local`.
+    fn service_named(&self, host: &str) -> Option<std::sync::Arc<Service>> {
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let host = host.strip_suffix(".cluster.local").unwrap_or(host);
+        let (name, namespace) = host.strip_suffix(".svc")?.split_once('.')?;
+        self.services.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    fn endpoint(&self, service: &Service, port: u16) -> Result<(Ipv4Addr, u16), NoRoute> {
+        let name = format!("{}/{}", service.namespace().unwrap_or_default(), service.name_any());
+        let none = || NoRoute::NoEndpoint(name.clone(), port);
+        let ports = service.spec.iter().flat_map(|s| s.ports.iter().flatten());
+        let wanted = ports.into_iter().find(|p| p.port == i32::from(port)).ok_or_else(none)?;
+        let slices = self.slices.state();
+        slices
+            .iter()
+            .filter(|slice| slice.namespace() == service.namespace())
+            .filter(|slice| slice.labels().get("kubernetes.io/service-name") == Some(&service.name_any()))
+            .find_map(|slice| ready(slice, wanted))
+            .ok_or_else(none)
+    }
+}
+
+fn is_api_service(service: &Service) -> bool {
+    service.namespace().as_deref() == Some("default") && service.name_any() == "kubernetes"
+}
+
+/// A ready address of a slice, and the port there that the service's port stands for.
+fn ready(slice: &EndpointSlice, wanted: &ServicePort) -> Option<(Ipv4Addr, u16)> {
+    let by_name = slice.ports.iter().flatten().find(|p| p.name.as_deref() == wanted.name.as_deref().or(Some("")));
+    let number = by_name.and_then(|p| p.port).or(match &wanted.target_port {
+        Some(IntOrString::Int(port)) => Some(*port),
+        _ => None,
+    })?;
+    let ready = slice.endpoints.iter().flatten().find(|e| {
+        e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true)
+    })?;
+    Some((ready.addresses.first()?.parse().ok()?, u16::try_from(number).ok()?))
+}

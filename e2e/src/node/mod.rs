@@ -1,0 +1,241 @@
+//! A node: registers with its cluster and runs the pods that the scheduler gives it, as a kubelet does.
+//!
+//! What it does not do: exec, attach and port-forward, hostPath and host namespaces, privileged
+//! containers. A pod that asks for one of these stays waiting with a message that says so.
+
+mod env;
+pub mod image;
+mod kubelet;
+mod pod;
+mod probe;
+mod status;
+mod template;
+mod volumes;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::Ipv4Addr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{
+        coordination::v1::{Lease, LeaseSpec},
+        core::v1::{
+            DaemonEndpoint, Node as KubeNode, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus,
+            NodeSystemInfo, Pod,
+        },
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{MicroTime, ObjectMeta, Time},
+    },
+};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{Patch, PatchParams, PostParams},
+    runtime::{WatchStreamExt, watcher},
+};
+use tokio::sync::watch;
+
+use crate::{Context, Error, cluster::Cluster, dir::Dir, net::ClusterNetwork};
+pub use image::Image;
+
+/// A node to be started.
+pub struct Node {
+    /// Its name, unique in the cluster.
+    pub name: String,
+    /// Its number in the cluster: pods of node n have 100.x.n.y.
+    pub index: u8,
+    /// What it can run.
+    pub images: Vec<Image>,
+}
+
+/// What a node's parts share.
+pub(crate) struct Shared {
+    name: String,
+    client: Client,
+    network: Arc<ClusterNetwork>,
+    images: Vec<Image>,
+    folder: PathBuf,
+    sockets: Dir,
+    socket_prefix: String,
+    pod_network: Ipv4Addr,
+    next_ip: AtomicU16,
+}
+
+impl Shared {
+    /// The folder of a pod.
+    fn pod_folder(&self, uid: &str) -> PathBuf {
+        self.folder.join("pods").join(uid)
+    }
+
+    /// A fresh address, and the name under which its sockets live.
+    fn allocate(&self) -> (Ipv4Addr, String) {
+        let n = self.next_ip.fetch_add(1, Ordering::Relaxed);
+        let [a, b, c, _] = self.pod_network.octets();
+        // 250 addresses a node, reused in turn; a pod's old address is long gone by then.
+        let last = u8::try_from(n % 250 + 2).unwrap_or(2);
+        (Ipv4Addr::new(a, b, c, last), format!("{}{n}", self.socket_prefix))
+    }
+}
+
+impl Node {
+    /// Registers the node and runs pods until the process ends.
+    pub async fn start(self, dir: &Dir, cluster: &Cluster, network: Arc<ClusterNetwork>) -> Result<(), Error> {
+        let identity = cluster.node_identity(&self.name)?;
+        let client = cluster.client(&identity).await?;
+        let folder = cluster.folder.join("nodes").join(&self.name);
+        std::fs::create_dir_all(folder.join("pods")).context("create the node's folder")?;
+        let [a, b, _, _] = cluster.pod_network().octets();
+        let shared = Arc::new(Shared {
+            name: self.name.clone(),
+            client: client.clone(),
+            network,
+            images: self.images,
+            folder,
+            sockets: dir.clone(),
+            socket_prefix: format!("{}{}-", cluster.index, self.index),
+            pod_network: Ipv4Addr::new(a, b, self.index, 0),
+            next_ip: AtomicU16::new(0),
+        });
+        let port = kubelet::serve(shared.clone(), &identity, &cluster.ca).await?;
+        register(&client, &self.name, port).await?;
+        tokio::spawn(heartbeat(client.clone(), self.name.clone(), port));
+        tokio::spawn(follow_pods(shared));
+        Ok(())
+    }
+}
+
+async fn register(client: &Client, name: &str, port: u16) -> Result<(), Error> {
+    let labels = BTreeMap::from([
+        ("kubernetes.io/hostname".to_owned(), name.to_owned()),
+        ("kubernetes.io/os".to_owned(), "linux".to_owned()),
+        ("kubernetes.io/arch".to_owned(), "amd64".to_owned()),
+        ("topology.kubernetes.io/zone".to_owned(), "1".to_owned()),
+    ]);
+    let node = KubeNode {
+        metadata: ObjectMeta { name: Some(name.to_owned()), labels: Some(labels), ..ObjectMeta::default() },
+        ..KubeNode::default()
+    };
+    let api = Api::<KubeNode>::all(client.clone());
+    api.create(&PostParams::default(), &node).await?;
+    write_status(&api, name, port).await
+}
+
+async fn write_status(api: &Api<KubeNode>, name: &str, port: u16) -> Result<(), Error> {
+    let patch = serde_json::json!({ "status": node_status(port) });
+    api.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    Ok(())
+}
+
+fn node_status(port: u16) -> NodeStatus {
+    let quantity = |text: &str| Quantity(text.to_owned());
+    let capacity = BTreeMap::from([
+        ("cpu".to_owned(), quantity("64")),
+        ("memory".to_owned(), quantity("256Gi")),
+        ("pods".to_owned(), quantity("240")),
+        ("ephemeral-storage".to_owned(), quantity("200Gi")),
+    ]);
+    let ready = NodeCondition {
+        type_: "Ready".to_owned(),
+        status: "True".to_owned(),
+        reason: Some("SandboxNode".to_owned()),
+        message: Some("runs pods as processes of this machine".to_owned()),
+        last_heartbeat_time: Some(Time(Timestamp::now())),
+        last_transition_time: None,
+    };
+    NodeStatus {
+        addresses: Some(vec![NodeAddress { type_: "Hostname".to_owned(), address: "localhost".to_owned() }]),
+        allocatable: Some(capacity.clone()),
+        capacity: Some(capacity),
+        conditions: Some(vec![ready]),
+        daemon_endpoints: Some(NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(port) }),
+        }),
+        node_info: Some(NodeSystemInfo {
+            kubelet_version: format!("sandbox-{}", env!("CARGO_PKG_VERSION")),
+            operating_system: "linux".to_owned(),
+            architecture: "amd64".to_owned(),
+            container_runtime_version: "reef-sandbox://1".to_owned(),
+            ..NodeSystemInfo::default()
+        }),
+        ..NodeStatus::default()
+    }
+}
+
+/// Renews the node's Lease as kubelets do; the control plane takes a silent node for dead after 50 s.
+async fn heartbeat(client: Client, name: String, port: u16) {
+    let leases = Api::<Lease>::namespaced(client.clone(), "kube-node-lease");
+    let nodes = Api::<KubeNode>::all(client);
+    for beat in 0u64.. {
+        let spec = LeaseSpec {
+            holder_identity: Some(name.clone()),
+            lease_duration_seconds: Some(40),
+            renew_time: Some(MicroTime(Timestamp::now())),
+            ..LeaseSpec::default()
+        };
+        let lease = serde_json::json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": { "name": name }, "spec": spec,
+        });
+        let apply = PatchParams::apply("reef-sandbox-node").force();
+        if let Err(error) = leases.patch(&name, &apply, &Patch::Apply(&lease)).await {
+            tracing::warn!(%error, node = name, "lease");
+        }
+        if beat % 30 == 0
+            && let Err(error) = write_status(&nodes, &name, port).await
+        {
+            tracing::warn!(%error, node = name, "node status");
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+}
+
+/// One task for each pod of this node, fed with the pod's newest state; `None` means that it is gone.
+async fn follow_pods(shared: Arc<Shared>) {
+    let api = Api::<Pod>::all(shared.client.clone());
+    let config = watcher::Config::default().fields(&format!("spec.nodeName={}", shared.name));
+    let mut events = watcher(api, config).default_backoff().boxed();
+    let mut workers: HashMap<String, watch::Sender<Option<Pod>>> = HashMap::new();
+    let mut listed: Vec<String> = Vec::new();
+    loop {
+        match events.try_next().await {
+            Ok(Some(watcher::Event::Init)) => listed.clear(),
+            Ok(Some(watcher::Event::InitApply(pod))) => {
+                listed.extend(pod.uid());
+                update(&shared, &mut workers, pod);
+            }
+            Ok(Some(watcher::Event::InitDone)) => {
+                workers.retain(|uid, worker| listed.contains(uid) || worker.send(None).is_err());
+            }
+            Ok(Some(watcher::Event::Apply(pod))) => update(&shared, &mut workers, pod),
+            Ok(Some(watcher::Event::Delete(pod))) => {
+                if let Some(worker) = pod.uid().and_then(|uid| workers.remove(&uid)) {
+                    let _ = worker.send(None);
+                }
+            }
+            Ok(None) => return,
+            Err(error) => tracing::debug!(%error, node = shared.name, "pod watch"),
+        }
+    }
+}
+
+fn update(shared: &Arc<Shared>, workers: &mut HashMap<String, watch::Sender<Option<Pod>>>, pod: Pod) {
+    let Some(uid) = pod.uid() else { return };
+    match workers.get(&uid) {
+        Some(worker) => drop(worker.send(Some(pod))),
+        None => {
+            let (sender, receiver) = watch::channel(Some(pod));
+            tokio::spawn(pod::run(shared.clone(), uid.clone(), receiver));
+            workers.insert(uid, sender);
+        }
+    }
+}

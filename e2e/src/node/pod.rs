@@ -1,0 +1,437 @@
+//! The task of one pod: from its first sight to its removal.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    runtime::reflector::ObjectRef,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{
+    Shared,
+    probe::{self, Verdict},
+    status::{self, Ended, State, Tracked},
+    template, volumes,
+};
+use crate::{
+    net::{Caller, proxy},
+    runtime::{
+        PodHandle, PodSpec,
+        spec::Report,
+    },
+};
+
+/// How often Secrets, ConfigMaps and tokens of running pods are looked at again.
+const REFRESH: Duration = Duration::from_secs(10);
+
+/// Pause before the second restart of a container; doubles up to [`LONGEST_BACKOFF`]. A kubelet begins
+/// with 10 s; the sandbox has less patience, because its users wait for crashes that they caused.
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
+
+/// A run this long makes the next crash a first one again.
+const BACKOFF_RESET_SECONDS: i64 = 600;
+
+struct Worker {
+    shared: Arc<Shared>,
+    pod: Pod,
+    uid: String,
+    folder: PathBuf,
+    ip: String,
+    ingress: PathBuf,
+    began: Timestamp,
+    init: Vec<Tracked>,
+    main: Vec<Tracked>,
+    /// When containers that crashed may start again.
+    backoff: Option<Instant>,
+    handle: PodHandle,
+    reports: mpsc::UnboundedReceiver<Report>,
+    verdicts: (mpsc::UnboundedSender<(String, i32, Verdict)>, mpsc::UnboundedReceiver<(String, i32, Verdict)>),
+    probes: Vec<(String, JoinHandle<()>)>,
+    egress: JoinHandle<()>,
+}
+
+/// Runs a pod. Ends when the pod is gone from the API server.
+pub(super) async fn run(shared: Arc<Shared>, uid: String, mut pods: watch::Receiver<Option<Pod>>) {
+    let folder = shared.pod_folder(&uid);
+    match set_up(&shared, &uid, &mut pods).await {
+        Some(mut worker) => {
+            let deleted = worker.work(&mut pods).await;
+            worker.finish(deleted).await;
+        }
+        None => {
+            // Deleted before anything ran: nobody else will take the object away.
+            let pod = pods.borrow().clone();
+            if let Some(pod) = pod {
+                remove(&shared, &pod).await;
+            }
+        }
+    }
+    let _ = std::fs::remove_dir_all(folder);
+}
+
+/// Prepares volumes, network and pod process; tries until it works or the pod is deleted.
+async fn set_up(
+    shared: &Arc<Shared>,
+    uid: &str,
+    pods: &mut watch::Receiver<Option<Pod>>,
+) -> Option<Worker> {
+    let (ip, sockets) = shared.allocate();
+    let folder = shared.pod_folder(uid);
+    let began = Timestamp::now();
+    loop {
+        let pod = pods.borrow_and_update().clone()?;
+        if pod.metadata.deletion_timestamp.is_some() {
+            return None;
+        }
+        match prepare(shared, &pod, uid, ip, &sockets).await {
+            Ok((handle, reports, egress)) => {
+                let spec = pod.spec.clone().unwrap_or_default();
+                let ingress = shared.sockets.socket(&format!("{sockets}i"));
+                shared.network.attach(ip, ingress.clone());
+                return Some(Worker {
+                    shared: shared.clone(),
+                    uid: uid.to_owned(),
+                    folder,
+                    ip: ip.to_string(),
+                    ingress,
+                    began,
+                    init: spec.init_containers.into_iter().flatten().map(Tracked::new).collect(),
+                    main: spec.containers.into_iter().map(Tracked::new).collect(),
+                    backoff: None,
+                    handle,
+                    reports,
+                    verdicts: mpsc::unbounded_channel(),
+                    probes: Vec::new(),
+                    egress,
+                    pod,
+                });
+            }
+            Err(message) => waiting(shared, &pod, began, &message).await,
+        }
+        tokio::select! {
+            () = sleep(Duration::from_secs(1)) => {}
+            changed = pods.changed() => changed.ok()?,
+        }
+    }
+}
+
+type Prepared = (PodHandle, mpsc::UnboundedReceiver<Report>, JoinHandle<()>);
+
+async fn prepare(
+    shared: &Arc<Shared>,
+    pod: &Pod,
+    uid: &str,
+    ip: std::net::Ipv4Addr,
+    sockets: &str,
+) -> Result<Prepared, String> {
+    if let Some(what) = template::unsupported(pod) {
+        return Err(what);
+    }
+    let folder = shared.pod_folder(uid);
+    for name in ["logs", "volumes", "containers"] {
+        std::fs::create_dir_all(folder.join(name)).map_err(|e| e.to_string())?;
+    }
+    volumes::refresh(&shared.client, pod, &ip.to_string(), &folder.join("volumes")).await?;
+    let egress = shared.sockets.socket(&format!("{sockets}e"));
+    let caller = Caller::Pod(ObjectRef::from_obj(pod));
+    let proxy = proxy::serve(&egress, caller, shared.network.clone()).map_err(|e| e.to_string())?;
+    let spec = PodSpec {
+        hostname: pod.name_any(),
+        ip,
+        egress,
+        ingress: shared.sockets.socket(&format!("{sockets}i")),
+    };
+    let diagnostics = folder.join("logs/pod.log");
+    let started = PodHandle::start(&spec, &diagnostics).await.map_err(|e| e.to_string());
+    let (handle, mut reports) = started?;
+    match reports.recv().await {
+        Some(Report::Ready) => Ok((handle, reports, proxy)),
+        _ => {
+            proxy.abort();
+            Err(format!("pod process: {}", std::fs::read_to_string(diagnostics).unwrap_or_default().trim()))
+        }
+    }
+}
+
+/// Shows why nothing runs yet.
+async fn waiting(shared: &Shared, pod: &Pod, began: Timestamp, message: &str) {
+    let state = State::Waiting("ContainerCreating".to_owned(), message.to_owned());
+    let containers = pod.spec.iter().flat_map(|s| s.containers.clone());
+    let main: Vec<_> =
+        containers.map(|c| Tracked { state: state.clone(), ..Tracked::new(c) }).collect();
+    let init: Vec<_> =
+        pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten().cloned()).map(Tracked::new).collect();
+    write(shared, pod, &status::status(pod, None, &init, &main, began, Timestamp::now())).await;
+}
+
+/// Writes a status, if it differs from the one in the object.
+async fn write(shared: &Shared, pod: &Pod, status: &k8s_openapi::api::core::v1::PodStatus) {
+    if pod.status.as_ref() == Some(status) {
+        return;
+    }
+    let api = Api::<Pod>::namespaced(shared.client.clone(), &pod.namespace().unwrap_or_default());
+    let patch = serde_json::json!({ "metadata": { "uid": pod.uid() }, "status": status });
+    let result = api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await;
+    if let Err(error) = result {
+        tracing::debug!(%error, pod = pod.name_any(), "pod status");
+    }
+}
+
+/// Takes the object away, which ends a pod's deletion.
+async fn remove(shared: &Shared, pod: &Pod) {
+    let api = Api::<Pod>::namespaced(shared.client.clone(), &pod.namespace().unwrap_or_default());
+    let preconditions = Preconditions { uid: pod.uid(), resource_version: None };
+    let now = DeleteParams::default().grace_period(0).preconditions(preconditions);
+    for _ in 0..10 {
+        match api.delete(&pod.name_any(), &now).await {
+            Err(kube::Error::Api(s)) if s.is_not_found() || s.is_conflict() => return,
+            Err(error) => tracing::debug!(%error, pod = pod.name_any(), "delete pod"),
+            Ok(_) => return,
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+impl Worker {
+    /// Until the pod is to go. True if its object still has to be removed.
+    async fn work(&mut self, pods: &mut watch::Receiver<Option<Pod>>) -> bool {
+        let mut refresh = Instant::now() + REFRESH;
+        loop {
+            self.start_what_is_due().await;
+            self.write_status().await;
+            let wake = self.backoff.unwrap_or(refresh).min(refresh);
+            tokio::select! {
+                report = self.reports.recv() => match report {
+                    Some(report) => self.on_report(report),
+                    None => self.on_pod_process_gone(),
+                },
+                Some((name, attempt, verdict)) = self.verdicts.1.recv() => {
+                    self.on_verdict(&name, attempt, verdict).await;
+                }
+                changed = pods.changed() => {
+                    let pod = pods.borrow_and_update().clone();
+                    match (changed, pod) {
+                        (Ok(()), Some(pod)) => self.pod = pod,
+                        _ => return false,
+                    }
+                    if self.pod.metadata.deletion_timestamp.is_some() {
+                        return true;
+                    }
+                }
+                () = sleep_until(wake) => {}
+            }
+            if Instant::now() >= refresh {
+                refresh = Instant::now() + REFRESH;
+                self.refresh_volumes().await;
+            }
+        }
+    }
+
+    async fn refresh_volumes(&self) {
+        let folder = self.folder.join("volumes");
+        if let Err(error) = volumes::refresh(&self.shared.client, &self.pod, &self.ip, &folder).await {
+            tracing::debug!(%error, pod = self.pod.name_any(), "refresh volumes");
+        }
+    }
+
+    /// Starts init containers one after another, then all others; restarts what may be restarted.
+    async fn start_what_is_due(&mut self) {
+        let policy = self.pod.spec.as_ref().and_then(|s| s.restart_policy.clone());
+        let policy = policy.unwrap_or_else(|| "Always".to_owned());
+        if self.backoff.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        self.backoff = None;
+        let next_init = self.init.iter().position(|c| !c.succeeded());
+        let (init, due): (bool, Vec<usize>) = match next_init {
+            Some(at) => (true, vec![at]),
+            None => (false, (0..self.main.len()).collect()),
+        };
+        for at in due {
+            let tracked = if init { &self.init[at] } else { &self.main[at] };
+            let start = match &tracked.state {
+                State::Running(_) => false,
+                State::Waiting(..) => true,
+                State::Ended(ended) => match policy.as_str() {
+                    "Never" => false,
+                    "OnFailure" => ended.code != 0,
+                    _ => !init || ended.code != 0,
+                },
+            };
+            if start {
+                self.start(init, at).await;
+            }
+        }
+    }
+
+    async fn start(&mut self, init: bool, at: usize) {
+        let tracked = if init { &mut self.init[at] } else { &mut self.main[at] };
+        if let State::Ended(ended) = tracked.state.clone() {
+            tracked.last = Some(ended);
+            tracked.attempt += 1;
+        }
+        (tracked.started, tracked.ready) = (false, false);
+        let (container, attempt) = (tracked.container.clone(), tracked.attempt);
+        let spec = template::container(&self.shared, &self.pod, &self.ip, &container, attempt).await;
+        let state = match spec {
+            Ok(spec) => match self.handle.start_container(spec).await {
+                Ok(()) => State::Running(Timestamp::now()),
+                Err(error) => State::Waiting("RunContainerError".to_owned(), error.to_string()),
+            },
+            Err(cannot) => {
+                self.backoff = Some(Instant::now() + Duration::from_secs(2));
+                State::Waiting(cannot.reason.to_owned(), cannot.message)
+            }
+        };
+        let running = matches!(state, State::Running(_));
+        let tracked = if init { &mut self.init[at] } else { &mut self.main[at] };
+        tracked.state = state;
+        if running && !init {
+            let task = probe::run(container.clone(), self.ingress.clone(), attempt, self.verdicts.0.clone());
+            self.probes.push((container.name, tokio::spawn(task)));
+        }
+    }
+
+    fn on_report(&mut self, report: Report) {
+        match report {
+            Report::Ready => {}
+            Report::Exited { name, code } => self.ended(&name, code, None),
+            Report::Failed { name, message } => self.ended(&name, 128, Some(message)),
+        }
+    }
+
+    fn ended(&mut self, name: &str, code: i32, message: Option<String>) {
+        self.probes.retain(|(probed, task)| {
+            if probed == name {
+                task.abort();
+            }
+            probed != name
+        });
+        let folder = self.folder.clone();
+        let Some(tracked) = self.tracked(name) else { return };
+        let State::Running(started) = tracked.state else { return };
+        let written = std::fs::read_to_string(template::message_file(&folder, name, tracked.attempt));
+        let message = message.or(written.ok()).filter(|m| !m.is_empty());
+        let message = message.map(|m| m.chars().take(4096).collect());
+        let finished = Timestamp::now();
+        tracked.state = State::Ended(Ended { code, started, finished, message });
+        (tracked.started, tracked.ready) = (false, false);
+        let attempt = tracked.attempt;
+        let long = finished.as_second() - started.as_second() >= BACKOFF_RESET_SECONDS;
+        if attempt > 0 && !long {
+            let doubled = FIRST_BACKOFF.saturating_mul(1 << (attempt - 1).clamp(0, 9));
+            self.backoff = Some(Instant::now() + doubled.min(LONGEST_BACKOFF));
+        }
+    }
+
+    fn on_pod_process_gone(&mut self) {
+        for name in self.main.iter().chain(&self.init).map(|c| c.container.name.clone()).collect::<Vec<_>>() {
+            self.ended(&name, 137, Some("the pod process ended".to_owned()));
+        }
+        // Nothing can run any more; the object's owner makes another pod.
+        self.backoff = Some(Instant::now() + LONGEST_BACKOFF);
+        self.reports.close();
+    }
+
+    async fn on_verdict(&mut self, name: &str, attempt: i32, verdict: Verdict) {
+        let Some(tracked) = self.tracked(name).filter(|t| t.attempt == attempt) else { return };
+        match verdict {
+            Verdict::Started => tracked.started = true,
+            Verdict::Ready(ready) => tracked.ready = ready,
+            Verdict::Unhealthy(why) => {
+                tracing::info!(pod = self.pod.name_any(), container = name, why, "restart");
+                let grace = self.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
+                self.end_containers(&[name.to_owned()], grace.unwrap_or(30)).await;
+            }
+        }
+    }
+
+    fn tracked(&mut self, name: &str) -> Option<&mut Tracked> {
+        self.main.iter_mut().chain(&mut self.init).find(|c| c.container.name == name)
+    }
+
+    /// SIGTERM, then SIGKILL after the grace period; returns when all have ended.
+    async fn end_containers(&mut self, names: &[String], grace: i64) {
+        let deadline = Instant::now() + Duration::from_secs(u64::try_from(grace).unwrap_or(0));
+        for name in names {
+            let _ = self.handle.signal(name, 15).await;
+        }
+        let mut killed = false;
+        loop {
+            let all = self.main.iter().chain(&self.init);
+            let still: Vec<_> = all
+                .filter(|c| matches!(c.state, State::Running(_)) && names.contains(&c.container.name))
+                .map(|c| c.container.name.clone())
+                .collect();
+            if still.is_empty() {
+                return;
+            }
+            if Instant::now() >= deadline && !killed {
+                killed = true;
+                for name in &still {
+                    let _ = self.handle.signal(name, 9).await;
+                }
+            }
+            let wake = if killed { Instant::now() + Duration::from_secs(5) } else { deadline };
+            tokio::select! {
+                report = self.reports.recv() => match report {
+                    Some(report) => self.on_report(report),
+                    None => return,
+                },
+                () = sleep_until(wake) => {}
+            }
+        }
+    }
+
+    async fn write_status(&mut self) {
+        let now = Timestamp::now();
+        let mut status = status::status(&self.pod, Some(&self.ip), &self.init, &self.main, self.began, now);
+        if self.backoff.is_some() {
+            // What a kubelet shows between a crash and the next start.
+            for container in status.container_statuses.iter_mut().flatten() {
+                let ended = container.state.as_ref().and_then(|s| s.terminated.clone());
+                if let Some(ended) = ended.filter(|_| container.restart_count > 0) {
+                    container.last_state = container.state.take();
+                    let waiting = State::Waiting(
+                        "CrashLoopBackOff".to_owned(),
+                        format!("back-off after exit code {}", ended.exit_code),
+                    );
+                    container.state = Some(status::container_state(&waiting));
+                }
+            }
+        }
+        write(&self.shared, &self.pod, &status).await;
+        self.pod.status = Some(status);
+    }
+
+    async fn finish(mut self, remove_object: bool) {
+        let names: Vec<_> =
+            self.main.iter().chain(&self.init).map(|c| c.container.name.clone()).collect();
+        let grace = self.pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
+        self.end_containers(&names, if remove_object { grace } else { 0 }).await;
+        if let Ok(ip) = self.ip.parse() {
+            self.shared.network.detach(ip);
+        }
+        self.egress.abort();
+        for (_, task) in &self.probes {
+            task.abort();
+        }
+        if remove_object {
+            self.write_status().await;
+        }
+        self.handle.stop().await;
+        if remove_object {
+            remove(&self.shared, &self.pod).await;
+        }
+        tracing::debug!(pod = self.pod.name_any(), uid = self.uid, "gone");
+    }
+}

@@ -1,0 +1,96 @@
+//! `reef-sandbox toolbox`: the program of the image `reef-toolbox`, for tests of nodes and network.
+
+use std::io;
+
+use clap::Subcommand;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::runtime::PROXY_PORT;
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Toolbox {
+    /// Answer every HTTP request on a port with 200 and the pod's host name.
+    Serve {
+        /// Port.
+        port: u16,
+    },
+    /// Connect through the pod's proxy, send a GET, print the answer's first and last line.
+    Get {
+        /// HOST:PORT.
+        target: String,
+    },
+    /// Connect without the proxy; succeeds only if the pod can leave its network namespace.
+    Direct {
+        /// HOST:PORT.
+        target: String,
+    },
+    /// Print an environment variable or a file.
+    Show {
+        /// `$NAME` or a path.
+        what: String,
+    },
+    /// Write a file, to see whether it is allowed.
+    Write {
+        /// Path.
+        path: String,
+    },
+    /// Wait for a signal.
+    Sleep,
+}
+
+/// Does it.
+pub async fn run(what: Toolbox) -> io::Result<()> {
+    match what {
+        Toolbox::Serve { port } => serve(port).await,
+        Toolbox::Get { target } => get(&target).await,
+        Toolbox::Direct { target } => {
+            TcpStream::connect(&target).await?;
+            println!("connected");
+            Ok(())
+        }
+        Toolbox::Show { what } => {
+            let text = match what.strip_prefix('$') {
+                Some(name) => std::env::var(name).map_err(io::Error::other)?,
+                None => tokio::fs::read_to_string(&what).await?,
+            };
+            println!("{text}");
+            Ok(())
+        }
+        Toolbox::Write { path } => tokio::fs::write(path, "written").await,
+        Toolbox::Sleep => std::future::pending().await,
+    }
+}
+
+async fn serve(port: u16) -> io::Result<()> {
+    let listener = TcpListener::bind(("0.0.0.0", port)).await?;
+    let name = std::env::var("HOSTNAME").unwrap_or_default();
+    println!("serving");
+    loop {
+        let (mut stream, _) = listener.accept().await?;
+        let mut request = [0u8; 1024];
+        let _ = stream.read(&mut request).await;
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", name.len());
+        let _ = stream.write_all(format!("{head}{name}").as_bytes()).await;
+    }
+}
+
+async fn get(target: &str) -> io::Result<()> {
+    let mut stream = TcpStream::connect(("127.0.0.1", PROXY_PORT)).await?;
+    stream.write_all(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n").as_bytes()).await?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let mut body = String::new();
+    if head.contains(" 200 ") {
+        stream.write_all(format!("GET / HTTP/1.1\r\nHost: {target}\r\n\r\n").as_bytes()).await?;
+    }
+    stream.read_to_string(&mut body).await?;
+    println!("{} | {}", head.lines().next().unwrap_or_default(), body.lines().last().unwrap_or_default());
+    Ok(())
+}

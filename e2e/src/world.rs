@@ -1,0 +1,206 @@
+//! The world: process 1 of the sandbox's PID namespace.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use clap::Args;
+use tokio::{
+    io::AsyncReadExt,
+    signal::unix::{SignalKind, signal},
+    time::Instant,
+};
+
+use crate::{
+    Context, Error,
+    cluster::{Cluster, Etcd, MANAGEMENT},
+    dir::Dir,
+    install::{self, Demo},
+    net::{Caller, ClusterNetwork, proxy},
+    node::{Image, Node},
+    tools::Tools,
+};
+
+/// What a world is made of. The same flags are those of `reef-sandbox up`.
+#[derive(Args, Clone, Debug)]
+pub struct WorldArgs {
+    /// Folder for everything that the sandbox writes.
+    #[arg(long, default_value = ".reef-sandbox", env = "REEF_SANDBOX_DIR")]
+    pub dir: PathBuf,
+
+    /// Number of spare clusters that reefs get; each has a control plane of its own.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=8))]
+    pub reef_slots: u8,
+
+    /// Leave the operator out: an empty management cluster.
+    #[arg(long)]
+    pub no_operator: bool,
+
+    /// The operator's program.
+    #[arg(long, value_name = "FILE", help = "The operator's program [default: beside reef-sandbox]")]
+    pub operator_binary: Option<PathBuf>,
+
+    /// Apply the manifests of this folder when the operator runs, and say how they fare.
+    #[arg(long, value_name = "DIR")]
+    pub samples: Option<PathBuf>,
+
+    /// With --samples: end when all are Ready (status 0) or cannot be (status 1).
+    #[arg(long, requires = "samples")]
+    pub exit_when_ready: bool,
+}
+
+impl WorldArgs {
+    /// These flags as arguments again.
+    pub fn to_args(&self) -> Vec<String> {
+        let mut args =
+            vec![format!("--dir={}", self.dir.display()), format!("--reef-slots={}", self.reef_slots)];
+        args.extend(self.no_operator.then(|| "--no-operator".to_owned()));
+        args.extend(self.operator_binary.iter().map(|p| format!("--operator-binary={}", p.display())));
+        args.extend(self.samples.iter().map(|p| format!("--samples={}", p.display())));
+        args.extend(self.exit_when_ready.then(|| "--exit-when-ready".to_owned()));
+        args
+    }
+
+    fn operator(&self) -> Result<PathBuf, Error> {
+        let beside = || std::env::current_exe().map(|exe| exe.with_file_name("reef-operator"));
+        let path = self.operator_binary.clone().map_or_else(beside, Ok).context("find the operator")?;
+        if path.is_file() {
+            return Ok(path);
+        }
+        Err(Error::Prerequisite(format!(
+            "the operator's program {} is missing: run `cargo build`, or name it with --operator-binary",
+            path.display()
+        )))
+    }
+}
+
+/// Builds the world, says that it is ready, and stays until asked to end.
+pub async fn run(args: WorldArgs) -> Result<(), Error> {
+    let dir = Dir::new(&args.dir)?;
+    let mut running = Running::default();
+    let lifeline = Lifeline::new()?;
+    let result = tokio::select! {
+        result = live(&args, &dir, &mut running) => result,
+        () = lifeline.asked_to_end() => Ok(()),
+    };
+    running.kill().await;
+    result
+}
+
+#[derive(Default)]
+struct Running {
+    etcd: Option<Etcd>,
+    clusters: Vec<Cluster>,
+}
+
+impl Running {
+    fn ended(&mut self) -> Option<String> {
+        let etcd = self.etcd.as_mut().and_then(Etcd::ended);
+        etcd.or_else(|| self.clusters.iter_mut().find_map(Cluster::ended))
+    }
+
+    async fn kill(&mut self) {
+        for cluster in &mut self.clusters {
+            cluster.kill().await;
+        }
+    }
+}
+
+async fn live(args: &WorldArgs, dir: &Dir, running: &mut Running) -> Result<(), Error> {
+    let began = Instant::now();
+    let tools = Tools::from_env();
+    let operator = if args.no_operator { None } else { Some(args.operator()?) };
+    let etcd = Etcd::start(dir, &tools)?;
+    let slots = (1..=args.reef_slots).map(|n| (format!("slot-{n}"), n));
+    for (name, index) in [(MANAGEMENT.to_owned(), 0)].into_iter().chain(slots) {
+        running.clusters.push(Cluster::start(dir, &tools, &etcd, &name, index)?);
+    }
+    running.etcd = Some(etcd);
+    for cluster in &mut running.clusters {
+        let images = images(operator.clone())?;
+        start_cluster(dir, &tools, cluster, images).await?;
+    }
+    step(began, &format!("{} API servers with a node each", running.clusters.len()));
+    let client = running.clusters[0].admin().await?;
+    install::prepare(&client, dir).await?;
+    let mut demo = None;
+    if operator.is_some() {
+        install::operator(dir, &tools).await?;
+        step(began, "operator installed by helm and Ready");
+        if let Some(samples) = &args.samples {
+            demo = Some(Demo::apply(&client, samples).await?);
+        }
+    }
+    println!("sandbox ready");
+    if let Some(demo) = demo {
+        let outcome = demo.watch(&client, began).await?;
+        if args.exit_when_ready {
+            return outcome.into_result();
+        }
+        outcome.print(dir);
+    }
+    loop {
+        if let Some(what) = running.ended() {
+            return Err(Error::Ended(what));
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+async fn start_cluster(
+    dir: &Dir,
+    tools: &Tools,
+    cluster: &mut Cluster,
+    images: Vec<Image>,
+) -> Result<(), Error> {
+    let client = cluster.wait(dir, tools).await?;
+    let network = ClusterNetwork::start(cluster, &client).await;
+    let socket = cluster.api_socket(dir);
+    proxy::serve(&socket, Caller::ApiServer, network.clone()).context("the API server's proxy")?;
+    let node = Node { name: format!("{}-node-0", cluster.name), index: 0, images };
+    node.start(dir, cluster, Arc::clone(&network)).await
+}
+
+/// What nodes can run: the operator, and the sandbox's own tools for network tests.
+fn images(operator: Option<PathBuf>) -> Result<Vec<Image>, Error> {
+    let exe = std::env::current_exe().context("find this program")?;
+    let program = |repository: &str, source: PathBuf, arguments: &[&str]| {
+        let path = format!("/{repository}");
+        Image {
+            repository: repository.to_owned(),
+            entrypoint: [path.as_str()].iter().chain(arguments).map(|s| (*s).to_owned()).collect(),
+            files: vec![(source, path.into())],
+            uid: 65532,
+        }
+    };
+    let mut images = vec![program("reef-toolbox", exe, &["toolbox"])];
+    images.extend(operator.map(|path| program("reef-operator", path, &[])));
+    Ok(images)
+}
+
+fn step(began: Instant, what: &str) {
+    println!("{:5.1} s  {what}", began.elapsed().as_secs_f32());
+}
+
+/// How the world hears that it should end: its standard input closes, or a signal comes.
+struct Lifeline {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Lifeline {
+    fn new() -> Result<Self, Error> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).context("signals")?,
+            terminate: signal(SignalKind::terminate()).context("signals")?,
+        })
+    }
+
+    async fn asked_to_end(mut self) {
+        let mut byte = [0u8; 1];
+        let mut stdin = tokio::io::stdin();
+        tokio::select! {
+            _ = stdin.read(&mut byte) => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
