@@ -82,13 +82,7 @@ pub async fn operator(dir: &Dir, tools: &Tools) -> Result<(), Error> {
 }
 
 /// Runs helm against the management cluster with a chart of ours.
-pub async fn helm(
-    dir: &Dir,
-    tools: &Tools,
-    verb: &[&str],
-    chart: &str,
-    more: &[&str],
-) -> Result<(), Error> {
+pub async fn helm(dir: &Dir, tools: &Tools, verb: &[&str], chart: &str, more: &[&str]) -> Result<(), Error> {
     let home = dir.join("run/helm");
     let output = Command::new(tools.find("helm")?)
         .args(verb)

@@ -25,7 +25,9 @@ pub enum Error {
     #[error("{0}")]
     Prerequisite(String),
     /// The folder is in use by another sandbox.
-    #[error("{0} is in use by a running sandbox: end it with `reef-sandbox down --dir {0}`, or choose another --dir")]
+    #[error(
+        "{0} is in use by a running sandbox: end it with `reef-sandbox down --dir {0}`, or choose another --dir"
+    )]
     InUse(String),
     /// Something that was started did not become ready.
     #[error("{what} was not ready after {seconds} s; see {log}")]

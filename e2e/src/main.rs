@@ -87,7 +87,8 @@ fn current_thread<T>(task: impl Future<Output = Result<T, Error>>) -> Result<T, 
 fn world(args: WorldArgs) -> Result<(), Error> {
     let log = Dir::new(&args.dir)?.log("sandbox");
     let log = File::options().create(true).append(true).open(log).map_err(io_error)?;
-    let filter = EnvFilter::try_from_env("REEF_SANDBOX_LOG").unwrap_or_else(|_| "info,kube_client=off".into());
+    let filter =
+        EnvFilter::try_from_env("REEF_SANDBOX_LOG").unwrap_or_else(|_| "info,kube_client=off".into());
     tracing_subscriber::fmt().with_writer(log).with_ansi(false).with_env_filter(filter).init();
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

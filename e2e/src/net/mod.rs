@@ -108,11 +108,8 @@ impl ClusterNetwork {
 
     fn peer(&self, pod: &Pod) -> Peer {
         let namespace = pod.namespace().unwrap_or_default();
-        let namespace_labels = self
-            .namespaces
-            .get(&ObjectRef::new(&namespace))
-            .map(|n| n.labels().clone())
-            .unwrap_or_default();
+        let namespace_labels =
+            self.namespaces.get(&ObjectRef::new(&namespace)).map(|n| n.labels().clone()).unwrap_or_default();
         let spec = pod.spec.iter().flat_map(|s| &s.containers);
         let named_ports = spec
             .flat_map(|c| c.ports.iter().flatten())

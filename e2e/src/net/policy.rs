@@ -189,7 +189,8 @@ mod tests {
     }
 
     fn policy(spec: Value) -> NetworkPolicy {
-        serde_json::from_value(json!({ "metadata": { "name": "p", "namespace": "a" }, "spec": spec })).unwrap()
+        serde_json::from_value(json!({ "metadata": { "name": "p", "namespace": "a" }, "spec": spec }))
+            .unwrap()
     }
 
     #[test]

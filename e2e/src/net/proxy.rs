@@ -98,7 +98,9 @@ mod tests {
     #[test]
     fn only_connect_with_a_port_is_taken() {
         assert_eq!(target_of("CONNECT a.b.svc:443 HTTP/1.1\r\n\r\n"), Some(("a.b.svc", 443)));
-        for bad in ["GET http://a/ HTTP/1.1\r\n\r\n", "CONNECT a HTTP/1.1\r\n\r\n", "CONNECT a:99999 HTTP/1.1"] {
+        for bad in
+            ["GET http://a/ HTTP/1.1\r\n\r\n", "CONNECT a HTTP/1.1\r\n\r\n", "CONNECT a:99999 HTTP/1.1"]
+        {
             assert_eq!(target_of(bad), None, "{bad}");
         }
     }

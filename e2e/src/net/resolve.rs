@@ -126,13 +126,16 @@ fn is_api_service(service: &Service) -> bool {
 
 /// A ready address of a slice, and the port there that the service's port stands for.
 fn ready(slice: &EndpointSlice, wanted: &ServicePort) -> Option<(Ipv4Addr, u16)> {
-    let by_name = slice.ports.iter().flatten().find(|p| p.name.as_deref() == wanted.name.as_deref().or(Some("")));
+    let by_name =
+        slice.ports.iter().flatten().find(|p| p.name.as_deref() == wanted.name.as_deref().or(Some("")));
     let number = by_name.and_then(|p| p.port).or(match &wanted.target_port {
         Some(IntOrString::Int(port)) => Some(*port),
         _ => None,
     })?;
-    let ready = slice.endpoints.iter().flatten().find(|e| {
-        e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true)
-    })?;
+    let ready = slice
+        .endpoints
+        .iter()
+        .flatten()
+        .find(|e| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true))?;
     Some((ready.addresses.first()?.parse().ok()?, u16::try_from(number).ok()?))
 }

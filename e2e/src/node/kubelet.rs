@@ -33,9 +33,8 @@ pub(super) async fn serve(shared: Arc<Shared>, identity: &Identity, ca: &str) ->
     let tls = tls(identity, ca).map_err(std::io::Error::other).context("kubelet certificate")?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("kubelet port")?;
     let port = listener.local_addr().context("kubelet port")?.port();
-    let router = Router::new()
-        .route("/containerLogs/{namespace}/{pod}/{container}", get(logs))
-        .with_state(shared);
+    let router =
+        Router::new().route("/containerLogs/{namespace}/{pod}/{container}", get(logs)).with_state(shared);
     let listener = TlsListener { listener, acceptor: TlsAcceptor::from(Arc::new(tls)) };
     tokio::spawn(async move { axum::serve(listener, router).await });
     Ok(port)
@@ -109,7 +108,8 @@ async fn log_file(
 ) -> Option<PathBuf> {
     let pod = Api::<Pod>::namespaced(shared.client.clone(), namespace).get(pod).await.ok()?;
     let status = pod.status?;
-    let all = status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten());
+    let all =
+        status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten());
     let attempt = all.into_iter().find(|c| c.name == container)?.restart_count - i32::from(previous);
     let file = template::log_file(&shared.pod_folder(&pod.metadata.uid?), container, attempt);
     file.is_file().then_some(file)

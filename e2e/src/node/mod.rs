@@ -89,7 +89,12 @@ impl Shared {
 
 impl Node {
     /// Registers the node and runs pods until the process ends.
-    pub async fn start(self, dir: &Dir, cluster: &Cluster, network: Arc<ClusterNetwork>) -> Result<(), Error> {
+    pub async fn start(
+        self,
+        dir: &Dir,
+        cluster: &Cluster,
+        network: Arc<ClusterNetwork>,
+    ) -> Result<(), Error> {
         let identity = cluster.node_identity(&self.name)?;
         let client = cluster.client(&identity).await?;
         let folder = cluster.folder.join("nodes").join(&self.name);

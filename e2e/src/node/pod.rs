@@ -23,10 +23,7 @@ use super::{
 };
 use crate::{
     net::{Caller, proxy},
-    runtime::{
-        PodHandle, PodSpec,
-        spec::Report,
-    },
+    runtime::{PodHandle, PodSpec, spec::Report},
 };
 
 /// How often Secrets, ConfigMaps and tokens of running pods are looked at again.
@@ -54,7 +51,8 @@ struct Worker {
     backoff: Option<Instant>,
     handle: PodHandle,
     reports: mpsc::UnboundedReceiver<Report>,
-    verdicts: (mpsc::UnboundedSender<(String, i32, Verdict)>, mpsc::UnboundedReceiver<(String, i32, Verdict)>),
+    verdicts:
+        (mpsc::UnboundedSender<(String, i32, Verdict)>, mpsc::UnboundedReceiver<(String, i32, Verdict)>),
     probes: Vec<(String, JoinHandle<()>)>,
     egress: JoinHandle<()>,
 }
@@ -79,11 +77,7 @@ pub(super) async fn run(shared: Arc<Shared>, uid: String, mut pods: watch::Recei
 }
 
 /// Prepares volumes, network and pod process; tries until it works or the pod is deleted.
-async fn set_up(
-    shared: &Arc<Shared>,
-    uid: &str,
-    pods: &mut watch::Receiver<Option<Pod>>,
-) -> Option<Worker> {
+async fn set_up(shared: &Arc<Shared>, uid: &str, pods: &mut watch::Receiver<Option<Pod>>) -> Option<Worker> {
     let (ip, sockets) = shared.allocate();
     let folder = shared.pod_folder(uid);
     let began = Timestamp::now();
@@ -166,8 +160,7 @@ async fn prepare(
 async fn waiting(shared: &Shared, pod: &Pod, began: Timestamp, message: &str) {
     let state = State::Waiting("ContainerCreating".to_owned(), message.to_owned());
     let containers = pod.spec.iter().flat_map(|s| s.containers.clone());
-    let main: Vec<_> =
-        containers.map(|c| Tracked { state: state.clone(), ..Tracked::new(c) }).collect();
+    let main: Vec<_> = containers.map(|c| Tracked { state: state.clone(), ..Tracked::new(c) }).collect();
     let init: Vec<_> =
         pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten().cloned()).map(Tracked::new).collect();
     write(shared, pod, &status::status(pod, None, &init, &main, began, Timestamp::now())).await;
@@ -414,8 +407,7 @@ impl Worker {
     }
 
     async fn finish(mut self, remove_object: bool) {
-        let names: Vec<_> =
-            self.main.iter().chain(&self.init).map(|c| c.container.name.clone()).collect();
+        let names: Vec<_> = self.main.iter().chain(&self.init).map(|c| c.container.name.clone()).collect();
         let grace = self.pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
         self.end_containers(&names, if remove_object { grace } else { 0 }).await;
         if let Ok(ip) = self.ip.parse() {

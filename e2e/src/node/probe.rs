@@ -136,7 +136,11 @@ async fn check(probe: &Probe, container: &Container, ingress: &std::path::Path) 
     timeout(limit, attempt).await.unwrap_or_else(|_| Err("timeout".to_owned()))
 }
 
-async fn http(action: &HTTPGetAction, container: &Container, ingress: &std::path::Path) -> Result<(), String> {
+async fn http(
+    action: &HTTPGetAction,
+    container: &Container,
+    ingress: &std::path::Path,
+) -> Result<(), String> {
     if action.scheme.as_deref().is_some_and(|s| s != "HTTP") {
         return Err("only scheme HTTP is supported by the sandbox's node".to_owned());
     }
@@ -172,11 +176,8 @@ mod tests {
     use super::*;
 
     fn opinions(good: bool, success: i32, failure: i32, results: &str) -> String {
-        let probe = Probe {
-            success_threshold: Some(success),
-            failure_threshold: Some(failure),
-            ..Probe::default()
-        };
+        let probe =
+            Probe { success_threshold: Some(success), failure_threshold: Some(failure), ..Probe::default() };
         let mut opinion = Opinion::new(&probe, good);
         let mut say = |c| match opinion.add(if c == '+' { Ok(()) } else { Err(String::new()) }) {
             Some(Ok(())) => 'G',

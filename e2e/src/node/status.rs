@@ -145,8 +145,7 @@ pub(super) fn status(
     let phase = phase(pod, init, main);
     let old = pod.status.clone().unwrap_or_default();
     let initialized = init.iter().all(Tracked::succeeded);
-    let all_ready =
-        initialized && main.iter().all(|c| matches!(c.state, State::Running(_)) && c.ready);
+    let all_ready = initialized && main.iter().all(|c| matches!(c.state, State::Running(_)) && c.ready);
     let conditions = [
         ("PodReadyToStartContainers", ip.is_some()),
         ("Initialized", initialized),
@@ -167,7 +166,8 @@ pub(super) fn status(
         host_ips: Some(vec![HostIP { ip: "127.0.0.1".to_owned() }]),
         start_time: Some(old.start_time.unwrap_or(Time(began))),
         container_statuses: Some(main.iter().map(|c| c.status(uid)).collect()),
-        init_container_statuses: Some(init.iter().map(|c| c.status(uid)).collect()).filter(|l: &Vec<_>| !l.is_empty()),
+        init_container_statuses: Some(init.iter().map(|c| c.status(uid)).collect())
+            .filter(|l: &Vec<_>| !l.is_empty()),
         qos_class: old.qos_class,
         ..PodStatus::default()
     }
@@ -176,7 +176,8 @@ pub(super) fn status(
 fn set(list: &mut Vec<PodCondition>, type_: &str, good: bool, generation: Option<i64>, now: Timestamp) {
     let status = if good { "True" } else { "False" };
     let at = list.iter().position(|c| c.type_ == type_);
-    let since = at.filter(|at| list[*at].status == status).and_then(|at| list[at].last_transition_time.clone());
+    let since =
+        at.filter(|at| list[*at].status == status).and_then(|at| list[at].last_transition_time.clone());
     let new = PodCondition {
         type_: type_.to_owned(),
         status: status.to_owned(),
@@ -206,7 +207,10 @@ mod tests {
 
     #[test]
     fn phases() {
-        let pod: Pod = serde_json::from_value(json!({ "metadata": {}, "spec": { "containers": [], "restartPolicy": "Never" } })).unwrap();
+        let pod: Pod = serde_json::from_value(
+            json!({ "metadata": {}, "spec": { "containers": [], "restartPolicy": "Never" } }),
+        )
+        .unwrap();
         let waiting = || tracked(State::Waiting("ContainerCreating".to_owned(), String::new()));
         let running = || tracked(State::Running(Timestamp::UNIX_EPOCH));
         for (init, main, expect) in [
@@ -223,8 +227,10 @@ mod tests {
 
     #[test]
     fn ready_needs_every_container_and_keeps_its_time() {
-        let pod: Pod = serde_json::from_value(json!({ "metadata": { "uid": "u" }, "spec": { "containers": [] },
-            "status": { "conditions": [{ "type": "PodScheduled", "status": "True" }] } })).unwrap();
+        let pod: Pod =
+            serde_json::from_value(json!({ "metadata": { "uid": "u" }, "spec": { "containers": [] },
+            "status": { "conditions": [{ "type": "PodScheduled", "status": "True" }] } }))
+            .unwrap();
         let now = Timestamp::from_second(50).unwrap();
         let ready = Tracked { ready: true, started: true, ..tracked(State::Running(now)) };
         let status = super::status(&pod, Some("100.64.1.2"), &[], &[ready.clone()], now, now);

@@ -2,8 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    io,
+    fs, io,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
@@ -12,8 +11,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::{
     authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
     core::v1::{
-        ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, ServiceAccount, ServiceAccountTokenProjection,
-        Volume, VolumeProjection,
+        ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, ServiceAccount,
+        ServiceAccountTokenProjection, Volume, VolumeProjection,
     },
 };
 use kube::{Api, Client, ResourceExt, api::PostParams};
@@ -127,7 +126,11 @@ async fn token(
     let account = account.unwrap_or_else(|| "default".to_owned());
     let answer = api.create_token_request(&account, &PostParams::default(), &request).await;
     let answer = answer.map_err(|e| format!("token of {account}: {e}"))?;
-    answer.status.and_then(|s| s.token).map(String::into_bytes).ok_or_else(|| "the API server gave no token".to_owned())
+    answer
+        .status
+        .and_then(|s| s.token)
+        .map(String::into_bytes)
+        .ok_or_else(|| "the API server gave no token".to_owned())
 }
 
 async fn secret(
@@ -186,9 +189,8 @@ fn downward(pod: &Pod, ip: &str, items: Option<&[DownwardAPIVolumeFile]>) -> Res
 /// turned to it.
 fn publish(target: &Path, files: &Files) -> io::Result<()> {
     let data = target.join("..data");
-    let same = |(path, content): (&String, &Vec<u8>)| {
-        fs::read(data.join(path)).is_ok_and(|old| old == *content)
-    };
+    let same =
+        |(path, content): (&String, &Vec<u8>)| fs::read(data.join(path)).is_ok_and(|old| old == *content);
     if data.exists() && files.iter().all(same) && count(&data) == files.len() {
         return Ok(());
     }
@@ -232,7 +234,8 @@ mod tests {
     fn a_new_version_replaces_all_files_and_an_equal_one_touches_nothing() {
         let temp = tempfile::tempdir().unwrap();
         let folder = temp.path();
-        let files = |text: &str| Files::from([("a/b".to_owned(), text.into()), ("c".to_owned(), text.into())]);
+        let files =
+            |text: &str| Files::from([("a/b".to_owned(), text.into()), ("c".to_owned(), text.into())]);
         publish(folder, &files("1")).unwrap();
         assert_eq!(fs::read_to_string(folder.join("a/b")).unwrap(), "1");
         let first = fs::read_link(folder.join("..data")).unwrap();

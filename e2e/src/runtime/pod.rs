@@ -18,8 +18,7 @@ use rustix::{
 use tokio::{
     fs::File,
     io::{
-        AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, Lines, Stdin,
-        copy_bidirectional,
+        AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, Lines, Stdin, copy_bidirectional,
     },
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     process::{Child, Command},

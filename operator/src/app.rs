@@ -1,0 +1,162 @@
+//! Puts the operator together: client, admin port, election, controllers; and ends it in order.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::{BoxFuture, FutureExt, join_all};
+use kube::Client;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin::{self, Readiness},
+    args::RunArgs,
+    check, client,
+    controller::Context,
+    controllers::region,
+    leader::{Election, Standing},
+    metrics::Metrics,
+};
+
+/// How long the reconciles that run may take to end. Below the pod's grace period.
+const DRAIN: Duration = Duration::from_secs(15);
+
+/// Pause between looks at CRDs that are missing or too old.
+const CRD_PAUSE: Duration = Duration::from_secs(2);
+
+/// Why the operator ended with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No client.
+    #[error(transparent)]
+    Client(#[from] client::Error),
+    /// The admin port cannot be opened.
+    #[error("--listen {address}: {source}")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What went wrong.
+        source: std::io::Error,
+    },
+    /// Signals cannot be received.
+    #[error("signals: {0}")]
+    Signals(std::io::Error),
+    /// Another replica may lead by now; a fresh process takes part in the election anew.
+    #[error("the lease was lost, so this process ends and begins anew")]
+    LeaseLost,
+}
+
+/// Runs until SIGTERM or SIGINT, or until the lease is lost.
+pub async fn run(args: RunArgs) -> Result<(), Error> {
+    let (readiness, metrics) = (Readiness::default(), Arc::new(Metrics::new()));
+    for gate in ["crds", "lease"] {
+        readiness.expect(gate);
+    }
+    let listener = TcpListener::bind(args.listen).await;
+    let listener = listener.map_err(|source| Error::Listen { address: args.listen, source })?;
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(version, fleet = args.fleet, identity = args.identity, listen = %args.listen, "started");
+    let stop = stop_on_signal()?;
+    let stopped_serving = CancellationToken::new();
+    let serving =
+        tokio::spawn(admin::serve(listener, readiness.clone(), metrics.clone(), stopped_serving.clone()));
+    let result = lead(args, client::new().await?, readiness, metrics, stop).await;
+    stopped_serving.cancel();
+    // A client that keeps its connection does not keep us.
+    let _ = tokio::time::timeout(Duration::from_secs(1), serving).await;
+    tracing::info!("stopped");
+    result
+}
+
+fn stop_on_signal() -> Result<CancellationToken, Error> {
+    let stop = CancellationToken::new();
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let (mut signal, stop) = (signal(kind).map_err(Error::Signals)?, stop.clone());
+        tokio::spawn(async move {
+            signal.recv().await;
+            stop.cancel();
+        });
+    }
+    Ok(stop)
+}
+
+async fn lead(
+    args: RunArgs,
+    client: Client,
+    readiness: Readiness,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    if !wait_for_crds(&client, &readiness, &stop).await {
+        return Ok(());
+    }
+    let election = Election::new(client.clone(), &args.place.namespace, args.lease.clone(), &args.identity);
+    let (claim, mut standing) = (election.claim(), election.standing());
+    // The lease is given back last, when nothing writes any more.
+    let release = CancellationToken::new();
+    let election = tokio::spawn(election.run(release.clone()));
+    let mut controllers: Option<BoxFuture<'static, ()>> = None;
+    let result = loop {
+        let now = *standing.borrow_and_update();
+        show(now, &readiness, &metrics);
+        match now {
+            Standing::Lost => break Err(Error::LeaseLost),
+            Standing::Leading if controllers.is_none() => {
+                let context = Arc::new(Context::new(client.clone(), claim.clone(), metrics.clone(), &args));
+                controllers = Some(tokio::spawn(run_controllers(context, stop.clone())).map(drop).boxed());
+            }
+            _ => {}
+        }
+        tokio::select! {
+            () = stop.cancelled() => break Ok(()),
+            changed = standing.changed() => if changed.is_err() { break Err(Error::LeaseLost) },
+        }
+    };
+    if let (Ok(()), Some(running)) = (&result, controllers)
+        && tokio::time::timeout(DRAIN, running).await.is_err()
+    {
+        tracing::warn!("reconciles were still running and are abandoned");
+    }
+    release.cancel();
+    let _ = election.await;
+    result
+}
+
+fn show(standing: Standing, readiness: &Readiness, metrics: &Metrics) {
+    metrics.leader.set(i64::from(standing == Standing::Leading));
+    match standing {
+        Standing::Unknown => readiness.close("lease", "the API server does not answer"),
+        Standing::Lost => readiness.close("lease", "lost"),
+        Standing::Following | Standing::Leading => readiness.open("lease"),
+    }
+}
+
+/// True when the CRDs are there, false when asked to stop before.
+async fn wait_for_crds(client: &Client, readiness: &Readiness, stop: &CancellationToken) -> bool {
+    let mut said = String::new();
+    loop {
+        match check::crds(client).await {
+            Ok(()) => {
+                readiness.open("crds");
+                return true;
+            }
+            Err(problem) => {
+                if problem != said {
+                    tracing::error!(problem, "cannot begin yet");
+                    said.clone_from(&problem);
+                }
+                readiness.close("crds", problem);
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(CRD_PAUSE) => {}
+            () = stop.cancelled() => return false,
+        }
+    }
+}
+
+async fn run_controllers(context: Arc<Context>, stop: CancellationToken) {
+    join_all([region::run(context, stop).boxed()]).await;
+}

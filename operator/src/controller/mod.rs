@@ -1,0 +1,191 @@
+//! What all controllers share: context, the wrapper around each reconcile, retries, status, Events.
+
+pub mod requeue;
+pub mod status;
+
+use std::{
+    collections::HashMap,
+    fmt::Display,
+    hash::Hash,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{
+    Client,
+    runtime::{
+        controller::Action,
+        events::{Event, EventType, Recorder, Reporter},
+    },
+};
+use reef_crds::condition::Reason;
+
+use crate::{
+    args::RunArgs,
+    leader::{Claim, NotLeader},
+    metrics::{ByController, Metrics},
+};
+use requeue::{ErrorClass, delay};
+
+/// Settings that decisions depend on.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// A good object is looked at again after this.
+    pub resync: Duration,
+    /// An object without progress for this long is Stalled.
+    pub progress_deadline: Duration,
+}
+
+/// What a controller works with.
+pub struct Context {
+    /// The management cluster.
+    pub client: Client,
+    /// Whether we may write.
+    pub claim: Claim,
+    /// Where to count.
+    pub metrics: Arc<Metrics>,
+    /// Settings that decisions depend on.
+    pub policy: Policy,
+    /// Namespace of the operator.
+    pub namespace: String,
+    /// Name of this replica in Events.
+    pub identity: String,
+    /// Reconciles at once, per kind.
+    pub concurrency: u16,
+}
+
+impl Context {
+    /// From the flags.
+    pub fn new(client: Client, claim: Claim, metrics: Arc<Metrics>, args: &RunArgs) -> Self {
+        Self {
+            client,
+            claim,
+            metrics,
+            policy: Policy {
+                resync: Duration::from_secs(u64::from(args.resync_seconds)),
+                progress_deadline: Duration::from_secs(u64::from(args.progress_deadline_seconds)),
+            },
+            namespace: args.place.namespace.clone(),
+            identity: args.identity.clone(),
+            concurrency: args.concurrency,
+        }
+    }
+
+    /// A publisher of Events for one controller; it aggregates repeats, so it lives as long as the process.
+    pub fn recorder(&self, controller: &'static str) -> Recorder {
+        let reporter = Reporter {
+            controller: format!("{}/{controller}-controller", reef_crds::meta::GROUP),
+            instance: Some(self.identity.clone()),
+        };
+        Recorder::new(self.client.clone(), reporter)
+    }
+}
+
+/// Why a reconcile failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The management API server refused or did not answer.
+    #[error("{what}: {source}")]
+    Api {
+        /// What was tried.
+        what: &'static str,
+        /// What it said.
+        source: Box<kube::Error>,
+    },
+    /// We may not write any more.
+    #[error(transparent)]
+    NotLeader(#[from] NotLeader),
+}
+
+impl Error {
+    /// Names what was tried.
+    pub fn api(what: &'static str) -> impl FnOnce(kube::Error) -> Self {
+        move |source| Self::Api { what, source: Box::new(source) }
+    }
+
+    /// How to go on.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Api { source, .. } => requeue::classify(source),
+            Self::NotLeader(_) => ErrorClass::Transient,
+        }
+    }
+}
+
+/// Counts, times and logs reconciles of one controller, and remembers how often an object failed in a row.
+pub struct Reconciles<K> {
+    controller: &'static str,
+    metrics: Arc<Metrics>,
+    failures: Mutex<HashMap<K, u32>>,
+}
+
+impl<K: Hash + Eq + Display> Reconciles<K> {
+    /// For one controller that runs at most `concurrency` reconciles at once.
+    pub fn new(controller: &'static str, metrics: Arc<Metrics>, concurrency: u16) -> Self {
+        let by = ByController { controller };
+        metrics.max_concurrent.get_or_create(&by).set(i64::from(concurrency));
+        metrics.active_workers.get_or_create(&by).set(0);
+        Self { controller, metrics, failures: Mutex::default() }
+    }
+
+    /// Runs one reconcile. A failure becomes a later try, never an error of the controller.
+    pub async fn run(&self, object: K, reconcile: impl Future<Output = Result<Action, Error>>) -> Action {
+        let by = ByController { controller: self.controller };
+        let active = self.metrics.active_workers.get_or_create(&by).clone();
+        active.inc();
+        let began = Instant::now();
+        let result = reconcile.await;
+        active.dec();
+        let outcome = if result.is_ok() { "success" } else { "error" };
+        self.metrics.reconciled(self.controller, outcome, began.elapsed());
+        match result {
+            Ok(action) => {
+                self.failures().remove(&object);
+                action
+            }
+            Err(error) => {
+                let failures = self.count(object, &error);
+                // Any spread will do; the clock's last digits differ from object to object.
+                let spread = f64::from(Timestamp::now().subsec_nanosecond() % 1000) / 1000.0;
+                Action::requeue(delay(error.class(), failures, spread))
+            }
+        }
+    }
+
+    fn count(&self, object: K, error: &Error) -> u32 {
+        let name = object.to_string();
+        let mut map = self.failures();
+        let failures = map.entry(object).or_insert(0);
+        *failures += 1;
+        tracing::warn!(controller = self.controller, name, %error, failures, "reconcile failed");
+        *failures
+    }
+
+    fn failures(&self) -> std::sync::MutexGuard<'_, HashMap<K, u32>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Publishes an Event. One that cannot be published is a line in the log: Events are for people, and
+/// nothing depends on them.
+pub async fn publish(
+    recorder: &Recorder,
+    object: &ObjectReference,
+    reason: Reason,
+    warning: bool,
+    action: &str,
+    note: &str,
+) {
+    let event = Event {
+        type_: if warning { EventType::Warning } else { EventType::Normal },
+        reason: reason.as_str().to_owned(),
+        note: Some(note.chars().take(1024).collect()),
+        action: action.to_owned(),
+        secondary: None,
+    };
+    if let Err(error) = recorder.publish(&event, object).await {
+        tracing::warn!(%error, name = object.name, reason = reason.as_str(), "Event");
+    }
+}

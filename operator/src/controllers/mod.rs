@@ -1,0 +1,4 @@
+//! One folder per kind, with the same files in each: `observe` (reads), `plan` (decides, pure), `act`
+//! (writes, where there is something to write beside status) and `report` (status, pure).
+
+pub mod region;

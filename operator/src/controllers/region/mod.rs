@@ -1,0 +1,151 @@
+//! Region: look at the certificate and the address plan ([`observe`]), decide ([`plan`]), say it
+//! ([`report`]). There is nothing to act on yet beside status.
+
+mod certificate;
+pub mod observe;
+pub mod plan;
+pub mod report;
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{
+    Api, Resource, ResourceExt,
+    core::{DeserializeGuard, PartialObjectMeta},
+    runtime::{
+        Config, Controller, Predicate, PredicateConfig, WatchStreamExt,
+        controller::Action,
+        events::Recorder,
+        predicates,
+        reflector::{self, ObjectRef},
+        watcher,
+    },
+};
+use reef_crds::{Region, RegionStatus};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    controller::{Context, Error, Reconciles, publish, status},
+    metrics::ByRegion,
+};
+
+const CONTROLLER: &str = "region";
+
+type Guarded = DeserializeGuard<Region>;
+
+struct Shared {
+    context: Arc<Context>,
+    recorder: Recorder,
+    reconciles: Reconciles<String>,
+}
+
+/// Runs the controller until `stop`, then lets the reconciles that run end.
+pub async fn run(context: Arc<Context>, stop: CancellationToken) {
+    let client = context.client.clone();
+    let (store, writer) = reflector::store();
+    let regions = watcher(Api::<Guarded>::all(client.clone()), watcher::Config::default())
+        .default_backoff()
+        .reflect(writer)
+        .applied_objects()
+        .predicate_filter(intent(), PredicateConfig::default());
+    // Secrets elsewhere are read when a Region is looked at; watching them all would mean reading them all.
+    let secrets = Api::<PartialObjectMeta<Secret>>::namespaced(client, &context.namespace);
+    let secrets = watcher(secrets, watcher::Config::default())
+        .default_backoff()
+        .touched_objects()
+        .predicate_filter(predicates::resource_version, PredicateConfig::default());
+    let cache = store.clone();
+    let shared = Arc::new(Shared {
+        recorder: context.recorder(CONTROLLER),
+        reconciles: Reconciles::new(CONTROLLER, context.metrics.clone(), context.concurrency),
+        context,
+    });
+    Controller::for_stream(regions, store)
+        .with_config(Config::default().concurrency(shared.context.concurrency))
+        .watches_stream(secrets, move |secret| {
+            let users = cache.state_filter(|region| refers_to(region, &secret));
+            users.into_iter().map(|region| ObjectRef::from_obj(&*region)).collect::<Vec<_>>()
+        })
+        .graceful_shutdown_on(stop.cancelled_owned())
+        .run(reconcile, |_, never: &std::convert::Infallible, _| match *never {}, shared)
+        .for_each(|result| async move {
+            if let Err(error) = result {
+                tracing::debug!(controller = CONTROLLER, %error, "controller");
+            }
+        })
+        .await;
+}
+
+/// What makes a Region worth a look: its spec or its annotations changed.
+fn intent<K: Resource>() -> impl Predicate<K> {
+    predicates::generation.combine(predicates::annotations)
+}
+
+fn refers_to(region: &Guarded, secret: &PartialObjectMeta<Secret>) -> bool {
+    let Ok(region) = &region.0 else { return false };
+    let reference = &region.spec.tls.secret_ref;
+    secret.namespace().as_deref() == Some(&reference.namespace) && secret.name_any() == reference.name
+}
+
+async fn reconcile(region: Arc<Guarded>, shared: Arc<Shared>) -> Result<Action, std::convert::Infallible> {
+    let region = match &region.0 {
+        Ok(region) => region.clone(),
+        Err(error) => {
+            // Only a newer or older schema can do this; its next edit wakes us.
+            tracing::error!(controller = CONTROLLER, name = error.metadata.name, %error, "unreadable Region");
+            return Ok(Action::await_change());
+        }
+    };
+    let name = region.name_any();
+    Ok(shared.reconciles.run(name, look(&region, &shared)).await)
+}
+
+async fn look(region: &Region, shared: &Shared) -> Result<Action, Error> {
+    let context = &*shared.context;
+    context.claim.check()?;
+    if region.metadata.deletion_timestamp.is_some() {
+        context.metrics.certificate_not_after.remove(&ByRegion { region: region.name_any() });
+        return Ok(Action::await_change());
+    }
+    let observation = observe::observe(region, &context.client).await;
+    let now = Timestamp::now();
+    let plan = plan::plan(region, &observation, &context.policy, now);
+    let next = report::report(region, &plan, &context.policy, now);
+    let api = Api::<Region>::all(context.client.clone());
+    let old = region.status.as_ref();
+    if status::write(context, &api, region, old, &next, "regions/status").await? {
+        announce(region, &next, shared).await;
+    }
+    gauge(region, &next, context);
+    Ok(Action::requeue(plan.look_again))
+}
+
+/// One Event and one line in the log when Ready or its reason changes.
+async fn announce(region: &Region, next: &RegionStatus, shared: &Shared) {
+    let Some(change) = report::transition(region.status.as_ref(), next) else { return };
+    let name = region.name_any();
+    tracing::info!(
+        controller = CONTROLLER,
+        name,
+        generation = region.metadata.generation,
+        ready = change.ready,
+        reason = change.reason.as_str(),
+        change.message,
+        "region changed"
+    );
+    let reference = region.object_ref(&());
+    publish(&shared.recorder, &reference, change.reason, !change.ready, "Reconcile", &change.message).await;
+}
+
+fn gauge(region: &Region, status: &RegionStatus, context: &Context) {
+    let by = ByRegion { region: region.name_any() };
+    match &status.certificate {
+        Some(certificate) => {
+            let seconds = certificate.not_after.0.as_duration().as_secs_f64();
+            context.metrics.certificate_not_after.get_or_create(&by).set(seconds);
+        }
+        None => drop(context.metrics.certificate_not_after.remove(&by)),
+    }
+}

@@ -1,0 +1,218 @@
+//! Metrics. Names of the first group are those of controller-runtime, so that existing dashboards work.
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicI64, AtomicU64},
+    time::Duration,
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+        histogram::{Histogram, exponential_buckets},
+        info::Info,
+    },
+    registry::{Registry, Unit},
+};
+
+/// Label of metrics that each controller has.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ByController {
+    /// Name of the controller, for example `region`.
+    pub controller: &'static str,
+}
+
+/// Labels of the count of reconciles.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ByResult {
+    /// Name of the controller.
+    pub controller: &'static str,
+    /// `success`, `requeue_after` or `error`.
+    pub result: &'static str,
+}
+
+/// Labels of the count of writes to API servers.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ByOutcome {
+    /// Resource, for example `regions/status`.
+    pub resource: &'static str,
+    /// `changed`, or `skipped` where nothing differed and nothing was sent.
+    pub outcome: &'static str,
+}
+
+/// Label of metrics of a region.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ByRegion {
+    /// Name of the Region.
+    pub region: String,
+}
+
+/// All metrics of the operator.
+pub struct Metrics {
+    registry: Registry,
+    /// Whether this replica leads: 1 or 0.
+    pub leader: Gauge<i64, AtomicI64>,
+    /// Reconciles by how they ended.
+    pub reconciles: Family<ByResult, Counter>,
+    /// Reconciles that failed.
+    pub reconcile_errors: Family<ByController, Counter>,
+    /// How long reconciles take.
+    pub reconcile_seconds: Family<ByController, Histogram>,
+    /// Reconciles that run now.
+    pub active_workers: Family<ByController, Gauge>,
+    /// Bound of the reconciles that run at once.
+    pub max_concurrent: Family<ByController, Gauge>,
+    /// Writes to API servers, done and saved.
+    pub writes: Family<ByOutcome, Counter>,
+    /// When the certificate of a region ends, seconds since 1970.
+    pub certificate_not_after: Family<ByRegion, Gauge<f64, AtomicU64>>,
+}
+
+impl Metrics {
+    /// Registers all metrics.
+    pub fn new() -> Self {
+        let mut registry = Registry::default();
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("reef_operator_build", "Version of the operator", build);
+        registry.register_collector(Box::new(Process));
+        let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 15));
+        let metrics = Self {
+            leader: Gauge::default(),
+            reconciles: Family::default(),
+            reconcile_errors: Family::default(),
+            reconcile_seconds: Family::new_with_constructor(seconds),
+            active_workers: Family::default(),
+            max_concurrent: Family::default(),
+            writes: Family::default(),
+            certificate_not_after: Family::default(),
+            registry,
+        };
+        metrics.registered()
+    }
+
+    fn registered(mut self) -> Self {
+        let r = &mut self.registry;
+        r.register("reef_operator_leader", "1 if this replica leads", self.leader.clone());
+        r.register(
+            "controller_runtime_reconcile",
+            "Reconciles by controller and result",
+            self.reconciles.clone(),
+        );
+        r.register(
+            "controller_runtime_reconcile_errors",
+            "Reconciles that failed",
+            self.reconcile_errors.clone(),
+        );
+        r.register_with_unit(
+            "controller_runtime_reconcile_time",
+            "Time of a reconcile",
+            Unit::Seconds,
+            self.reconcile_seconds.clone(),
+        );
+        r.register(
+            "controller_runtime_active_workers",
+            "Reconciles that run now",
+            self.active_workers.clone(),
+        );
+        r.register(
+            "controller_runtime_max_concurrent_reconciles",
+            "Bound of the reconciles that run at once",
+            self.max_concurrent.clone(),
+        );
+        r.register(
+            "reef_operator_apiserver_writes",
+            "Writes to API servers, done (changed) and saved because nothing differed (skipped)",
+            self.writes.clone(),
+        );
+        r.register_with_unit(
+            "reef_operator_region_certificate_not_after",
+            "End of the certificate of a region, since 1970",
+            Unit::Seconds,
+            self.certificate_not_after.clone(),
+        );
+        self
+    }
+
+    /// The text that Prometheus scrapes.
+    pub fn render(&self) -> Result<String, fmt::Error> {
+        let mut out = String::new();
+        prometheus_client::encoding::text::encode(&mut out, &self.registry)?;
+        Ok(out)
+    }
+
+    /// Counts a reconcile that has ended.
+    pub fn reconciled(&self, controller: &'static str, result: &'static str, took: Duration) {
+        self.reconciles.get_or_create(&ByResult { controller, result }).inc();
+        if result == "error" {
+            self.reconcile_errors.get_or_create(&ByController { controller }).inc();
+        }
+        self.reconcile_seconds.get_or_create(&ByController { controller }).observe(took.as_secs_f64());
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Memory of this process, read when asked.
+#[derive(Debug)]
+struct Process;
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Some(bytes) = resident_bytes() else { return Ok(()) };
+        let gauge = ConstGauge::new(bytes);
+        let help = "Resident memory of the process";
+        let metric = encoder.encode_descriptor(
+            "process_resident_memory",
+            help,
+            Some(&Unit::Bytes),
+            gauge.metric_type(),
+        )?;
+        gauge.encode(metric)
+    }
+}
+
+fn resident_bytes() -> Option<i64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
+    let kib: i64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_shows_under_the_name_that_dashboards_use() {
+        let metrics = Metrics::new();
+        let region = ByController { controller: "region" };
+        metrics.reconciled("region", "error", Duration::from_millis(3));
+        metrics.active_workers.get_or_create(&region).set(1);
+        metrics.max_concurrent.get_or_create(&region).set(16);
+        metrics.writes.get_or_create(&ByOutcome { resource: "regions/status", outcome: "skipped" }).inc();
+        metrics.certificate_not_after.get_or_create(&ByRegion { region: "w".to_owned() }).set(5.0);
+        let text = metrics.render().unwrap();
+        for line in [
+            "reef_operator_build_info{version=\"0.1.0\"} 1",
+            "reef_operator_leader 0",
+            "controller_runtime_reconcile_total{controller=\"region\",result=\"error\"} 1",
+            "controller_runtime_reconcile_errors_total{controller=\"region\"} 1",
+            "controller_runtime_reconcile_time_seconds_count{controller=\"region\"} 1",
+            "controller_runtime_active_workers{controller=\"region\"} 1",
+            "controller_runtime_max_concurrent_reconciles{controller=\"region\"} 16",
+            "reef_operator_apiserver_writes_total{resource=\"regions/status\",outcome=\"skipped\"} 1",
+            "reef_operator_region_certificate_not_after_seconds{region=\"w\"} 5.0",
+            "process_resident_memory_bytes ",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}
