@@ -199,6 +199,15 @@ pub fn merge(old: &[Condition], decided: &[Decided], generation: i64, now: Times
         .collect()
 }
 
+/// The conditions without what `Reconciling` and `Stalled` say of an older spec: a new spec gets its whole
+/// progress deadline.
+pub fn of_this_spec(conditions: &[Condition], generation: i64) -> Vec<Condition> {
+    let progress = [ConditionType::Reconciling.as_str(), ConditionType::Stalled.as_str()];
+    let stays =
+        |c: &&Condition| !progress.contains(&c.type_.as_str()) || c.observed_generation == Some(generation);
+    conditions.iter().filter(stays).cloned().collect()
+}
+
 /// Since when the condition of this type has been true; none if it is not.
 pub fn true_since(conditions: &[Condition], type_: ConditionType) -> Option<Timestamp> {
     conditions

@@ -7,6 +7,7 @@
 
 pub mod cluster;
 pub mod dir;
+pub mod harness;
 pub mod install;
 pub mod net;
 pub mod node;

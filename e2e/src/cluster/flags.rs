@@ -41,10 +41,11 @@ egressSelections:
 }
 
 /// Controllers that the sandbox's stories need. Without the protection controllers namespaces never go.
-const CONTROLLERS: [&str; 20] = [
+const CONTROLLERS: [&str; 21] = [
     "clusterrole-aggregation-controller",
     "deployment-controller",
     "disruption-controller",
+    "endpoints-controller",
     "endpointslice-controller",
     "garbage-collector-controller",
     "job-controller",

@@ -5,6 +5,8 @@ mod certificate;
 pub mod observe;
 pub mod plan;
 pub mod report;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

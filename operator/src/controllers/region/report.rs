@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use reef_crds::{
     Region, RegionStatus,
-    condition::{ConditionType, Decided, Reason, merge, true_since},
+    condition::{ConditionType, Decided, Reason, merge, of_this_spec, true_since},
     meta::RECONCILE_REQUESTED_AT,
     region::{CertificateStatus, NetworkStatus},
 };
@@ -37,17 +37,16 @@ pub fn report(region: &Region, plan: &Plan, policy: &Policy, now: Timestamp) -> 
     }
     let mut decided = ready(trouble.as_ref());
     decided.push(certificate_ready(&plan.certificate));
+    let before = of_this_spec(&old.conditions, generation);
     if let Some(trouble) = &trouble {
-        let since = true_since(&old.conditions, ConditionType::Reconciling)
-            .filter(|_| old.observed_generation == Some(generation));
+        let since = true_since(&before, ConditionType::Reconciling);
         let late = since.is_some_and(|since| is_over(since, policy, now));
-        let already = old.observed_generation == Some(generation)
-            && true_since(&old.conditions, ConditionType::Stalled).is_some();
+        let already = true_since(&before, ConditionType::Stalled).is_some();
         decided.insert(1, progress(trouble, trouble.stalled || late || already));
     }
     RegionStatus {
         observed_generation: Some(generation),
-        conditions: merge(&old.conditions, &decided, generation, now),
+        conditions: merge(&before, &decided, generation, now),
         last_handled_reconcile_at: handled(region),
         network: plan.addresses.as_ref().ok().map(|addresses| NetworkStatus {
             max_reefs: addresses.reefs(),

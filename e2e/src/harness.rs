@@ -1,0 +1,283 @@
+//! What the end-to-end stories share: a sandbox for a test, and ways to wait and look.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ListParams, PostParams},
+};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{cluster, tools::Tools};
+
+/// Longest wait for anything, generous because the machine may be busy; nothing waits this long when all
+/// is well.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A running sandbox. Dropping it ends it.
+pub struct Sandbox {
+    program: PathBuf,
+    child: Child,
+    folder: PathBuf,
+    /// Removed with the sandbox; none if the folder is somebody else's.
+    _temp: Option<TempDir>,
+}
+
+impl Sandbox {
+    /// Starts a sandbox in a folder of its own and waits until it is ready.
+    pub fn start(program: &str, arguments: &[&str]) -> Self {
+        let temp = TempDir::new().expect("a temporary folder");
+        let folder = temp.path().to_owned();
+        let mut sandbox = Self::start_in(program, &folder, arguments);
+        sandbox._temp = Some(temp);
+        sandbox
+    }
+
+    /// Starts a sandbox in a given folder and waits until it is ready.
+    pub fn start_in(program: &str, folder: &Path, arguments: &[&str]) -> Self {
+        let mut child = Command::new(program)
+            .arg("up")
+            .arg("--dir")
+            .arg(folder)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("reef-sandbox starts");
+        let stdout = child.stdout.take().expect("standard output");
+        let (ready, is_ready) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                println!("sandbox: {line}");
+                if line == "sandbox ready" {
+                    let _ = ready.send(());
+                }
+            }
+        });
+        let sandbox = Self { program: program.into(), child, folder: folder.to_owned(), _temp: None };
+        is_ready.recv_timeout(PATIENCE).expect("the sandbox becomes ready; its output is above");
+        sandbox
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Process id of `reef-sandbox up`.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends `reef-sandbox up` a signal.
+    pub fn signal(&self, signal: Signal) {
+        send(self.child.id(), signal);
+    }
+
+    /// Waits for the end of `reef-sandbox up`; its exit code.
+    pub fn wait(&mut self) -> Option<i32> {
+        until("the sandbox ends", || self.child.try_wait().expect("wait")).code()
+    }
+
+    /// Runs `reef-sandbox` with these arguments.
+    pub fn sandbox(&self, arguments: &[&str]) -> Output {
+        Command::new(&self.program).args(arguments).output().expect("reef-sandbox runs")
+    }
+
+    /// The administrator of the management cluster.
+    pub async fn client(&self) -> Client {
+        let text = std::fs::read_to_string(self.folder.join("management.kubeconfig")).expect("kubeconfig");
+        cluster::client(&text).await.expect("a client")
+    }
+
+    /// Runs kubectl against the management cluster.
+    pub fn kubectl(&self, arguments: &[&str]) -> Output {
+        self.tool("kubectl", arguments, None)
+    }
+
+    /// Runs kubectl with a manifest on its standard input.
+    pub fn kubectl_with(&self, arguments: &[&str], manifest: &str) -> Output {
+        self.tool("kubectl", arguments, Some(manifest))
+    }
+
+    /// Runs helm against the management cluster.
+    pub fn helm(&self, arguments: &[&str]) -> Output {
+        self.tool("helm", arguments, None)
+    }
+
+    fn tool(&self, tool: &str, arguments: &[&str], stdin: Option<&str>) -> Output {
+        use std::io::Write;
+        let program = Tools::from_env().find(tool).expect("the tool");
+        let home = self.folder.join("run/helm-of-the-test");
+        let mut child = Command::new(program)
+            .args(arguments)
+            .env("KUBECONFIG", self.folder.join("management.kubeconfig"))
+            .env("HELM_CACHE_HOME", home.join("cache"))
+            .env("HELM_CONFIG_HOME", home.join("config"))
+            .env("HELM_DATA_HOME", home.join("data"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the tool runs");
+        if let (Some(text), Some(mut input)) = (stdin, child.stdin.take()) {
+            input.write_all(text.as_bytes()).expect("write the manifest");
+        }
+        child.wait_with_output().expect("the tool ends")
+    }
+
+    /// The audit log of the management cluster, one event each.
+    pub fn audit(&self) -> Vec<Value> {
+        let path = self.folder.join("logs/management-audit.log");
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.signal(Signal::TERM);
+            let _ = self.child.wait();
+        }
+        if thread::panicking() {
+            eprintln!("logs of the failed story:");
+            for entry in std::fs::read_dir(self.folder.join("logs")).into_iter().flatten().flatten() {
+                let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+                let lines: Vec<_> = text.lines().collect();
+                if !entry.path().to_string_lossy().contains("audit") {
+                    eprintln!("== {}", entry.path().display());
+                    lines.iter().rev().take(8).rev().for_each(|line| eprintln!("{line}"));
+                }
+            }
+        }
+    }
+}
+
+/// Sends a process a signal.
+pub fn send(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+    let _ = kill_process(pid, signal);
+}
+
+/// Looks until there is something; fails the test after [`PATIENCE`].
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Like [`until`], for looks that ask a server.
+pub async fn eventually<T, F>(what: &str, mut look: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Standard output of a command that has to succeed.
+pub fn ok(output: Output) -> String {
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}{}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Standard error of a command that has to be refused.
+pub fn refused(output: Output) -> String {
+    assert!(!output.status.success(), "not refused: {}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A running process: its id, its command line and its environment, each argument ended by a zero byte.
+pub struct Process {
+    /// Its id on this machine.
+    pub pid: u32,
+    /// Its command line.
+    pub command: String,
+    /// Its environment.
+    pub environment: String,
+}
+
+/// All processes of this machine that we may look at; zombies are none.
+pub fn processes() -> Vec<Process> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let read = |name: &str| {
+                let bytes = std::fs::read(entry.path().join(name)).ok()?;
+                Some(String::from_utf8_lossy(&bytes).into_owned())
+            };
+            let command = read("cmdline").filter(|c| !c.is_empty())?;
+            Some(Process { pid, command, environment: read("environ").unwrap_or_default() })
+        })
+        .collect()
+}
+
+/// Runs a program of the image `reef-toolbox` as a pod to its end; its log and exit code.
+pub async fn toolbox(client: &Client, namespace: &str, name: &str, arguments: &[&str]) -> (String, i32) {
+    let pod = toolbox_pod(name, arguments, &json!({}));
+    toolbox_run(client, namespace, &pod).await
+}
+
+/// Runs a pod to its end; the log and exit code of its first container.
+pub async fn toolbox_run(client: &Client, namespace: &str, pod: &Pod) -> (String, i32) {
+    let api = Api::<Pod>::namespaced(client.clone(), namespace);
+    let name = pod.name_any();
+    api.create(&PostParams::default(), pod).await.expect("the pod is created");
+    let code = eventually(&format!("pod {name} ends"), || async {
+        let status = api.get(&name).await.ok()?.status?;
+        let state = status.container_statuses?.first()?.state.clone()?;
+        Some(state.terminated?.exit_code)
+    })
+    .await;
+    (api.logs(&name, &Default::default()).await.expect("its log"), code)
+}
+
+/// A pod that runs the toolbox; `more` is merged into its spec.
+pub fn toolbox_pod(name: &str, arguments: &[&str], more: &Value) -> Pod {
+    let mut spec = json!({
+        "restartPolicy": "Never",
+        "containers": [{ "name": "toolbox", "image": "reef-toolbox", "args": arguments }],
+    });
+    if let (Some(spec), Some(more)) = (spec.as_object_mut(), more.as_object()) {
+        spec.extend(more.clone());
+    }
+    let labels = json!({ "app": name });
+    serde_json::from_value(json!({ "metadata": { "name": name, "labels": labels }, "spec": spec }))
+        .expect("a pod")
+}
+
+/// Pods of a namespace that are Ready.
+pub async fn ready_pods(client: &Client, namespace: &str) -> Vec<Pod> {
+    let api = Api::<Pod>::namespaced(client.clone(), namespace);
+    let list = api.list(&ListParams::default()).await.map(|l| l.items).unwrap_or_default();
+    let is_ready = |pod: &Pod| {
+        let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+            && pod.metadata.deletion_timestamp.is_none()
+    };
+    list.into_iter().filter(is_ready).collect()
+}
