@@ -90,10 +90,10 @@ fn world(args: WorldArgs) -> Result<(), Error> {
     let filter =
         EnvFilter::try_from_env("REEF_SANDBOX_LOG").unwrap_or_else(|_| "info,kube_client=off".into());
     tracing_subscriber::fmt().with_writer(log).with_ansi(false).with_env_filter(filter).init();
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(io_error)?
-        .block_on(world::run(args))
+    let builder = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = builder.map_err(io_error)?;
+    let result = runtime.block_on(world::run(args));
+    // Reading standard input blocks a thread until the other end closes; do not wait for it.
+    runtime.shutdown_background();
+    result
 }

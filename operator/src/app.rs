@@ -92,7 +92,7 @@ async fn lead(
     if !wait_for_crds(&client, &readiness, &stop).await {
         return Ok(());
     }
-    let election = Election::new(client.clone(), &args.place.namespace, args.lease.clone(), &args.identity);
+    let election = Election::new(client.clone(), &args.place, args.lease.clone(), &args.identity);
     let (claim, mut standing) = (election.claim(), election.standing());
     // The lease is given back last, when nothing writes any more.
     let release = CancellationToken::new();

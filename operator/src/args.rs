@@ -53,6 +53,10 @@ pub struct CheckArgs {
     /// Namespace of the operator: its Lease and the Secrets that it may read are there.
     #[arg(long, env = "POD_NAMESPACE", value_parser = label)]
     pub namespace: String,
+
+    /// Name of the Lease with which one of the replicas is elected.
+    #[arg(long, env = "REEF_OPERATOR_LEASE_NAME", default_value = "reef-operator", value_parser = non_empty)]
+    pub lease_name: String,
 }
 
 /// How to run.
@@ -95,10 +99,6 @@ pub struct RunArgs {
 /// The election.
 #[derive(Args, Clone, Debug)]
 pub struct LeaseArgs {
-    /// Name of the Lease.
-    #[arg(long, env = "REEF_OPERATOR_LEASE_NAME", default_value = "reef-operator", value_parser = non_empty)]
-    pub lease_name: String,
-
     /// A leader that has not been heard of for this long is replaced, seconds.
     #[arg(long, env = "REEF_OPERATOR_LEASE_DURATION_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(3..=3600))]
     pub lease_duration_seconds: u32,

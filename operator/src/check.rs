@@ -45,18 +45,36 @@ pub async fn crds(client: &Client) -> Result<(), String> {
     Ok(())
 }
 
-/// A permission that the operator needs: verb, group, resource, namespaced or not.
-struct Permission(&'static str, &'static str, &'static str, bool);
+/// A permission that the operator needs.
+struct Permission {
+    verb: &'static str,
+    group: &'static str,
+    resource: &'static str,
+    /// In the operator's namespace only.
+    namespaced: bool,
+    /// On the operator's Lease only.
+    lease: bool,
+}
 
-const PERMISSIONS: [Permission; 8] = [
-    Permission("list", GROUP, "regions", false),
-    Permission("watch", GROUP, "regions", false),
-    Permission("patch", GROUP, "regions/status", false),
-    Permission("get", "", "secrets", true),
-    Permission("watch", "", "secrets", true),
-    Permission("create", "coordination.k8s.io", "leases", true),
-    Permission("update", "coordination.k8s.io", "leases", true),
-    Permission("create", "events.k8s.io", "events", false),
+const fn cluster(verb: &'static str, group: &'static str, resource: &'static str) -> Permission {
+    Permission { verb, group, resource, namespaced: false, lease: false }
+}
+
+const fn own(verb: &'static str, group: &'static str, resource: &'static str, lease: bool) -> Permission {
+    Permission { verb, group, resource, namespaced: true, lease }
+}
+
+const PERMISSIONS: [Permission; 10] = [
+    cluster("list", GROUP, "regions"),
+    cluster("watch", GROUP, "regions"),
+    cluster("patch", GROUP, "regions/status"),
+    cluster("create", "events.k8s.io", "events"),
+    cluster("patch", "events.k8s.io", "events"),
+    own("get", "", "secrets", false),
+    own("watch", "", "secrets", false),
+    own("create", "coordination.k8s.io", "leases", false),
+    own("get", "coordination.k8s.io", "leases", true),
+    own("update", "coordination.k8s.io", "leases", true),
 ];
 
 /// Asks everything once and prints the answers.
@@ -68,9 +86,8 @@ pub async fn run(args: &CheckArgs) -> Result<(), String> {
     println!("CRDs present, revision {API_REVISION} or later");
     let mut missing = Vec::new();
     for permission in &PERMISSIONS {
-        if !allowed(&client, &args.namespace, permission).await? {
-            let Permission(verb, group, resource, _) = permission;
-            missing.push(format!("{verb} {resource}.{group}"));
+        if !allowed(&client, args, permission).await? {
+            missing.push(format!("{} {}.{}", permission.verb, permission.resource, permission.group));
         }
     }
     if !missing.is_empty() {
@@ -80,15 +97,16 @@ pub async fn run(args: &CheckArgs) -> Result<(), String> {
     Ok(())
 }
 
-async fn allowed(client: &Client, namespace: &str, permission: &Permission) -> Result<bool, String> {
-    let Permission(verb, group, resource, namespaced) = permission;
+async fn allowed(client: &Client, args: &CheckArgs, permission: &Permission) -> Result<bool, String> {
+    let Permission { verb, group, resource, namespaced, lease } = permission;
     let (resource, sub) = resource.split_once('/').map_or((*resource, None), |(r, s)| (r, Some(s)));
     let attributes = ResourceAttributes {
         verb: Some((*verb).to_owned()),
         group: Some((*group).to_owned()),
         resource: Some(resource.to_owned()),
         subresource: sub.map(str::to_owned),
-        namespace: namespaced.then(|| namespace.to_owned()),
+        namespace: namespaced.then(|| args.namespace.clone()),
+        name: lease.then(|| args.lease_name.clone()),
         ..ResourceAttributes::default()
     };
     let review = SelfSubjectAccessReview {

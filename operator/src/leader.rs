@@ -23,7 +23,7 @@ use kube::{Api, Client, api::PostParams};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::args::LeaseArgs;
+use crate::args::{CheckArgs, LeaseArgs};
 
 /// What to do about the Lease now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +107,7 @@ pub enum Standing {
 /// Takes part in the election.
 pub struct Election {
     api: Api<Lease>,
+    name: String,
     args: LeaseArgs,
     me: String,
     claim: Claim,
@@ -116,10 +117,11 @@ pub struct Election {
 }
 
 impl Election {
-    /// Prepares an election among the replicas that share a Lease in `namespace`.
-    pub fn new(client: Client, namespace: &str, args: LeaseArgs, me: &str) -> Self {
+    /// Prepares an election among the replicas that share a Lease.
+    pub fn new(client: Client, place: &CheckArgs, args: LeaseArgs, me: &str) -> Self {
         Self {
-            api: Api::namespaced(client, namespace),
+            api: Api::namespaced(client, &place.namespace),
+            name: place.lease_name.clone(),
             args,
             me: me.to_owned(),
             claim: Claim::default(),
@@ -152,7 +154,7 @@ impl Election {
                 () = stop.cancelled() => {}
             }
             if *self.standing.borrow() == Standing::Leading && self.claim.check().is_err() {
-                tracing::error!(lease = self.args.lease_name, "the lease was lost");
+                tracing::error!(lease = self.name, "the lease was lost");
                 self.standing.send_replace(Standing::Lost);
                 return;
             }
@@ -174,17 +176,17 @@ impl Election {
                 Standing::Leading
             }
             Ok(Err(error)) => {
-                tracing::warn!(%error, lease = self.args.lease_name, "the lease could not be read or written");
+                tracing::warn!(%error, lease = self.name, "the lease could not be read or written");
                 self.without_answer()
             }
             Err(_) => {
-                tracing::warn!(lease = self.args.lease_name, "the API server did not answer in time");
+                tracing::warn!(lease = self.name, "the API server did not answer in time");
                 self.without_answer()
             }
         };
         let before = self.standing.send_replace(standing);
         if before != standing {
-            tracing::info!(lease = self.args.lease_name, identity = self.me, ?standing, "election");
+            tracing::info!(lease = self.name, identity = self.me, ?standing, "election");
         }
         renewed
     }
@@ -195,10 +197,10 @@ impl Election {
     }
 
     async fn look_and_write(&mut self) -> kube::Result<Step> {
-        let Some(mut lease) = self.api.get_opt(&self.args.lease_name).await? else {
+        let Some(mut lease) = self.api.get_opt(&self.name).await? else {
             let spec =
                 claimed(&LeaseSpec::default(), &self.me, self.args.lease_duration_seconds, Timestamp::now());
-            let metadata = ObjectMeta { name: Some(self.args.lease_name.clone()), ..ObjectMeta::default() };
+            let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
             self.api.create(&PostParams::default(), &Lease { metadata, spec: Some(spec) }).await?;
             return Ok(Step::Acquire);
         };
@@ -213,7 +215,7 @@ impl Election {
         // A name that is ours from before a restart is taken anew, not assumed.
         if step != Step::Wait {
             lease.spec = Some(claimed(&spec, &self.me, self.args.lease_duration_seconds, Timestamp::now()));
-            self.api.replace(&self.args.lease_name, &PostParams::default(), &lease).await?;
+            self.api.replace(&self.name, &PostParams::default(), &lease).await?;
         }
         Ok(step)
     }
@@ -225,16 +227,16 @@ impl Election {
             return;
         }
         let give_back = async {
-            let mut lease = self.api.get(&self.args.lease_name).await?;
+            let mut lease = self.api.get(&self.name).await?;
             let spec = lease.spec.get_or_insert_default();
             if spec.holder_identity.as_deref() == Some(&self.me) {
                 spec.holder_identity = Some(String::new());
-                self.api.replace(&self.args.lease_name, &PostParams::default(), &lease).await?;
+                self.api.replace(&self.name, &PostParams::default(), &lease).await?;
             }
             Ok::<_, kube::Error>(())
         };
         match timeout(Duration::from_secs(3), give_back).await {
-            Ok(Ok(())) => tracing::info!(lease = self.args.lease_name, "gave the lease back"),
+            Ok(Ok(())) => tracing::info!(lease = self.name, "gave the lease back"),
             Ok(Err(error)) => tracing::warn!(%error, "could not give the lease back; it will expire"),
             Err(_) => tracing::warn!("could not give the lease back in time; it will expire"),
         }

@@ -1,0 +1,195 @@
+//! Story: helm installs the operator, it becomes Ready, it is killed and comes back, it is taken away and
+//! the API stays.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, LogParams},
+};
+use reef_crds::Region;
+use reef_e2e::{
+    harness::{Process, Sandbox, eventually, ok, processes, ready_pods, refused, send},
+    install::{NAMESPACE, charts},
+};
+use rustix::process::Signal;
+
+/// Text of a sample.
+const REGION: &str = include_str!("../../docs/samples/10-region.yaml");
+
+#[tokio::test]
+async fn the_operator_is_installed_killed_and_taken_away() {
+    let sandbox = Sandbox::start(env!("CARGO_BIN_EXE_reef-sandbox"), &["--reef-slots=0"]);
+    let client = sandbox.client().await;
+
+    installed_and_ready(&sandbox, &client).await;
+    killed_and_back(&client).await;
+    a_stopped_leader_hands_over(&client).await;
+    a_paused_leader_is_replaced_and_ends(&client).await;
+    installing_again_changes_nothing(&sandbox, &client).await;
+    bad_values_are_refused(&sandbox);
+    nothing_secret_is_logged(&sandbox, &client).await;
+
+    // The API is protected whether the operator runs or not.
+    ok(sandbox.kubectl_with(&["apply", "-f", "-"], REGION));
+    crds_cannot_be_deleted(&sandbox);
+    ok(sandbox.helm(&["uninstall", "reef-operator", "--namespace", NAMESPACE, "--wait"]));
+    eventually("the operator's processes are gone", || async { operators().is_empty().then_some(()) }).await;
+    crds_cannot_be_deleted(&sandbox);
+    ok(sandbox.helm(&["uninstall", "reef-operator-crds", "--namespace", NAMESPACE]));
+    crds_cannot_be_deleted(&sandbox);
+    Api::<Region>::all(client.clone()).get("westeurope").await.expect("objects outlive the charts");
+    let confirm =
+        ["annotate", "crd", "regions.cloud.octopus.com", "confirmation.cloud.octopus.com/deletion=true"];
+    ok(sandbox.kubectl(&confirm));
+    ok(sandbox.kubectl(&["delete", "crd", "regions.cloud.octopus.com"]));
+}
+
+/// Processes of the operator's image, by the pod that they run in.
+fn operators() -> Vec<Process> {
+    processes().into_iter().filter(|p| p.command.starts_with("/reef-operator\0run")).collect()
+}
+
+fn operator_of(pod: &str) -> Option<u32> {
+    let variable = format!("POD_NAME={pod}\0");
+    operators().into_iter().find(|p| p.environment.contains(&variable)).map(|p| p.pid)
+}
+
+async fn leader(client: &Client) -> Option<String> {
+    let lease = Api::<Lease>::namespaced(client.clone(), NAMESPACE).get("reef-operator").await.ok()?;
+    lease.spec?.holder_identity.filter(|holder| !holder.is_empty())
+}
+
+async fn metric(client: &Client, pod: &str, name: &str) -> Option<f64> {
+    let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{pod}:8080/proxy/metrics");
+    let request = http::Request::get(path).body(Vec::new()).ok()?;
+    let text = client.request_text(request).await.ok()?;
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+}
+
+async fn installed_and_ready(sandbox: &Sandbox, client: &Client) {
+    let pods = ready_pods(client, NAMESPACE).await;
+    assert_eq!(pods.len(), 2, "two replicas, both Ready, when helm --wait returns");
+    let first = leader(client).await.expect("one leads");
+    let mut leading = 0.0;
+    for pod in &pods {
+        let name = pod.name_any();
+        let leads = metric(client, &name, "reef_operator_leader ").await.expect("metrics");
+        assert_eq!(leads > 0.0, name == first, "{name}");
+        leading += leads;
+        let resident = metric(client, &name, "process_resident_memory_bytes ").await.expect("metrics");
+        println!("resident memory of {name}: {:.1} MiB", resident / 1_048_576.0);
+        assert!(resident < 64.0 * 1_048_576.0, "{resident}");
+    }
+    assert!((leading - 1.0).abs() < f64::EPSILON);
+    ok(sandbox.helm(&["test", "reef-operator", "--namespace", NAMESPACE]));
+    for (path, expect) in [("livez", "ok"), ("readyz", "ok"), ("metrics", "reef_operator_build_info")] {
+        let url = format!("/api/v1/namespaces/{NAMESPACE}/services/reef-operator-metrics:http/proxy/{path}");
+        let answer = ok(sandbox.kubectl(&["get", "--raw", &url]));
+        assert!(answer.contains(expect), "{path}: {answer}");
+    }
+}
+
+async fn killed_and_back(client: &Client) {
+    let name = leader(client).await.unwrap();
+    let began = Instant::now();
+    send(operator_of(&name).expect("its process"), Signal::KILL);
+    let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE);
+    eventually("the container is started again and Ready", || async {
+        let status = pods.get(&name).await.ok()?.status?.container_statuses?.remove(0);
+        (status.restart_count == 1 && status.ready).then_some(())
+    })
+    .await;
+    println!("from SIGKILL to Ready: {:.1} s", began.elapsed().as_secs_f32());
+    let previous = LogParams { previous: true, ..LogParams::default() };
+    assert!(pods.logs(&name, &previous).await.unwrap().contains("\"started\""));
+}
+
+/// A pod that is deleted gives the Lease back: the other need not wait until it expires.
+async fn a_stopped_leader_hands_over(client: &Client) {
+    let first = leader(client).await.unwrap();
+    let began = Instant::now();
+    Api::<Pod>::namespaced(client.clone(), NAMESPACE).delete(&first, &DeleteParams::default()).await.unwrap();
+    eventually("another leads", || async { leader(client).await.filter(|l| *l != first) }).await;
+    println!("from deletion of the leader to the next one: {:.1} s", began.elapsed().as_secs_f32());
+    eventually("two are Ready again", || async {
+        (ready_pods(client, NAMESPACE).await.len() == 2).then_some(())
+    })
+    .await;
+}
+
+/// A leader that stands still past its lease has lost it when it goes on, and ends without a write.
+async fn a_paused_leader_is_replaced_and_ends(client: &Client) {
+    let first = leader(client).await.unwrap();
+    let pid = operator_of(&first).unwrap();
+    let began = Instant::now();
+    send(pid, Signal::STOP);
+    let second = eventually("another leads", || async { leader(client).await.filter(|l| *l != first) }).await;
+    let took = began.elapsed();
+    println!("from SIGSTOP of the leader to the next one: {:.1} s", took.as_secs_f32());
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    send(pid, Signal::CONT);
+    eventually("the old leader's process ends", || async {
+        (operator_of(&first) != Some(pid)).then_some(())
+    })
+    .await;
+    assert_eq!(leader(client).await, Some(second));
+    eventually("two are Ready again", || async {
+        (ready_pods(client, NAMESPACE).await.len() == 2).then_some(())
+    })
+    .await;
+}
+
+async fn installing_again_changes_nothing(sandbox: &Sandbox, client: &Client) {
+    let before: Vec<_> = ready_pods(client, NAMESPACE).await.iter().map(ResourceExt::uid).collect();
+    for (chart, more) in [("reef-operator-crds", None), ("reef-operator", Some("fleet=sandbox"))] {
+        let path = charts().join(chart);
+        let mut arguments =
+            vec!["upgrade", chart, path.to_str().unwrap(), "--namespace", NAMESPACE, "--wait"];
+        arguments.extend(more.into_iter().flat_map(|set| ["--set", set]));
+        ok(sandbox.helm(&arguments));
+    }
+    let after: Vec<_> = ready_pods(client, NAMESPACE).await.iter().map(ResourceExt::uid).collect();
+    assert_eq!(before, after, "no pod was replaced");
+}
+
+fn bad_values_are_refused(sandbox: &Sandbox) {
+    let chart = charts().join("reef-operator");
+    for (values, expect) in [
+        (vec![], "fleet"),
+        (vec!["--set", "fleet=Bad_Name"], "fleet"),
+        (vec!["--set", "fleet=a", "--set", "replicas=3"], "replicas"),
+        (vec!["--set", "fleet=a", "--set", "lease.durationSeconds=1"], "durationSeconds"),
+        (vec!["--set", "fleet=a", "--set", "log.format=xml"], "format"),
+    ] {
+        let mut arguments = vec!["template", "x", chart.to_str().unwrap()];
+        arguments.extend(values);
+        let error = refused(sandbox.helm(&arguments));
+        assert!(error.contains(expect), "{error}");
+    }
+}
+
+fn crds_cannot_be_deleted(sandbox: &Sandbox) {
+    let error = refused(sandbox.kubectl(&["delete", "crd", "regions.cloud.octopus.com"]));
+    assert!(error.contains("Forbidden") && error.contains("would delete every Region"), "{error}");
+}
+
+/// Invariant 8, as far as there are secrets: the certificate's key and the pods' tokens.
+async fn nothing_secret_is_logged(sandbox: &Sandbox, client: &Client) {
+    let secrets = Api::<k8s_openapi::api::core::v1::Secret>::namespaced(client.clone(), NAMESPACE);
+    let key = secrets.get("wildcard-tls").await.unwrap().data.unwrap()["tls.key"].0.clone();
+    let key = String::from_utf8(key).unwrap();
+    let canary = key.lines().nth(1).unwrap();
+    let mut text = sandbox.audit().iter().map(ToString::to_string).collect::<String>();
+    let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE);
+    for pod in ready_pods(client, NAMESPACE).await {
+        text += &pods.logs(&pod.name_any(), &LogParams::default()).await.unwrap();
+    }
+    text += &ok(sandbox.kubectl(&["get", "events,regions", "-A", "-o", "yaml"]));
+    text.extend(processes().into_iter().map(|p| p.command));
+    assert!(text.contains("election"), "the logs were read");
+    for secret in [canary, "BEGIN PRIVATE KEY", "eyJhbGciOi"] {
+        assert!(!text.contains(secret), "{secret} shows");
+    }
+}
