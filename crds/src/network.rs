@@ -112,7 +112,7 @@ mod tests {
         #[test]
         fn no_input_panics_and_counts_fill_the_space(space in ".{0,20}|10\\.[0-9]{1,3}\\.0\\.0/[0-9]{1,2}", reef in 0u8..40, subnet in 0u8..40) {
             if let Ok(plan) = AddressPlan::new(&space, reef, subnet) {
-                let addresses = u64::from(plan.reefs()) * u64::from(plan.subnets_per_reef()) << (32 - subnet);
+                let addresses = (u64::from(plan.reefs()) * u64::from(plan.subnets_per_reef())) << (32 - subnet);
                 prop_assert_eq!(addresses, 1u64 << (32 - plan.space.prefix_len()));
             }
         }

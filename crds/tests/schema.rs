@@ -1,4 +1,5 @@
 //! What users get: the committed CRDs are those of the types, and every field explains itself.
+#![allow(clippy::unwrap_used, reason = "a step that fails is to fail its test")]
 
 use std::{fs, path::Path};
 

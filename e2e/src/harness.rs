@@ -1,4 +1,5 @@
 //! What the end-to-end stories share: a sandbox for a test, and ways to wait and look.
+#![expect(clippy::expect_used, clippy::missing_panics_doc, reason = "a step that fails is to fail its story")]
 
 use std::{
     io::{BufRead, BufReader},
@@ -12,7 +13,7 @@ use std::{
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, ResourceExt,
-    api::{ListParams, PostParams},
+    api::{ListParams, LogParams, PostParams},
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -30,7 +31,7 @@ pub struct Sandbox {
     child: Child,
     folder: PathBuf,
     /// Removed with the sandbox; none if the folder is somebody else's.
-    _temp: Option<TempDir>,
+    temp: Option<TempDir>,
 }
 
 impl Sandbox {
@@ -39,7 +40,7 @@ impl Sandbox {
         let temp = TempDir::new().expect("a temporary folder");
         let folder = temp.path().to_owned();
         let mut sandbox = Self::start_in(program, &folder, arguments);
-        sandbox._temp = Some(temp);
+        sandbox.temp = Some(temp);
         sandbox
     }
 
@@ -64,7 +65,7 @@ impl Sandbox {
                 }
             }
         });
-        let sandbox = Self { program: program.into(), child, folder: folder.to_owned(), _temp: None };
+        let sandbox = Self { program: program.into(), child, folder: folder.to_owned(), temp: None };
         is_ready.recv_timeout(PATIENCE).expect("the sandbox becomes ready; its output is above");
         sandbox
     }
@@ -198,14 +199,14 @@ where
 }
 
 /// Standard output of a command that has to succeed.
-pub fn ok(output: Output) -> String {
+pub fn ok(output: &Output) -> String {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{error}{}", String::from_utf8_lossy(&output.stdout));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Standard error of a command that has to be refused.
-pub fn refused(output: Output) -> String {
+pub fn refused(output: &Output) -> String {
     assert!(!output.status.success(), "not refused: {}", String::from_utf8_lossy(&output.stdout));
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
@@ -253,7 +254,7 @@ pub async fn toolbox_run(client: &Client, namespace: &str, pod: &Pod) -> (String
         Some(state.terminated?.exit_code)
     })
     .await;
-    (api.logs(&name, &Default::default()).await.expect("its log"), code)
+    (api.logs(&name, &LogParams::default()).await.expect("its log"), code)
 }
 
 /// A pod that runs the toolbox; `more` is merged into its spec.

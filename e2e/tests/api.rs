@@ -1,4 +1,10 @@
 //! Story: what the API server takes and what it refuses, and in which words.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a step that fails is to fail its story"
+)]
 
 use kube::{
     Api,
@@ -15,13 +21,13 @@ use serde_json::{Value, json};
 async fn the_schemas_accept_and_refuse() {
     let sandbox = Sandbox::start(env!("CARGO_BIN_EXE_reef-sandbox"), &["--no-operator", "--reef-slots=0"]);
     let chart = charts().join("reef-operator-crds");
-    ok(sandbox.helm(&["install", "crds", chart.to_str().unwrap(), "--wait"]));
+    ok(&sandbox.helm(&["install", "crds", chart.to_str().unwrap(), "--wait"]));
     let client = sandbox.client().await;
     let gvk = GroupVersionKind::gvk("cloud.octopus.com", "v1alpha1", "Region");
     let regions = Api::<DynamicObject>::all_with(client, &ApiResource::from_gvk(&gvk));
 
     // What is rendered is what is stored: nothing that Argo CD would see as a difference.
-    let rendered = ok(sandbox.helm(&["template", "crds", chart.to_str().unwrap()]));
+    let rendered = ok(&sandbox.helm(&["template", "crds", chart.to_str().unwrap()]));
     let diff = sandbox.kubectl_with(&["diff", "-f", "-"], &rendered);
     assert!(diff.status.success(), "{}", String::from_utf8_lossy(&diff.stdout));
 
@@ -55,7 +61,7 @@ async fn the_schemas_accept_and_refuse() {
     })
     .await;
     assert!(explained.contains("Length in bits"), "{explained}");
-    let listed = ok(sandbox.kubectl(&["get", "reef-operator"]));
+    let listed = ok(&sandbox.kubectl(&["get", "reef-operator"]));
     assert!(listed.contains("LOCATION") && listed.contains("kept"), "{listed}");
 }
 

@@ -1,4 +1,10 @@
 //! Story: pods reach what they may, and nothing else.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a step that fails is to fail its story"
+)]
 
 use k8s_openapi::api::{
     core::v1::{Namespace, Pod, Service},
@@ -6,7 +12,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client,
-    api::{DeleteParams, PostParams},
+    api::{DeleteParams, ListParams, PostParams},
 };
 use reef_e2e::harness::{Sandbox, eventually, toolbox, toolbox_pod};
 use serde_json::{Value, json};
@@ -94,7 +100,7 @@ async fn serve(client: &Client, namespace: &str) -> String {
     services.create(&PostParams::default(), &service).await.unwrap();
     let slices = Api::<k8s_openapi::api::discovery::v1::EndpointSlice>::namespaced(client.clone(), namespace);
     eventually("the service has a ready endpoint", || async {
-        let list = slices.list(&Default::default()).await.ok()?;
+        let list = slices.list(&ListParams::default()).await.ok()?;
         let ready = |s: &k8s_openapi::api::discovery::v1::EndpointSlice| {
             s.endpoints.iter().flatten().any(|e| e.conditions.as_ref().and_then(|c| c.ready) == Some(true))
         };

@@ -1,4 +1,10 @@
 //! Story: the node runs pods as a kubelet would: identity, files, restarts, logs, and the end.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a step that fails is to fail its story"
+)]
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::{
@@ -74,7 +80,7 @@ async fn files_and_environment(client: &Client) {
 /// Each attempt fails where it should, and works where it should.
 async fn least_privilege(client: &Client) {
     let status = toolbox(client, NAMESPACE, "status", &["show", "/proc/self/status"]).await.0;
-    let line = |key: &str| status.lines().find_map(|l| l.strip_prefix(key)).map(str::trim).unwrap_or("-");
+    let line = |key: &str| status.lines().find_map(|l| l.strip_prefix(key)).map_or("-", str::trim);
     assert_eq!(line("CapEff:"), "0000000000000000");
     assert_eq!(line("NoNewPrivs:"), "1");
     assert_eq!(line("Uid:").split_whitespace().next(), Some("65532"));

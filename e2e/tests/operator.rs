@@ -1,5 +1,11 @@
 //! Story: helm installs the operator, it becomes Ready, it is killed and comes back, it is taken away and
 //! the API stays.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a step that fails is to fail its story"
+)]
 
 use std::time::{Duration, Instant};
 
@@ -32,18 +38,18 @@ async fn the_operator_is_installed_killed_and_taken_away() {
     nothing_secret_is_logged(&sandbox, &client).await;
 
     // The API is protected whether the operator runs or not.
-    ok(sandbox.kubectl_with(&["apply", "-f", "-"], REGION));
+    ok(&sandbox.kubectl_with(&["apply", "-f", "-"], REGION));
     crds_cannot_be_deleted(&sandbox);
-    ok(sandbox.helm(&["uninstall", "reef-operator", "--namespace", NAMESPACE, "--wait"]));
+    ok(&sandbox.helm(&["uninstall", "reef-operator", "--namespace", NAMESPACE, "--wait"]));
     eventually("the operator's processes are gone", || async { operators().is_empty().then_some(()) }).await;
     crds_cannot_be_deleted(&sandbox);
-    ok(sandbox.helm(&["uninstall", "reef-operator-crds", "--namespace", NAMESPACE]));
+    ok(&sandbox.helm(&["uninstall", "reef-operator-crds", "--namespace", NAMESPACE]));
     crds_cannot_be_deleted(&sandbox);
     Api::<Region>::all(client.clone()).get("westeurope").await.expect("objects outlive the charts");
     let confirm =
         ["annotate", "crd", "regions.cloud.octopus.com", "confirmation.cloud.octopus.com/deletion=true"];
-    ok(sandbox.kubectl(&confirm));
-    ok(sandbox.kubectl(&["delete", "crd", "regions.cloud.octopus.com"]));
+    ok(&sandbox.kubectl(&confirm));
+    ok(&sandbox.kubectl(&["delete", "crd", "regions.cloud.octopus.com"]));
 }
 
 /// Processes of the operator's image, by the pod that they run in.
@@ -83,10 +89,10 @@ async fn installed_and_ready(sandbox: &Sandbox, client: &Client) {
         assert!(resident < 64.0 * 1_048_576.0, "{resident}");
     }
     assert!((leading - 1.0).abs() < f64::EPSILON);
-    ok(sandbox.helm(&["test", "reef-operator", "--namespace", NAMESPACE]));
+    ok(&sandbox.helm(&["test", "reef-operator", "--namespace", NAMESPACE]));
     for (path, expect) in [("livez", "ok"), ("readyz", "ok"), ("metrics", "reef_operator_build_info")] {
         let url = format!("/api/v1/namespaces/{NAMESPACE}/services/reef-operator-metrics:http/proxy/{path}");
-        let answer = ok(sandbox.kubectl(&["get", "--raw", &url]));
+        let answer = ok(&sandbox.kubectl(&["get", "--raw", &url]));
         assert!(answer.contains(expect), "{path}: {answer}");
     }
 }
@@ -148,7 +154,7 @@ async fn installing_again_changes_nothing(sandbox: &Sandbox, client: &Client) {
         let mut arguments =
             vec!["upgrade", chart, path.to_str().unwrap(), "--namespace", NAMESPACE, "--wait"];
         arguments.extend(more.into_iter().flat_map(|set| ["--set", set]));
-        ok(sandbox.helm(&arguments));
+        ok(&sandbox.helm(&arguments));
     }
     let after: Vec<_> = ready_pods(client, NAMESPACE).await.iter().map(ResourceExt::uid).collect();
     assert_eq!(before, after, "no pod was replaced");
@@ -165,13 +171,13 @@ fn bad_values_are_refused(sandbox: &Sandbox) {
     ] {
         let mut arguments = vec!["template", "x", chart.to_str().unwrap()];
         arguments.extend(values);
-        let error = refused(sandbox.helm(&arguments));
+        let error = refused(&sandbox.helm(&arguments));
         assert!(error.contains(expect), "{error}");
     }
 }
 
 fn crds_cannot_be_deleted(sandbox: &Sandbox) {
-    let error = refused(sandbox.kubectl(&["delete", "crd", "regions.cloud.octopus.com"]));
+    let error = refused(&sandbox.kubectl(&["delete", "crd", "regions.cloud.octopus.com"]));
     assert!(error.contains("Forbidden") && error.contains("would delete every Region"), "{error}");
 }
 
@@ -186,7 +192,7 @@ async fn nothing_secret_is_logged(sandbox: &Sandbox, client: &Client) {
     for pod in ready_pods(client, NAMESPACE).await {
         text += &pods.logs(&pod.name_any(), &LogParams::default()).await.unwrap();
     }
-    text += &ok(sandbox.kubectl(&["get", "events,regions", "-A", "-o", "yaml"]));
+    text += &ok(&sandbox.kubectl(&["get", "events,regions", "-A", "-o", "yaml"]));
     text.extend(processes().into_iter().map(|p| p.command));
     assert!(text.contains("election"), "the logs were read");
     for secret in [canary, "BEGIN PRIVATE KEY", "eyJhbGciOi"] {

@@ -1,4 +1,10 @@
 //! Story: a Region and its certificate: missing, made, rotated, broken, forbidden; and silence otherwise.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a step that fails is to fail its story"
+)]
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -124,7 +130,7 @@ async fn another_namespace_needs_a_grant(sandbox: &Sandbox, client: &Client, aut
     let chart = charts().join("reef-operator");
     let values = ["--reuse-values", "--set", "rbac.secretNamespaces={certificates}", "--wait"];
     let upgrade = ["upgrade", "reef-operator", chart.to_str().unwrap(), "--namespace", NAMESPACE];
-    ok(sandbox.helm(&[&upgrade[..], &values[..]].concat()));
+    ok(&sandbox.helm(&[&upgrade[..], &values[..]].concat()));
     condition(client, "south", "True", "ReconcileSucceeded").await;
 }
 

@@ -1,4 +1,10 @@
 //! Story: a sandbox starts, refuses company, and leaves nothing behind, however it ends.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a step that fails is to fail its story"
+)]
 
 use std::{fs, process::Command};
 
@@ -22,15 +28,15 @@ fn a_sandbox_comes_and_goes() {
     fs::write(temp.path().join("notes.txt"), "mine").unwrap();
 
     let mut first = Sandbox::start_in(PROGRAM, temp.path(), &EMPTY);
-    let version = ok(first.kubectl(&["version", "-o", "yaml"]));
+    let version = ok(&first.kubectl(&["version", "-o", "yaml"]));
     assert!(version.contains("gitVersion: v1.36"), "{version}");
-    assert!(ok(first.kubectl(&["get", "nodes"])).contains("Ready"));
+    assert!(ok(&first.kubectl(&["get", "nodes"])).contains("Ready"));
     assert!(using(folder).len() > 5, "etcd and two control planes: {:?}", using(folder));
 
     // Company is refused, and the sandbox that was there first does not notice.
-    let second = refused(first.sandbox(&["up", "--dir", folder, "--no-operator"]));
+    let second = refused(&first.sandbox(&["up", "--dir", folder, "--no-operator"]));
     assert!(second.contains("is in use") && second.contains("reef-sandbox down"), "{second}");
-    ok(first.kubectl(&["get", "--raw", "/readyz"]));
+    ok(&first.kubectl(&["get", "--raw", "/readyz"]));
 
     // Killed outright, with a pod running: the kernel takes everything with it.
     let pod = serde_json::to_string(&toolbox_pod("sleeper", &["sleep"], &json!({}))).unwrap();
@@ -48,18 +54,18 @@ fn a_sandbox_comes_and_goes() {
 
     // The next one cleans up what the crash left, and nothing else.
     let mut next = Sandbox::start_in(PROGRAM, temp.path(), &EMPTY);
-    assert!(!ok(next.kubectl(&["get", "pods", "-A"])).contains("sleeper"));
+    assert!(!ok(&next.kubectl(&["get", "pods", "-A"])).contains("sleeper"));
     assert_eq!(fs::read_to_string(temp.path().join("notes.txt")).unwrap(), "mine");
 
     // Asked to end, it ends with status 0 and leaves only its logs.
-    ok(next.sandbox(&["down", "--dir", folder]));
+    ok(&next.sandbox(&["down", "--dir", folder]));
     assert_eq!(next.wait(), Some(0));
     assert_eq!(using(folder), Vec::<String>::new());
     let mut left: Vec<_> =
         fs::read_dir(temp.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     left.sort();
     assert_eq!(left, ["lock", "logs", "notes.txt"]);
-    assert!(ok(next.sandbox(&["down", "--dir", folder])).contains("no sandbox runs"));
+    assert!(ok(&next.sandbox(&["down", "--dir", folder])).contains("no sandbox runs"));
 }
 
 #[test]
@@ -79,7 +85,9 @@ fn what_is_missing_is_named_in_one_line() {
     let up = |extra: &[&str], path: &str| {
         let mut command = Command::new(PROGRAM);
         command.args(["up", "--dir"]).arg(temp.path()).args(extra);
-        refused(command.env("PATH", path).env_remove("REEF_TOOLS").env("HOME", temp.path()).output().unwrap())
+        refused(
+            &command.env("PATH", path).env_remove("REEF_TOOLS").env("HOME", temp.path()).output().unwrap(),
+        )
     };
     let path = std::env::var("PATH").unwrap();
     let operator = up(&["--operator-binary=/nowhere/reef-operator"], &path);

@@ -75,8 +75,8 @@ async fn readyz(State(admin): State<Admin>) -> Response {
     if closed.is_empty() {
         return "ok\n".into_response();
     }
-    let lines: String = closed.iter().map(|(gate, why)| format!("{gate}: {why}\n")).collect();
-    (StatusCode::SERVICE_UNAVAILABLE, lines).into_response()
+    let lines: Vec<_> = closed.iter().map(|(gate, why)| format!("{gate}: {why}")).collect();
+    (StatusCode::SERVICE_UNAVAILABLE, lines.join("\n") + "\n").into_response()
 }
 
 async fn metrics_text(State(admin): State<Admin>) -> Response {

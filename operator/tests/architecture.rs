@@ -1,4 +1,10 @@
 //! House rules that the compiler does not know.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a step that fails is to fail its story"
+)]
 
 use std::{
     fs,

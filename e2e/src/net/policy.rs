@@ -188,7 +188,7 @@ mod tests {
         })
     }
 
-    fn policy(spec: Value) -> NetworkPolicy {
+    fn policy(spec: &Value) -> NetworkPolicy {
         serde_json::from_value(json!({ "metadata": { "name": "p", "namespace": "a" }, "spec": spec }))
             .unwrap()
     }
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn default_deny_closes_both_directions_of_its_namespace_only() {
-        let deny = [policy(json!({ "podSelector": {}, "policyTypes": ["Ingress", "Egress"] }))];
+        let deny = [policy(&json!({ "podSelector": {}, "policyTypes": ["Ingress", "Egress"] }))];
         assert_eq!(check(&deny, &pod("a", "x"), &pod("b", "y"), 80), Err(Refused::Egress));
         assert_eq!(check(&deny, &pod("b", "x"), &pod("a", "y"), 80), Err(Refused::Ingress));
         assert_eq!(check(&deny, &pod("b", "x"), &pod("b", "y"), 80), Ok(()));
@@ -227,17 +227,17 @@ mod tests {
             (&internet, address(169, 254, 169, 254), 443, false),
             (&internet, pod("b", "y"), 443, false),
         ] {
-            let policies = [policy(spec.clone())];
+            let policies = [policy(spec)];
             assert_eq!(check(&policies, &pod("a", "x"), &to, port).is_ok(), open, "{to:?} {port}");
         }
     }
 
     #[test]
     fn policy_types_default_as_in_kubernetes() {
-        let ingress_only = [policy(json!({ "podSelector": {} }))];
+        let ingress_only = [policy(&json!({ "podSelector": {} }))];
         assert_eq!(check(&ingress_only, &pod("a", "x"), &pod("b", "y"), 80), Ok(()));
         assert_eq!(check(&ingress_only, &pod("b", "x"), &pod("a", "y"), 80), Err(Refused::Ingress));
-        let other = [policy(json!({ "podSelector": { "matchLabels": { "app": "q" } } }))];
+        let other = [policy(&json!({ "podSelector": { "matchLabels": { "app": "q" } } }))];
         assert_eq!(check(&other, &pod("b", "x"), &pod("a", "y"), 80), Ok(()));
     }
 }

@@ -76,7 +76,7 @@ impl axum::serve::Listener for TlsListener {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Options {
     #[serde(default)]
@@ -123,19 +123,18 @@ fn tail(
     stream::unfold((0u64, true), move |(offset, go_on)| {
         let file = file.clone();
         async move {
-            let mut offset = offset;
-            while go_on {
+            if !go_on {
+                return None;
+            }
+            loop {
                 // A file that is gone ends the stream: its pod has been removed.
                 let (text, end) = read_from(&file, offset).await.ok()?;
-                let first = offset == 0;
-                offset = end;
                 if !text.is_empty() || !options.follow {
-                    let keep = options.tail_lines.filter(|_| first);
-                    return Some((Ok(render(&text, options.timestamps, keep)), (offset, options.follow)));
+                    let keep = options.tail_lines.filter(|_| offset == 0);
+                    return Some((Ok(render(&text, options.timestamps, keep)), (end, options.follow)));
                 }
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
-            None
         }
     })
 }

@@ -37,6 +37,9 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
 /// A run this long makes the next crash a first one again.
 const BACKOFF_RESET_SECONDS: i64 = 600;
 
+/// A verdict with the container and the run that it is about.
+type ProbeVerdict = (String, i32, Verdict);
+
 struct Worker {
     shared: Arc<Shared>,
     pod: Pod,
@@ -51,8 +54,7 @@ struct Worker {
     backoff: Option<Instant>,
     handle: PodHandle,
     reports: mpsc::UnboundedReceiver<Report>,
-    verdicts:
-        (mpsc::UnboundedSender<(String, i32, Verdict)>, mpsc::UnboundedReceiver<(String, i32, Verdict)>),
+    verdicts: (mpsc::UnboundedSender<ProbeVerdict>, mpsc::UnboundedReceiver<ProbeVerdict>),
     probes: Vec<(String, JoinHandle<()>)>,
     egress: JoinHandle<()>,
 }

@@ -233,7 +233,7 @@ mod tests {
             .unwrap();
         let now = Timestamp::from_second(50).unwrap();
         let ready = Tracked { ready: true, started: true, ..tracked(State::Running(now)) };
-        let status = super::status(&pod, Some("100.64.1.2"), &[], &[ready.clone()], now, now);
+        let status = super::status(&pod, Some("100.64.1.2"), &[], std::slice::from_ref(&ready), now, now);
         let conditions = status.conditions.clone().unwrap();
         assert_eq!(conditions[0].type_, "PodScheduled");
         assert!(conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"));

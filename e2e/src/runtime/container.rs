@@ -82,7 +82,7 @@ fn prepare(spec: &ContainerSpec) -> io::Result<()> {
         let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
         mount_remount(root, flags, c"").map_err(at("remount", root))?;
     }
-    pivot_root(root, &root.join("old-root")).map_err(at("pivot_root", root))?;
+    pivot_root(root, root.join("old-root")).map_err(at("pivot_root", root))?;
     std::env::set_current_dir("/")?;
     unmount("/old-root", UnmountFlags::DETACH).map_err(at("unmount", Path::new("/old-root")))?;
     // With no ambient capabilities and an ordinary user id the next exec leaves none at all.

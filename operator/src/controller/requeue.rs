@@ -77,10 +77,13 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_a_bound() {
-        let seconds = |class, n| delay(class, n, 0.0).as_secs_f64();
-        assert_eq!([1, 2, 3, 7, 99].map(|n| seconds(ErrorClass::Transient, n)), [1.0, 2.0, 4.0, 60.0, 60.0]);
-        assert!(seconds(ErrorClass::Conflict, 1) < 0.2);
-        assert!(seconds(ErrorClass::Invalid, 1) >= 30.0);
+        let millis = |class, n| delay(class, n, 0.0).as_millis();
+        assert_eq!(
+            [1, 2, 3, 7, 99].map(|n| millis(ErrorClass::Transient, n)),
+            [1000, 2000, 4000, 60_000, 60_000]
+        );
+        assert!(millis(ErrorClass::Conflict, 1) < 200);
+        assert!(millis(ErrorClass::Invalid, 1) >= 30_000);
     }
 
     proptest! {

@@ -1,0 +1,65 @@
+# Everything a developer runs. `make help` lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/reef-operator
+export REEF_TOOLS ?= $(CACHE)/tools
+DENY_VERSION := 0.20.2
+SANDBOX := target/debug/reef-sandbox
+DIR ?= .reef-sandbox
+
+.PHONY: help
+help: ## List what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: prerequisites
+prerequisites:
+	@need() { command -v "$$1" >/dev/null || { echo "error: $$1 is missing: $$2" >&2; exit 1; }; }; \
+	need cargo "install Rust 1.95 or later from https://rustup.rs"; \
+	need go "install Go 1.26 or later from https://go.dev/dl"; \
+	need cc "install a C compiler (Debian package gcc)"; \
+	need unshare "install util-linux"; \
+	need setpriv "install util-linux"; \
+	unshare --user --map-root-user --mount --net --uts --pid --fork --mount-proc true 2>/dev/null || { \
+	  echo "error: the sandbox needs unprivileged user namespaces: on Debian set sysctl kernel.unprivileged_userns_clone=1, on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0" >&2; exit 1; }
+
+.PHONY: tools
+tools: prerequisites ## Build etcd, the Kubernetes control plane and helm (four to six minutes, once)
+	@e2e/tools/build.sh "$(REEF_TOOLS)"
+
+.PHONY: build
+build: prerequisites ## Build the operator and the sandbox
+	cargo build --workspace --locked
+
+.PHONY: demo
+demo: tools build ## Run the sandbox with the operator and the samples; DEMO_EXIT=1 ends when all are Ready
+	@$(SANDBOX) up --dir "$(DIR)" --samples docs/samples $(if $(DEMO_EXIT),--exit-when-ready)
+
+.PHONY: test
+test: tools build ## Run every test, unit to end to end
+	cargo test --workspace --locked --no-fail-fast
+
+.PHONY: generate
+generate: ## Write the CRDs, the chart's copies of them and the API reference
+	cargo run --quiet --locked --package reef-crds --bin crdgen
+
+.PHONY: check
+check: tools cargo-deny ## Format, lints, licences, generated files, charts
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo run --quiet --locked --package reef-crds --bin crdgen -- --check
+	cargo deny --log-level error check bans licenses sources
+	"$(REEF_TOOLS)/helm" lint --quiet --strict charts/reef-operator-crds
+	"$(REEF_TOOLS)/helm" lint --quiet --strict charts/reef-operator --set fleet=lint
+
+.PHONY: cargo-deny
+cargo-deny: prerequisites
+	@cargo deny --version 2>/dev/null | grep -qF " $(DENY_VERSION)" || { \
+	  echo "installing cargo-deny $(DENY_VERSION) (about four minutes, once)"; \
+	  cargo install cargo-deny --locked --quiet --version $(DENY_VERSION); }
+
+.PHONY: clean
+clean: ## Remove what was built here (the tools in the cache stay)
+	cargo clean
+	rm -rf "$(DIR)"
