@@ -73,7 +73,10 @@ pub(super) async fn run(
 /// Counts successes and failures against the thresholds of a probe (pure).
 struct Opinion {
     good: bool,
+    /// Whether `good` was a probe's result; at first it is only assumed.
     said: bool,
+    /// The last result and how often in a row it came.
+    last: bool,
     run: i32,
     success: i32,
     failure: i32,
@@ -84,6 +87,7 @@ impl Opinion {
         Self {
             good,
             said: false,
+            last: good,
             run: 0,
             success: probe.success_threshold.unwrap_or(1),
             failure: probe.failure_threshold.unwrap_or(3),
@@ -92,19 +96,15 @@ impl Opinion {
 
     /// The opinion, if this result changes it. A probe that never succeeded gives up too, once.
     fn add(&mut self, result: Result<(), String>) -> Option<Result<(), String>> {
-        let agrees = result.is_ok() == self.good && (self.good || self.said);
-        if agrees {
-            self.run = 0;
+        let ok = result.is_ok();
+        self.run = if self.last == ok { self.run + 1 } else { 1 };
+        self.last = ok;
+        let known = ok == self.good && (ok || self.said);
+        let threshold = if ok { self.success } else { self.failure };
+        if known || self.run < threshold {
             return None;
         }
-        self.run += 1;
-        let threshold = if result.is_ok() { self.success } else { self.failure };
-        if self.run < threshold {
-            return None;
-        }
-        self.run = 0;
-        self.said = true;
-        self.good = result.is_ok();
+        (self.said, self.good) = (true, ok);
         Some(result)
     }
 }
@@ -192,7 +192,7 @@ mod tests {
         // readiness: not ready at first, ready after one success, unready after three failures in a row
         assert_eq!(opinions(false, 1, 3, "+-+---+"), "G....BG");
         assert_eq!(opinions(false, 2, 3, "+-++"), "...G");
-        // liveness: good at first; each third failure in a row is a verdict
+        // liveness: good at first; the third failure in a row is a verdict
         assert_eq!(opinions(true, 1, 3, "--+---"), ".....B");
         // startup: gives up after its failures even though it was never good
         assert_eq!(opinions(false, 1, 3, "---"), "..B");
