@@ -5,6 +5,7 @@
 //! connection has a known caller and passes the clusters' network policies ([`net`]). Everything listens
 //! on loopback or on sockets in one folder, needs no privileges, and is gone when its first process is.
 
+pub mod azure;
 pub mod cluster;
 pub mod dir;
 pub mod harness;
@@ -14,6 +15,7 @@ pub mod node;
 pub mod pki;
 pub mod process;
 pub mod runtime;
+pub mod tls;
 pub mod toolbox;
 pub mod tools;
 pub mod up;
@@ -57,6 +59,9 @@ pub enum Error {
     /// A certificate could not be made.
     #[error("certificate: {0}")]
     Certificate(#[from] rcgen::Error),
+    /// A token could not be made.
+    #[error("token: {0}")]
+    Token(String),
     /// An API server refused.
     #[error("{0}")]
     Kube(#[from] kube::Error),

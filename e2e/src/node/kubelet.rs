@@ -13,67 +13,25 @@ use axum::{
 use futures::stream;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use rustls::{
-    RootCertStore, ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
-};
 use serde::Deserialize;
 use tokio::{
     io::{AsyncReadExt, AsyncSeekExt},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{Shared, template};
-use crate::{Context, Error, pki::Identity};
+use crate::{Context, Error, pki::Identity, tls::TlsListener};
 
 /// Starts the port; returns its number.
 pub(super) async fn serve(shared: Arc<Shared>, identity: &Identity, ca: &str) -> Result<u16, Error> {
-    let tls = tls(identity, ca).map_err(std::io::Error::other).context("kubelet certificate")?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("kubelet port")?;
     let port = listener.local_addr().context("kubelet port")?.port();
     let router =
         Router::new().route("/containerLogs/{namespace}/{pod}/{container}", get(logs)).with_state(shared);
-    let listener = TlsListener { listener, acceptor: TlsAcceptor::from(Arc::new(tls)) };
+    let listener = TlsListener::new(listener, identity, Some(ca));
+    let listener = listener.map_err(std::io::Error::other).context("kubelet certificate")?;
     tokio::spawn(async move { axum::serve(listener, router).await });
     Ok(port)
-}
-
-fn tls(identity: &Identity, ca: &str) -> Result<ServerConfig, Box<dyn std::error::Error + Send + Sync>> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(ca.as_bytes())?)?;
-    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
-    let chain = vec![CertificateDer::from_pem_slice(identity.cert.as_bytes())?];
-    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())?;
-    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    Ok(config.with_client_cert_verifier(clients).with_single_cert(chain, key)?)
-}
-
-/// Accepts TLS connections; a handshake that fails is that client's trouble alone.
-struct TlsListener {
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-}
-
-impl axum::serve::Listener for TlsListener {
-    type Io = TlsStream<TcpStream>;
-    type Addr = std::net::SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        loop {
-            let Ok((stream, address)) = self.listener.accept().await else { continue };
-            let handshake = tokio::time::timeout(Duration::from_secs(5), self.acceptor.accept(stream));
-            if let Ok(Ok(stream)) = handshake.await {
-                return (stream, address);
-            }
-        }
-    }
-
-    fn local_addr(&self) -> std::io::Result<Self::Addr> {
-        self.listener.local_addr()
-    }
 }
 
 #[derive(Clone, Copy, Deserialize)]

@@ -1,0 +1,327 @@
+//! The state of the emulated Azure and its rules. No clock, no network: time comes with each request.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use super::{
+    Request, Response, SUBSCRIPTION, TENANT,
+    id::{Target, key, parent_key},
+    kinds::{self, Kind},
+    operations::{Effect, Operations, Url},
+    roles,
+};
+
+/// Permissions of a principal at the start: object id, role, scope.
+pub type Grant<'a> = (&'a str, &'a str, &'a str);
+
+/// The emulated Azure.
+pub struct Cloud {
+    pub(super) seed: u64,
+    pub(super) scale: f64,
+    base: String,
+    pub(super) resources: BTreeMap<String, Value>,
+    operations: Operations,
+    pub(super) registered: BTreeSet<String>,
+    pub(super) writes: u64,
+}
+
+impl Cloud {
+    /// An empty subscription. `base` is the URL under which callers reach it, `scale` how many times
+    /// faster than Azure it is.
+    pub fn new(base: &str, seed: u64, scale: f64) -> Self {
+        let registered = ["microsoft.resources", "microsoft.authorization"];
+        Self {
+            seed,
+            scale,
+            base: base.to_owned(),
+            resources: BTreeMap::new(),
+            operations: Operations::default(),
+            registered: registered.into_iter().map(str::to_owned).collect(),
+            writes: 0,
+        }
+    }
+
+    /// Puts a resource there that exists before anybody comes; its final body.
+    pub fn seed_resource(&mut self, id: &str, body: &Value) -> Value {
+        let Some(target) = Target::parse(id) else { return Value::Null };
+        if let Some(provider) = &target.provider {
+            self.registered.insert(provider.to_lowercase());
+        }
+        let Some(kind) = kinds::find(&target.kind()) else { return Value::Null };
+        let mut resource = self.resource(&target, kind, body, None, id);
+        set_state(kind, &mut resource, "Succeeded");
+        self.resources.insert(key(id), resource.clone());
+        resource
+    }
+
+    /// Gives a principal a role.
+    pub fn grant(&mut self, (principal, role, scope): Grant<'_>) {
+        let name = kinds::uuid(self.seed, &format!("{principal}{role}{scope}"));
+        let definition =
+            format!("/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Authorization/roleDefinitions/{role}");
+        let id = format!("{scope}/providers/Microsoft.Authorization/roleAssignments/{name}");
+        let properties = json!({ "roleDefinitionId": definition, "principalId": principal, "scope": scope });
+        let body = json!({ "id": id, "name": name, "type": "Microsoft.Authorization/roleAssignments", "properties": properties });
+        self.resources.insert(key(&id), body);
+    }
+
+    /// All resources of a type, for the token issuer and for checks.
+    pub fn resources(&self, kind: &str) -> Vec<Value> {
+        self.resources
+            .values()
+            .filter(|r| r["type"].as_str().is_some_and(|t| t.eq_ignore_ascii_case(kind)))
+            .cloned()
+            .collect()
+    }
+
+    /// Makes the operation that an answer started end in a failure.
+    pub fn fail_operation(&mut self, answer: &Response, code: &str, message: &str) {
+        let urls =
+            answer.headers.iter().filter(|(name, _)| *name == "location" || *name == "azure-asyncoperation");
+        for (_, url) in urls {
+            if let Some(id) = url.split('?').next().and_then(|path| path.rsplit('/').next()) {
+                self.operations.fail(id, code, message);
+            }
+        }
+    }
+
+    /// Answers a request at `now`, milliseconds of the cloud's time.
+    pub fn handle(&mut self, request: &Request, now: u64) -> Response {
+        self.settle(now);
+        let Some(target) = Target::parse(&request.path) else {
+            return Response::gateway_error(
+                404,
+                "InvalidResourcePath",
+                format!("'{}' is not a path of ARM.", request.path),
+            );
+        };
+        if !request.query.contains_key("api-version") {
+            return Response::gateway_error(
+                400,
+                "MissingApiVersionParameter",
+                "The api-version query parameter (?api-version=) is required for all requests.",
+            );
+        }
+        if target.subscription != SUBSCRIPTION {
+            return Response::gateway_error(
+                404,
+                "SubscriptionNotFound",
+                format!("The subscription '{}' could not be found.", target.subscription),
+            );
+        }
+        if let Some(answer) = self.operation(&target, request, now) {
+            return answer;
+        }
+        if let Some(refusal) = self.authorize(&target, request) {
+            return refusal;
+        }
+        match request.method.as_str() {
+            "GET" | "HEAD" => self.get(&target, request),
+            "PUT" => self.put(&target, request, now),
+            "DELETE" => self.delete(&target, request, now),
+            "POST" => self.post(&target),
+            other => {
+                Response::gateway_error(405, "MethodNotAllowed", format!("{other} is not supported here."))
+            }
+        }
+    }
+
+    fn settle(&mut self, now: u64) {
+        for operation in self.operations.due(now) {
+            match operation.effect {
+                Effect::Provisioned(key) => {
+                    let state = if operation.fails.is_some() { "Failed" } else { "Succeeded" };
+                    if let Some(resource) = self.resources.get_mut(&key)
+                        && let Some(kind) = resource["type"].as_str().and_then(kinds::find)
+                    {
+                        set_state(kind, resource, state);
+                    }
+                }
+                Effect::Deleted(key) if operation.fails.is_none() => {
+                    let below = format!("{key}/");
+                    self.resources.retain(|k, _| *k != key && !k.starts_with(&below));
+                }
+                Effect::Deleted(_) => {}
+            }
+        }
+    }
+
+    fn operation(&self, target: &Target, request: &Request, now: u64) -> Option<Response> {
+        let segments: Vec<&str> = request.path.split('/').collect();
+        let [.., kind, id] = segments.as_slice() else { return None };
+        let url = match kind.to_lowercase().as_str() {
+            "operations" | "dnsoperationstatuses" if target.group.is_none() => Url::Status,
+            "operationresults" | "dnsoperationresults" if target.group.is_none() => Url::Result,
+            _ => return None,
+        };
+        (request.method == "GET").then(|| self.operations.poll(id, url, request, now, self.scale))
+    }
+
+    /// Whether the caller has a role at the scope or above it that allows the action.
+    fn authorize(&self, target: &Target, request: &Request) -> Option<Response> {
+        let verb = match request.method.as_str() {
+            "GET" | "HEAD" => "read",
+            "PUT" | "PATCH" => "write",
+            "DELETE" => "delete",
+            _ => "action",
+        };
+        let action = format!("{}/{verb}", target.kind());
+        let scope = key(&request.path);
+        let granted = self.resources("Microsoft.Authorization/roleAssignments").iter().any(|assignment| {
+            let properties = &assignment["properties"];
+            let role =
+                properties["roleDefinitionId"].as_str().and_then(|id| id.rsplit('/').next()).unwrap_or("");
+            let at = properties["scope"].as_str().map(key).unwrap_or_default();
+            properties["principalId"] == request.principal.as_str()
+                && (scope == at || scope.starts_with(&format!("{at}/")))
+                && roles::allows(role, &action)
+        });
+        (!granted).then(|| {
+            let principal = &request.principal;
+            let path = &request.path;
+            Response::gateway_error(403, "AuthorizationFailed", format!("The client '{principal}' with object id '{principal}' does not have authorization to perform action '{action}' over scope '{path}' or the scope is invalid. If access was recently granted, please refresh your credentials."))
+        })
+    }
+
+    fn get(&self, target: &Target, request: &Request) -> Response {
+        if target.group.is_none() && target.provider.is_none() {
+            return Response::json(
+                200,
+                json!({
+                    "id": format!("/subscriptions/{SUBSCRIPTION}"), "subscriptionId": SUBSCRIPTION,
+                    "tenantId": TENANT, "displayName": "sandbox", "state": "Enabled",
+                }),
+            );
+        }
+        if target.provider.is_some() && !target.is_resource() {
+            return self.list(target, request);
+        }
+        match self.resources.get(&key(&request.path)) {
+            Some(_) if request.method == "HEAD" => Response::empty(204),
+            Some(resource) => with_etag(Response::json(200, resource.clone()), resource),
+            None => self.not_found(target),
+        }
+    }
+
+    fn list(&self, target: &Target, request: &Request) -> Response {
+        let parent = parent_key(&format!("{}/x", key(&request.path)));
+        if target.group.is_some() && !self.resources.contains_key(&parent) {
+            return self.not_found(target);
+        }
+        let below = format!("{}/", key(&request.path));
+        let found = self
+            .resources
+            .iter()
+            .filter(|(k, _)| k.strip_prefix(&below).is_some_and(|name| !name.contains('/')));
+        Response::json(200, json!({ "value": found.map(|(_, r)| r.clone()).collect::<Vec<_>>() }))
+    }
+
+    /// ARM itself knows the groups and the resources in them; what is inside a resource only its provider
+    /// knows.
+    pub(super) fn not_found(&self, target: &Target) -> Response {
+        let group = target.group.clone().unwrap_or_default();
+        let group_key = key(&format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{group}"));
+        if target.group.is_some() && !self.resources.contains_key(&group_key) {
+            return Response::gateway_error(
+                404,
+                "ResourceGroupNotFound",
+                format!("Resource group '{group}' could not be found."),
+            );
+        }
+        let kind = target.kind();
+        if target.types.len() <= 1 && kinds::find(&kind).is_none_or(|k| k.tracked) {
+            let name = format!("{}/{}", kinds::find(&kind).map_or(kind.as_str(), |k| k.name), target.name());
+            return Response::gateway_error(
+                404,
+                "ResourceNotFound",
+                format!(
+                    "The Resource '{name}' under resource group '{group}' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix"
+                ),
+            );
+        }
+        let parent = key(&format!("{}/providers/{}", target.scope, target.path_of_names()));
+        if target.types.len() > 1 && !self.resources.contains_key(&parent_key(&parent)) {
+            return Response::gateway_error(
+                404,
+                "ParentResourceNotFound",
+                format!(
+                    "Failed to perform 'read' on resource(s) of type '{kind}', because the parent resource '{}' could not be found.",
+                    parent_key(&parent)
+                ),
+            );
+        }
+        let message = format!("Resource '{}' was not found.", target.path_of_names());
+        if kind.starts_with("microsoft.network/dnszones/") {
+            // DNS leaves out the envelope.
+            return Response::json(404, json!({ "code": "NotFound", "message": message }))
+                .header("x-ms-failure-cause", "service");
+        }
+        Response::error(404, "NotFound", message)
+    }
+
+    fn post(&mut self, target: &Target) -> Response {
+        let register =
+            target.group.is_none() && target.types.last().is_some_and(|t| t.eq_ignore_ascii_case("register"));
+        match (&target.provider, register) {
+            (Some(provider), true) => {
+                self.registered.insert(provider.to_lowercase());
+                Response::json(
+                    200,
+                    json!({
+                        "id": format!("/subscriptions/{SUBSCRIPTION}/providers/{provider}"), "namespace": provider, "registrationState": "Registering",
+                    }),
+                )
+            }
+            _ => Response::gateway_error(404, "InvalidResourceType", "This action is not known."),
+        }
+    }
+
+    pub(super) fn begin(&mut self, effect: Effect, seconds: u32, wait: u32, now: u64) -> String {
+        self.operations.add(self.seed, effect, now + u64::from(seconds) * 1000, Some(wait))
+    }
+
+    pub(super) fn url(
+        &self,
+        kind: &Kind,
+        resource: &Value,
+        id: &str,
+        url: Url,
+        request: &Request,
+        now: u64,
+    ) -> String {
+        let version = request.query.get("api-version").map_or("", String::as_str);
+        let provider = kind.name.split('/').next().unwrap_or_default();
+        let location = resource["location"].as_str().unwrap_or("global");
+        let (dns, status) = (kind.name.contains("dnsZones"), url == Url::Status);
+        let path = match (provider, dns, status) {
+            ("Microsoft.Resources", ..) => format!("/subscriptions/{SUBSCRIPTION}/operationresults"),
+            (_, true, true) => {
+                format!("/subscriptions/{SUBSCRIPTION}/providers/{provider}/dnsOperationStatuses")
+            }
+            (_, true, false) => {
+                format!("/subscriptions/{SUBSCRIPTION}/providers/{provider}/dnsOperationResults")
+            }
+            (_, _, true) => {
+                format!("/subscriptions/{SUBSCRIPTION}/providers/{provider}/locations/{location}/operations")
+            }
+            (_, _, false) => format!(
+                "/subscriptions/{SUBSCRIPTION}/providers/{provider}/locations/{location}/operationResults"
+            ),
+        };
+        self.operations.url(&self.base, &path, id, version, now)
+    }
+}
+
+pub(super) fn set_state(kind: &Kind, resource: &mut Value, state: &str) {
+    if kind.state {
+        resource["properties"]["provisioningState"] = json!(state);
+    }
+}
+
+pub(super) fn with_etag(answer: Response, resource: &Value) -> Response {
+    match resource["etag"].as_str() {
+        Some(etag) => answer.header("etag", etag),
+        None => answer,
+    }
+}

@@ -1,0 +1,250 @@
+//! The Entra token issuer: exchanges a cluster's ServiceAccount token for an access token where a federated
+//! credential says so, and nowhere else.
+//!
+//! Access tokens are signed with ES256; Entra's own are RS256. Everything else that callers look at is alike.
+
+use std::collections::HashMap;
+
+use jsonwebtoken::{
+    Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode,
+    jwk::{Jwk, JwkSet},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{ARM_HOST, Cloud, TENANT};
+use crate::Error;
+
+/// Life of an access token, seconds.
+pub const TOKEN_SECONDS: u64 = 3600;
+
+/// The issuer.
+pub struct Entra {
+    signing: EncodingKey,
+    verifying: DecodingKey,
+    keys: JwkSet,
+    /// The keys of the clusters, by the issuer in their tokens.
+    issuers: HashMap<String, JwkSet>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    iss: String,
+    aud: String,
+    oid: String,
+    sub: String,
+    appid: String,
+    tid: String,
+    iat: u64,
+    nbf: u64,
+    exp: u64,
+}
+
+#[derive(Deserialize)]
+struct Assertion {
+    iss: String,
+    sub: String,
+    aud: Audience,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Many(Vec<String>),
+}
+
+/// A refusal in OAuth's words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// OAuth error, for example `invalid_client`.
+    pub error: &'static str,
+    /// Text that begins with Entra's error number.
+    pub description: String,
+}
+
+impl Refusal {
+    fn new(error: &'static str, description: impl Into<String>) -> Self {
+        Self { error, description: description.into() }
+    }
+
+    /// The body of the answer.
+    pub fn body(&self) -> Value {
+        json!({ "error": self.error, "error_description": self.description })
+    }
+}
+
+impl Entra {
+    /// A new issuer with a key of its own.
+    pub fn new() -> Result<Self, Error> {
+        let key = rcgen::KeyPair::generate()?;
+        let broken = |error: jsonwebtoken::errors::Error| Error::Token(error.to_string());
+        let signing = EncodingKey::from_ec_pem(key.serialize_pem().as_bytes()).map_err(broken)?;
+        let verifying = DecodingKey::from_ec_pem(key.public_key_pem().as_bytes()).map_err(broken)?;
+        let mut jwk = Jwk::from_encoding_key(&signing, Algorithm::ES256).map_err(broken)?;
+        jwk.common.key_id = Some("sandbox".to_owned());
+        Ok(Self { signing, verifying, keys: JwkSet { keys: vec![jwk] }, issuers: HashMap::new() })
+    }
+
+    /// Makes the tokens of a cluster verifiable.
+    pub fn trust(&mut self, issuer: &str, keys: JwkSet) {
+        self.issuers.insert(issuer.to_owned(), keys);
+    }
+
+    /// The issuer's public keys.
+    pub fn keys(&self) -> &JwkSet {
+        &self.keys
+    }
+
+    /// An access token for an identity. `scope` is a resource with `/.default`, `now` seconds since 1970.
+    pub fn issue(&self, client_id: &str, principal: &str, scope: &str, now: u64) -> Result<String, Error> {
+        let claims = Claims {
+            iss: format!("https://sts.windows.net/{TENANT}/"),
+            aud: audience(scope).to_owned(),
+            oid: principal.to_owned(),
+            sub: principal.to_owned(),
+            appid: client_id.to_owned(),
+            tid: TENANT.to_owned(),
+            iat: now,
+            nbf: now,
+            exp: now + TOKEN_SECONDS,
+        };
+        let header = Header { kid: Some("sandbox".to_owned()), ..Header::new(Algorithm::ES256) };
+        encode(&header, &claims, &self.signing).map_err(|e| Error::Token(e.to_string()))
+    }
+
+    /// The object id in a token for ARM; otherwise the code and message with which ARM refuses it.
+    pub fn principal(&self, token: &str) -> Result<String, (&'static str, String)> {
+        let mut validation = Validation::new(Algorithm::ES256);
+        let arm = format!("https://{ARM_HOST}");
+        validation.set_audience(&[arm.as_str(), &format!("{arm}/"), "https://management.core.windows.net/"]);
+        validation.leeway = 0;
+        match decode::<Claims>(token, &self.verifying, &validation) {
+            Ok(data) => Ok(data.claims.oid),
+            Err(error) => Err(match error.kind() {
+                jsonwebtoken::errors::ErrorKind::ExpiredSignature => (
+                    "ExpiredAuthenticationToken",
+                    "The access token expiry UTC time is earlier than current UTC time.".to_owned(),
+                ),
+                jsonwebtoken::errors::ErrorKind::InvalidAudience => (
+                    "InvalidAuthenticationTokenAudience",
+                    "The access token has been obtained for wrong audience or resource.".to_owned(),
+                ),
+                _ => ("InvalidAuthenticationToken", "The access token is invalid.".to_owned()),
+            }),
+        }
+    }
+
+    /// Answers the token endpoint: client credentials with a federated assertion.
+    pub fn exchange(
+        &self,
+        form: &HashMap<String, String>,
+        cloud: &Cloud,
+        now: u64,
+    ) -> Result<Value, Refusal> {
+        let field = |name: &str| form.get(name).map(String::as_str).filter(|v| !v.is_empty());
+        if field("grant_type") != Some("client_credentials") {
+            return Err(Refusal::new(
+                "unsupported_grant_type",
+                "AADSTS70003: The app requested an unsupported grant type.",
+            ));
+        }
+        let missing = |name: &str| {
+            Refusal::new(
+                "invalid_request",
+                format!("AADSTS900144: The request body must contain the following parameter: '{name}'."),
+            )
+        };
+        let client = field("client_id").ok_or_else(|| missing("client_id"))?;
+        let scope = field("scope").ok_or_else(|| missing("scope"))?;
+        let assertion = field("client_assertion").ok_or_else(|| missing("client_assertion"))?;
+        let identities = cloud.resources("Microsoft.ManagedIdentity/userAssignedIdentities");
+        let identity = identities.iter().find(|i| i["properties"]["clientId"] == client).ok_or_else(|| {
+            Refusal::new("unauthorized_client", format!("AADSTS700016: Application with identifier '{client}' was not found in the directory '{TENANT}'."))
+        })?;
+        let assertion = self.assertion(assertion)?;
+        let id = identity["id"].as_str().unwrap_or_default().to_lowercase();
+        let credentials =
+            cloud.resources("Microsoft.ManagedIdentity/userAssignedIdentities/federatedIdentityCredentials");
+        let fits = |credential: &Value| {
+            let properties = &credential["properties"];
+            let below =
+                credential["id"].as_str().is_some_and(|c| c.to_lowercase().starts_with(&format!("{id}/")));
+            let audience = properties["audiences"]
+                .as_array()
+                .is_some_and(|a| a.iter().any(|a| assertion.has(a.as_str().unwrap_or_default())));
+            below
+                && audience
+                && properties["issuer"] == assertion.iss.as_str()
+                && properties["subject"] == assertion.sub.as_str()
+        };
+        if !credentials.iter().any(fits) {
+            return Err(Refusal::new(
+                "invalid_client",
+                format!(
+                    "AADSTS700213: No matching federated identity record found for presented assertion subject '{}'. Please check your federated identity credential Subject, Audience and Issuer against the presented assertion.",
+                    assertion.sub
+                ),
+            ));
+        }
+        let principal = identity["properties"]["principalId"].as_str().unwrap_or_default();
+        let token = self
+            .issue(client, principal, scope, now)
+            .map_err(|e| Refusal::new("server_error", e.to_string()))?;
+        Ok(
+            json!({ "token_type": "Bearer", "expires_in": TOKEN_SECONDS, "ext_expires_in": TOKEN_SECONDS, "access_token": token }),
+        )
+    }
+
+    /// Verifies a cluster's token against that cluster's keys.
+    fn assertion(&self, token: &str) -> Result<Assertion, Refusal> {
+        let bad = |why: &str| {
+            Refusal::new(
+                "invalid_client",
+                format!("AADSTS700027: The client assertion failed signature validation: {why}."),
+            )
+        };
+        let header = decode_header(token).map_err(|_| {
+            Refusal::new("invalid_request", "AADSTS50027: JWT token is invalid or malformed.")
+        })?;
+        let claimed: Assertion = jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_| {
+            Refusal::new("invalid_request", "AADSTS50027: JWT token is invalid or malformed.")
+        })?;
+        let keys = self.issuers.get(&claimed.iss).ok_or_else(|| {
+            Refusal::new("invalid_client", format!("AADSTS700211: No matching federated identity record found for presented assertion issuer '{}'.", claimed.iss))
+        })?;
+        let key = header
+            .kid
+            .as_deref()
+            .and_then(|kid| keys.find(kid))
+            .ok_or_else(|| bad("the key is not known"))?;
+        let key = DecodingKey::from_jwk(key).map_err(|_| bad("the key is not usable"))?;
+        let mut validation = Validation::new(header.alg);
+        // The audience is compared with the federated credential's, below.
+        validation.validate_aud = false;
+        match decode::<Assertion>(token, &key, &validation) {
+            Ok(data) => Ok(data.claims),
+            Err(error) if matches!(error.kind(), jsonwebtoken::errors::ErrorKind::ExpiredSignature) => {
+                Err(Refusal::new(
+                    "invalid_client",
+                    "AADSTS700024: Client assertion is not within its valid time range.",
+                ))
+            }
+            Err(_) => Err(bad("the signature does not match")),
+        }
+    }
+}
+
+impl Assertion {
+    fn has(&self, audience: &str) -> bool {
+        match &self.aud {
+            Audience::One(one) => one == audience,
+            Audience::Many(many) => many.iter().any(|a| a == audience),
+        }
+    }
+}
+
+/// The resource of a scope.
+fn audience(scope: &str) -> &str {
+    scope.strip_suffix("/.default").unwrap_or(scope)
+}

@@ -1,0 +1,150 @@
+//! Faults that a test asks for: which calls they meet, and what happens to those.
+
+use serde::{Deserialize, Serialize};
+
+/// A rule. All conditions that are given have to hold.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rule {
+    /// HTTP method.
+    pub method: Option<String>,
+    /// Resource type, without regard to case, for example `Microsoft.Network/dnsZones`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// Name of the resource; `*` stands for anything.
+    pub name: Option<String>,
+    /// How many calls it meets before it is used up; without it, it stays.
+    pub count: Option<u32>,
+    /// The share of calls that it meets, 0 to 1; all without it.
+    pub rate: Option<f64>,
+    /// What happens.
+    pub fault: Fault,
+}
+
+/// What happens to a call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Fault {
+    /// It is answered like this and has no effect.
+    Answer {
+        /// HTTP status.
+        status: u16,
+        /// ARM's error code.
+        code: String,
+        /// `Retry-After`, seconds.
+        retry_after: Option<u32>,
+    },
+    /// It has no effect and no answer for ever.
+    Hang,
+    /// It takes effect, and the connection is cut before the answer.
+    LostAnswer,
+    /// It is accepted, and its operation ends in this failure.
+    FailLate {
+        /// ARM's error code.
+        code: String,
+        /// Text.
+        message: String,
+    },
+}
+
+/// The rules of a sandbox and their dice.
+#[derive(Debug)]
+pub struct Faults {
+    rules: Vec<Rule>,
+    dice: u64,
+}
+
+impl Faults {
+    /// No rules; the seed makes rates repeatable.
+    pub fn new(seed: u64) -> Self {
+        Self { rules: Vec::new(), dice: seed | 1 }
+    }
+
+    /// Adds a rule.
+    pub fn add(&mut self, rule: Rule) {
+        self.rules.push(rule);
+    }
+
+    /// Removes all rules.
+    pub fn clear(&mut self) {
+        self.rules.clear();
+    }
+
+    /// What happens to a call: the first rule that meets it decides.
+    pub fn meet(&mut self, method: &str, kind: &str, name: &str) -> Option<Fault> {
+        let at = (0..self.rules.len()).find(|&at| {
+            let rule = &self.rules[at];
+            let fits = rule.method.as_deref().is_none_or(|m| m.eq_ignore_ascii_case(method))
+                && rule.kind.as_deref().is_none_or(|k| k.eq_ignore_ascii_case(kind))
+                && rule
+                    .name
+                    .as_deref()
+                    .is_none_or(|pattern| glob(&pattern.to_lowercase(), &name.to_lowercase()));
+            let rate = rule.rate;
+            fits && rate.is_none_or(|rate| self.roll() < rate)
+        })?;
+        let rule = &mut self.rules[at];
+        let fault = rule.fault.clone();
+        if let Some(count) = &mut rule.count {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.rules.remove(at);
+            }
+        }
+        Some(fault)
+    }
+
+    /// 0 to 1 (xorshift).
+    fn roll(&mut self) -> f64 {
+        self.dice ^= self.dice << 13;
+        self.dice ^= self.dice >> 7;
+        self.dice ^= self.dice << 17;
+        f64::from(u32::try_from(self.dice >> 32).unwrap_or(0)) / f64::from(u32::MAX)
+    }
+}
+
+fn glob(pattern: &str, text: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == text,
+        Some((before, after)) => text.strip_prefix(before).is_some_and(|rest| {
+            (0..=rest.len()).filter(|&at| rest.is_char_boundary(at)).any(|at| glob(after, &rest[at..]))
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(json: serde_json::Value) -> Rule {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn rules_meet_what_they_name_and_are_used_up() {
+        let mut faults = Faults::new(7);
+        faults.add(rule(serde_json::json!({ "method": "PUT", "type": "microsoft.network/DNSZONES/A", "name": "reef-*", "count": 2, "fault": "hang" })));
+        let kind = "microsoft.network/dnszones/a";
+        assert_eq!(faults.meet("GET", kind, "reef-1"), None);
+        assert_eq!(faults.meet("PUT", kind, "other"), None);
+        assert_eq!(faults.meet("PUT", kind, "reef-1"), Some(Fault::Hang));
+        assert_eq!(faults.meet("PUT", kind, "Reef-2"), Some(Fault::Hang));
+        assert_eq!(faults.meet("PUT", kind, "reef-3"), None);
+    }
+
+    #[test]
+    fn a_rate_meets_its_share() {
+        let mut faults = Faults::new(7);
+        faults.add(rule(
+            serde_json::json!({ "rate": 0.1, "fault": { "answer": { "status": 500, "code": "X" } } }),
+        ));
+        let met = (0..1000).filter(|_| faults.meet("GET", "t", "n").is_some()).count();
+        assert!((60..140).contains(&met), "{met}");
+    }
+
+    #[test]
+    fn a_misspelt_rule_is_refused() {
+        let bad = serde_json::json!({ "nmae": "x", "fault": "hang" });
+        assert!(serde_json::from_value::<Rule>(bad).is_err());
+    }
+}

@@ -1,0 +1,98 @@
+//! Azure, as far as the operator sees it: Resource Manager (ARM) and the Entra token issuer.
+//!
+//! [`cloud`] is the state and its rules, with the time as a parameter; [`server`] puts it behind HTTPS.
+//! Status codes, headers, bodies and the styles of long-running operations follow recorded traffic.
+
+pub mod cloud;
+mod delete;
+pub mod entra;
+pub mod faults;
+mod id;
+mod kinds;
+mod operations;
+mod put;
+mod roles;
+pub mod server;
+#[cfg(test)]
+mod tests;
+
+pub use cloud::Cloud;
+
+/// The subscription of the sandbox.
+pub const SUBSCRIPTION: &str = "00000000-0000-4000-8000-000000000001";
+
+/// The Entra tenant of the sandbox.
+pub const TENANT: &str = "00000000-0000-4000-8000-00000000000a";
+
+/// Resource group of what exists before the operator comes: the DNS zone and the operator's identity.
+pub const PLATFORM_GROUP: &str = "platform";
+
+/// Name of the operator's managed identity.
+pub const OPERATOR_IDENTITY: &str = "reef-operator";
+
+/// Host name of ARM in the public cloud, under which pods reach the emulator.
+pub const ARM_HOST: &str = "management.azure.com";
+
+/// Host name of Entra in the public cloud, under which pods reach the emulator.
+pub const ENTRA_HOST: &str = "login.microsoftonline.com";
+
+/// A request to ARM, after its token was read.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// HTTP method, upper case.
+    pub method: String,
+    /// Path, decoded.
+    pub path: String,
+    /// Query parameters; names in lower case.
+    pub query: std::collections::BTreeMap<String, String>,
+    /// `If-Match`.
+    pub if_match: Option<String>,
+    /// `If-None-Match`.
+    pub if_none_match: Option<String>,
+    /// The body; none if empty.
+    pub body: Option<serde_json::Value>,
+    /// Object id of the caller.
+    pub principal: String,
+}
+
+/// An answer of ARM.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Response {
+    /// HTTP status.
+    pub status: u16,
+    /// Headers; names in lower case.
+    pub headers: Vec<(&'static str, String)>,
+    /// The body; none if empty.
+    pub body: Option<serde_json::Value>,
+}
+
+impl Response {
+    /// An answer with a body.
+    pub fn json(status: u16, body: serde_json::Value) -> Self {
+        Self { status, headers: Vec::new(), body: Some(body) }
+    }
+
+    /// An answer without a body.
+    pub fn empty(status: u16) -> Self {
+        Self { status, headers: Vec::new(), body: None }
+    }
+
+    /// An error in ARM's usual envelope, as the resource provider gives it.
+    pub fn error(status: u16, code: &str, message: impl Into<String>) -> Self {
+        Self::json(status, serde_json::json!({ "error": { "code": code, "message": message.into() } }))
+            .header("x-ms-failure-cause", "service")
+    }
+
+    /// An error that ARM itself gives before any resource provider is asked.
+    pub fn gateway_error(status: u16, code: &str, message: impl Into<String>) -> Self {
+        Self::json(status, serde_json::json!({ "error": { "code": code, "message": message.into() } }))
+            .header("x-ms-failure-cause", "gateway")
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+}

@@ -1,0 +1,140 @@
+//! Long-running operations: their URLs, and what polling them answers.
+
+use std::collections::HashMap;
+
+use serde_json::json;
+
+use super::{Request, Response, kinds};
+
+/// What happens when an operation is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// The resource with this key is as it was asked for.
+    Provisioned(String),
+    /// The resource with this key, and all in it, is gone.
+    Deleted(String),
+}
+
+/// A running or ended operation.
+#[derive(Clone, Debug)]
+pub struct Operation {
+    /// What it does in the end.
+    pub effect: Effect,
+    /// When it is done, milliseconds of the cloud's time.
+    pub done_at: u64,
+    /// Whether its effect has taken place.
+    pub settled: bool,
+    /// Code and message of the failure it ends in, if it does.
+    pub fails: Option<(String, String)>,
+    /// Retry-After while it runs, seconds.
+    pub retry_after: Option<u32>,
+    /// The signature without which its URLs are refused.
+    signature: String,
+}
+
+/// All operations of a cloud, by id.
+#[derive(Clone, Debug, Default)]
+pub struct Operations(HashMap<String, Operation>);
+
+/// The two kinds of URL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Url {
+    /// Azure-AsyncOperation: answers with a status.
+    Status,
+    /// Location: answers 202 until it is done.
+    Result,
+}
+
+impl Operations {
+    /// Adds an operation; returns its id.
+    pub fn add(&mut self, seed: u64, effect: Effect, done_at: u64, retry_after: Option<u32>) -> String {
+        let id = kinds::uuid(seed, &format!("operation {}", self.0.len()));
+        let signature = kinds::uuid(seed, &format!("signature of {id}")).replace('-', "");
+        let operation = Operation { effect, done_at, settled: false, fails: None, retry_after, signature };
+        self.0.insert(id.clone(), operation);
+        id
+    }
+
+    /// Makes an operation end in a failure.
+    pub fn fail(&mut self, id: &str, code: &str, message: &str) {
+        if let Some(operation) = self.0.get_mut(id) {
+            operation.fails = Some((code.to_owned(), message.to_owned()));
+        }
+    }
+
+    /// The operations whose time has come, the oldest first; each only once.
+    pub fn due(&mut self, now: u64) -> Vec<Operation> {
+        let mut due: Vec<&mut Operation> =
+            self.0.values_mut().filter(|o| !o.settled && o.done_at <= now).collect();
+        due.sort_by_key(|o| o.done_at);
+        due.into_iter()
+            .map(|operation| {
+                operation.settled = true;
+                operation.clone()
+            })
+            .collect()
+    }
+
+    /// The signed URL of an operation. Azure's are over 3 kB long because they carry a certificate.
+    pub fn url(&self, base: &str, path: &str, id: &str, api_version: &str, started_at: u64) -> String {
+        let signature = self.0.get(id).map_or("", |o| o.signature.as_str());
+        let certificate = signature.repeat(87);
+        format!(
+            "{base}{path}/{id}?api-version={api_version}&t={started_at}&c={certificate}&s={signature}&h={signature}"
+        )
+    }
+
+    /// Answers a poll. URLs have to come back as they were given.
+    pub fn poll(&self, id: &str, url: Url, request: &Request, now: u64, scale: f64) -> Response {
+        let Some(operation) = self.0.get(id) else {
+            return Response::gateway_error(
+                404,
+                "OperationNotFound",
+                format!("The operation '{id}' was not found."),
+            );
+        };
+        if request.query.get("s") != Some(&operation.signature) {
+            return Response::gateway_error(
+                403,
+                "InvalidOperationSignature",
+                "The signature of the operation's URL is not valid.",
+            );
+        }
+        let running = operation.done_at > now;
+        let wait = |response: Response| match operation.retry_after {
+            Some(seconds) => response.header("retry-after", retry_after(seconds, scale)),
+            None => response,
+        };
+        match (url, running, &operation.fails) {
+            (Url::Status, true, _) => {
+                wait(Response::json(200, json!({ "name": id, "status": "InProgress" })))
+            }
+            (Url::Status, false, Some((code, message))) => {
+                let error = json!({ "code": code, "message": message });
+                Response::json(200, json!({ "name": id, "status": "Failed", "error": error }))
+            }
+            (Url::Status, false, None) => Response::json(200, json!({ "name": id, "status": "Succeeded" })),
+            (Url::Result, true, _) => wait(Response::empty(202)),
+            (Url::Result, false, Some((code, message))) => Response::error(409, code, message.as_str()),
+            (Url::Result, false, None) => Response::empty(200),
+        }
+    }
+}
+
+/// Azure's waits in the cloud's own time: a tenth of 15 s is 2 s, because the header has whole seconds.
+pub fn retry_after(seconds: u32, scale: f64) -> String {
+    let scaled = (f64::from(seconds) / scale).ceil();
+    format!("{scaled:.0}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_scaled_and_never_fractions() {
+        for (seconds, scale, expect) in [(15, 1.0, "15"), (15, 10.0, "2"), (3, 100.0, "1"), (0, 100.0, "0")] {
+            assert_eq!(retry_after(seconds, scale), expect);
+        }
+    }
+}

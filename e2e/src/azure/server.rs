@@ -1,0 +1,339 @@
+//! The emulator behind HTTPS, its journal, and the control API.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    convert::Infallible,
+    future::pending,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use axum::{
+    Form, Json, Router,
+    body::{Body, Bytes},
+    extract::{Path, State},
+    http::{HeaderMap, Method, StatusCode, Uri, header},
+    response::{IntoResponse, Response as HttpResponse},
+    routing::{get, post},
+};
+use jiff::Timestamp;
+use jsonwebtoken::jwk::JwkSet;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use super::{
+    ARM_HOST, Cloud, ENTRA_HOST, OPERATOR_IDENTITY, PLATFORM_GROUP, Request, Response, SUBSCRIPTION, TENANT,
+    cloud::Grant,
+    entra::Entra,
+    faults::{Fault, Faults, Rule},
+    id::Target,
+    roles,
+};
+use crate::{
+    Context, Error,
+    pki::{Authority, Subject},
+    tls::TlsListener,
+};
+
+/// A running emulator.
+#[derive(Clone)]
+pub struct Azure(Arc<Inner>);
+
+struct Inner {
+    cloud: Mutex<Cloud>,
+    entra: Mutex<Entra>,
+    faults: Mutex<Faults>,
+    journal: Mutex<Vec<Value>>,
+    began: Instant,
+    scale: f64,
+    /// Address of ARM and Entra.
+    address: SocketAddr,
+    /// Address of the control API.
+    control: SocketAddr,
+    /// Certificate of the authority that signed the server's.
+    ca: String,
+}
+
+/// What existed before the operator: ids that manifests refer to.
+pub struct Platform {
+    /// Id of the DNS zone.
+    pub zone_id: String,
+    /// Client id of the operator's identity.
+    pub client_id: String,
+}
+
+impl Azure {
+    /// Starts the emulator on two free ports. `scale` is how many times faster than Azure it is.
+    pub async fn start(seed: u64, scale: f64) -> Result<Self, Error> {
+        let authority = Authority::new("sandbox Azure authority")?;
+        let names = [ARM_HOST, ENTRA_HOST, "localhost", "127.0.0.1"];
+        let identity = authority.server(&Subject { user: ARM_HOST, group: None }, &names)?;
+        let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+        let (listener, control) =
+            (bind().await.context("ARM's port")?, bind().await.context("control port")?);
+        let address = listener.local_addr().context("ARM's port")?;
+        let inner = Inner {
+            cloud: Mutex::new(Cloud::new(&format!("https://{ARM_HOST}"), seed, scale)),
+            entra: Mutex::new(Entra::new()?),
+            faults: Mutex::new(Faults::new(seed)),
+            journal: Mutex::default(),
+            began: Instant::now(),
+            scale,
+            address,
+            control: control.local_addr().context("control port")?,
+            ca: authority.cert(),
+        };
+        let azure = Self(Arc::new(inner));
+        let arm = Router::new()
+            .route("/{tenant}/oauth2/v2.0/token", post(token))
+            .route("/{tenant}/discovery/v2.0/keys", get(keys))
+            .fallback(arm)
+            .with_state(azure.clone());
+        let tls = TlsListener::new(listener, &identity, None);
+        let tls = tls.map_err(std::io::Error::other).context("ARM's certificate")?;
+        tokio::spawn(async move { axum::serve(tls, arm).await });
+        let router = Router::new()
+            .route("/journal", get(journal))
+            .route("/faults", post(add_fault).delete(clear_faults))
+            .with_state(azure.clone());
+        tokio::spawn(async move { axum::serve(control, router).await });
+        Ok(azure)
+    }
+
+    /// Address of ARM and Entra.
+    pub fn address(&self) -> SocketAddr {
+        self.0.address
+    }
+
+    /// Certificate of the emulator's authority, PEM.
+    pub fn ca(&self) -> &str {
+        &self.0.ca
+    }
+
+    /// Makes tokens of a cluster's ServiceAccounts verifiable.
+    pub fn trust(&self, issuer: &str, keys: JwkSet) {
+        lock(&self.0.entra).trust(issuer, keys);
+    }
+
+    /// Makes what a platform team has before it installs the operator: a DNS zone, an identity for the
+    /// operator, its federated credential for the ServiceAccount `subject` of the cluster with this issuer,
+    /// and its roles.
+    pub fn make_platform(&self, zone: &str, issuer: &str, subject: &str) -> Platform {
+        let mut cloud = lock(&self.0.cloud);
+        let group = format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{PLATFORM_GROUP}");
+        let here = json!({ "location": "westeurope" });
+        cloud.seed_resource(&group, &here);
+        let zone_id = format!("{group}/providers/Microsoft.Network/dnsZones/{zone}");
+        cloud.seed_resource(&zone_id, &json!({ "location": "global" }));
+        let identity =
+            format!("{group}/providers/Microsoft.ManagedIdentity/userAssignedIdentities/{OPERATOR_IDENTITY}");
+        let made = cloud.seed_resource(&identity, &here);
+        let text = |name: &str| made["properties"][name].as_str().unwrap_or_default().to_owned();
+        let (principal, client_id) = (text("principalId"), text("clientId"));
+        let credential = json!({ "properties": { "issuer": issuer, "subject": subject, "audiences": ["api://AzureADTokenExchange"] } });
+        cloud.seed_resource(&format!("{identity}/federatedIdentityCredentials/operator"), &credential);
+        let subscription = format!("/subscriptions/{SUBSCRIPTION}");
+        let grants: [Grant<'_>; 2] = [
+            (&principal, roles::CONTRIBUTOR, &subscription),
+            (&principal, roles::USER_ACCESS_ADMINISTRATOR, &subscription),
+        ];
+        grants.into_iter().for_each(|grant| cloud.grant(grant));
+        Platform { zone_id, client_id }
+    }
+
+    /// What a user of the sandbox needs to call ARM: endpoint, CA file, a bearer token, control API.
+    pub fn access(&self, ca_file: &std::path::Path) -> Result<Value, Error> {
+        let user = "00000000-0000-4000-8000-0000000000ff";
+        lock(&self.0.cloud).grant((user, roles::OWNER, &format!("/subscriptions/{SUBSCRIPTION}")));
+        let token =
+            lock(&self.0.entra).issue(user, user, &format!("https://{ARM_HOST}/.default"), seconds())?;
+        Ok(json!({
+            "arm": format!("https://{}", self.0.address),
+            "ca": ca_file,
+            "token": token,
+            "control": format!("http://{}", self.0.control),
+            "subscription": SUBSCRIPTION,
+            "tenant": TENANT,
+        }))
+    }
+
+    /// The cloud's own time, milliseconds.
+    fn now(&self) -> u64 {
+        let scaled = self.0.began.elapsed().as_secs_f64() * self.0.scale * 1000.0;
+        std::time::Duration::try_from_secs_f64(scaled / 1000.0)
+            .map_or(u64::MAX, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn note(&self, method: &str, path: &str, status: u16, client: &str) {
+        lock(&self.0.journal).push(json!({
+            "time": Timestamp::now(), "method": method, "path": path, "status": status, "client": client,
+        }));
+    }
+
+    /// One call to ARM with its faults; `None` where there is no answer at all.
+    fn call(&self, request: &Request) -> Result<Response, NoAnswer> {
+        let target = Target::parse(&request.path);
+        let (kind, name) = target.as_ref().map(|t| (t.kind(), t.name().to_owned())).unwrap_or_default();
+        let fault = lock(&self.0.faults).meet(&request.method, &kind, &name);
+        let now = self.now();
+        let mut cloud = lock(&self.0.cloud);
+        match fault {
+            None => Ok(cloud.handle(request, now)),
+            Some(Fault::Answer { status, code, retry_after }) => {
+                let answer = Response::error(status, &code, format!("{code}, because a test asked for it."));
+                Ok(match retry_after {
+                    Some(seconds) => answer.header("retry-after", seconds.to_string()),
+                    None => answer,
+                })
+            }
+            Some(Fault::Hang) => Err(NoAnswer::Hang),
+            Some(Fault::LostAnswer) => {
+                cloud.handle(request, now);
+                Err(NoAnswer::Cut)
+            }
+            Some(Fault::FailLate { code, message }) => {
+                let answer = cloud.handle(request, now);
+                cloud.fail_operation(&answer, &code, &message);
+                Ok(answer)
+            }
+        }
+    }
+}
+
+enum NoAnswer {
+    Hang,
+    Cut,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn seconds() -> u64 {
+    u64::try_from(Timestamp::now().as_second()).unwrap_or(0)
+}
+
+async fn token(
+    State(azure): State<Azure>,
+    Path(tenant): Path<String>,
+    Form(form): Form<HashMap<String, String>>,
+) -> HttpResponse {
+    let result = {
+        let (entra, cloud) = (lock(&azure.0.entra), lock(&azure.0.cloud));
+        entra.exchange(&form, &cloud, seconds())
+    };
+    let (status, body) = match result {
+        Ok(_) if tenant != TENANT => {
+            let text = format!("AADSTS90002: Tenant '{tenant}' not found.");
+            (StatusCode::BAD_REQUEST, json!({ "error": "invalid_request", "error_description": text }))
+        }
+        Ok(body) => (StatusCode::OK, body),
+        Err(refusal) if refusal.error == "invalid_client" => (StatusCode::UNAUTHORIZED, refusal.body()),
+        Err(refusal) => (StatusCode::BAD_REQUEST, refusal.body()),
+    };
+    let client = form.get("client_id").map_or("", String::as_str);
+    azure.note("POST", &format!("/{tenant}/oauth2/v2.0/token"), status.as_u16(), client);
+    (status, Json(body)).into_response()
+}
+
+async fn keys(State(azure): State<Azure>) -> HttpResponse {
+    Json(json!(lock(&azure.0.entra).keys())).into_response()
+}
+
+async fn arm(
+    State(azure): State<Azure>,
+    uri: Uri,
+    method: Method,
+    headers: HeaderMap,
+    body: Bytes,
+) -> HttpResponse {
+    let path = uri.path().to_owned();
+    let text = |name: header::HeaderName| headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let bearer = text(header::AUTHORIZATION).and_then(|v| v.strip_prefix("Bearer ").map(str::to_owned));
+    let (answer, client) = match principal(&azure, bearer) {
+        Err(refusal) => (Ok(refusal), "-".to_owned()),
+        Ok(principal) => match serde_json::from_slice(&body) {
+            Err(error) if !body.is_empty() => {
+                let message =
+                    format!("The request content was invalid and could not be deserialized: '{error}'.");
+                (Ok(Response::gateway_error(400, "InvalidRequestContent", message)), principal)
+            }
+            parsed => {
+                let request = Request {
+                    method: method.as_str().to_owned(),
+                    path: path.clone(),
+                    query: query(uri.query().unwrap_or_default()),
+                    if_match: text(header::IF_MATCH),
+                    if_none_match: text(header::IF_NONE_MATCH),
+                    body: parsed.ok(),
+                    principal: principal.clone(),
+                };
+                (azure.call(&request), principal)
+            }
+        },
+    };
+    let status = answer.as_ref().map_or(0, |a| a.status);
+    azure.note(method.as_str(), &path, status, &client);
+    match answer {
+        Ok(answer) => http(answer),
+        Err(NoAnswer::Hang) => pending::<HttpResponse>().await,
+        Err(NoAnswer::Cut) => cut(),
+    }
+}
+
+/// A body that breaks off makes the server close the connection: the caller has no answer.
+fn cut() -> HttpResponse {
+    let broken = futures::stream::once(async { Err::<Bytes, _>(std::io::Error::other("cut")) });
+    HttpResponse::new(Body::from_stream(broken))
+}
+
+fn principal(azure: &Azure, bearer: Option<String>) -> Result<String, Response> {
+    let refuse = |code: &str, message: &str| {
+        let challenge =
+            format!("Bearer authorization_uri=\"https://{ENTRA_HOST}/{TENANT}\", error=\"invalid_token\"");
+        Response::gateway_error(401, code, message).header("www-authenticate", challenge)
+    };
+    let Some(token) = bearer else {
+        return Err(refuse(
+            "AuthenticationFailed",
+            "Authentication failed. The 'Authorization' header is missing.",
+        ));
+    };
+    lock(&azure.0.entra).principal(&token).map_err(|(code, message)| refuse(code, &message))
+}
+
+fn query(text: &str) -> BTreeMap<String, String> {
+    let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
+    // Of what our callers send only `$` comes escaped.
+    pairs.map(|(k, v)| (k.replace("%24", "$").to_lowercase(), v.to_owned())).collect()
+}
+
+fn http(answer: Response) -> HttpResponse {
+    let mut response = match answer.body {
+        Some(body) => Json(body).into_response(),
+        None => ().into_response(),
+    };
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    for (name, value) in answer.headers {
+        if let Ok(value) = value.parse() {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
+}
+
+async fn journal(State(azure): State<Azure>) -> String {
+    let journal = lock(&azure.0.journal);
+    journal.iter().map(|entry| format!("{entry}\n")).collect::<Vec<_>>().concat()
+}
+
+async fn add_fault(State(azure): State<Azure>, Json(rule): Json<Rule>) -> Result<StatusCode, Infallible> {
+    lock(&azure.0.faults).add(rule);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn clear_faults(State(azure): State<Azure>) -> StatusCode {
+    lock(&azure.0.faults).clear();
+    StatusCode::NO_CONTENT
+}
