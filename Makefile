@@ -6,7 +6,7 @@ SHELL := /bin/bash
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/reef-operator
 export REEF_TOOLS ?= $(CACHE)/tools
 DENY_VERSION := 0.20.2
-SANDBOX := target/debug/reef-sandbox
+SANDBOX := $(or $(CARGO_TARGET_DIR),target)/debug/reef-sandbox
 DIR ?= .reef-sandbox
 
 .PHONY: help
@@ -62,4 +62,3 @@ cargo-deny: prerequisites
 .PHONY: clean
 clean: ## Remove what was built here (the tools in the cache stay)
 	cargo clean
-	rm -rf "$(DIR)"

@@ -17,13 +17,24 @@ pub enum ConditionType {
     Reconciling,
     /// No progress without a human. Present only while true.
     Stalled,
+    /// Region: Entra gives the operator tokens for the region's identity.
+    CredentialsValid,
+    /// Region: the DNS zone exists and the operator can read it.
+    DnsZoneReady,
     /// Region: the wildcard certificate can be read, is well formed and valid now.
     CertificateReady,
 }
 
 impl ConditionType {
     /// Every type, for documentation and tests.
-    pub const ALL: [Self; 4] = [Self::Ready, Self::Reconciling, Self::Stalled, Self::CertificateReady];
+    pub const ALL: [Self; 6] = [
+        Self::Ready,
+        Self::Reconciling,
+        Self::Stalled,
+        Self::CredentialsValid,
+        Self::DnsZoneReady,
+        Self::CertificateReady,
+    ];
 
     /// The `type` of the condition.
     pub const fn as_str(self) -> &'static str {
@@ -31,6 +42,8 @@ impl ConditionType {
             Self::Ready => "Ready",
             Self::Reconciling => "Reconciling",
             Self::Stalled => "Stalled",
+            Self::CredentialsValid => "CredentialsValid",
+            Self::DnsZoneReady => "DNSZoneReady",
             Self::CertificateReady => "CertificateReady",
         }
     }
@@ -43,8 +56,10 @@ impl ConditionType {
                 "Work towards the spec goes on or is being retried. Present only while true."
             }
             Self::Stalled => "Nothing will change without a human. Present only while true.",
+            Self::CredentialsValid => "Region: Entra gives the operator tokens for the region's identity.",
+            Self::DnsZoneReady => "Region: the DNS zone exists and the operator can read it.",
             Self::CertificateReady => {
-                "Region: the wildcard certificate is readable, well formed and valid now."
+                "Region: the wildcard certificate is readable, well formed, for the zone and valid now."
             }
         }
     }
@@ -76,6 +91,16 @@ pub enum Reason {
     CertificateInvalid,
     /// The certificate's time of validity is over or has not begun.
     CertificateExpired,
+    /// Entra refused the operator's identity.
+    CredentialInvalid,
+    /// Azure refused the operator's identity an action.
+    Unauthorized,
+    /// Azure or Entra did not answer, or answered with an error that passes by itself.
+    AzureUnavailable,
+    /// Azure asks to be called less often.
+    AzureThrottled,
+    /// An Azure resource that the spec refers to does not exist.
+    AzureResourceNotFound,
     /// The management API server did not answer or refused for a reason that may pass.
     ApiServerUnavailable,
     /// The spec passed the CRD's validation and yet cannot be served: older CRDs, or a defect of ours.
@@ -84,13 +109,18 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for documentation and tests.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 13] = [
         Self::ReconcileSucceeded,
         Self::ProgressingWithRetry,
         Self::ReferenceNotFound,
         Self::ReferenceForbidden,
         Self::CertificateInvalid,
         Self::CertificateExpired,
+        Self::CredentialInvalid,
+        Self::Unauthorized,
+        Self::AzureUnavailable,
+        Self::AzureThrottled,
+        Self::AzureResourceNotFound,
         Self::ApiServerUnavailable,
         Self::SpecInvalid,
     ];
@@ -104,6 +134,11 @@ impl Reason {
             Self::ReferenceForbidden => "ReferenceForbidden",
             Self::CertificateInvalid => "CertificateInvalid",
             Self::CertificateExpired => "CertificateExpired",
+            Self::CredentialInvalid => "CredentialInvalid",
+            Self::Unauthorized => "Unauthorized",
+            Self::AzureUnavailable => "AzureUnavailable",
+            Self::AzureThrottled => "AzureThrottled",
+            Self::AzureResourceNotFound => "AzureResourceNotFound",
             Self::ApiServerUnavailable => "ApiServerUnavailable",
             Self::SpecInvalid => "SpecInvalid",
         }
@@ -116,8 +151,14 @@ impl Reason {
             Self::ReferenceNotFound
             | Self::CertificateInvalid
             | Self::CertificateExpired
+            | Self::AzureResourceNotFound
             | Self::SpecInvalid => Owner::User,
-            Self::ReferenceForbidden | Self::ApiServerUnavailable => Owner::Platform,
+            Self::ReferenceForbidden
+            | Self::CredentialInvalid
+            | Self::Unauthorized
+            | Self::AzureUnavailable
+            | Self::AzureThrottled
+            | Self::ApiServerUnavailable => Owner::Platform,
         }
     }
 
@@ -137,6 +178,19 @@ impl Reason {
             }
             Self::CertificateExpired => {
                 "The certificate's time of validity is over or has not begun. Renew it."
+            }
+            Self::CredentialInvalid => {
+                "Entra refused the operator's identity. Check its federated credential: issuer, subject, audience."
+            }
+            Self::Unauthorized => {
+                "Azure refused the operator's identity an action. Give it the role that the message asks for; a new role takes minutes to spread."
+            }
+            Self::AzureUnavailable => {
+                "Azure or Entra did not answer or failed. The operator tries again by itself."
+            }
+            Self::AzureThrottled => "Azure asks to be called less often. The operator waits by itself.",
+            Self::AzureResourceNotFound => {
+                "An Azure resource that the spec refers to does not exist. Create it or correct the reference."
             }
             Self::ApiServerUnavailable => {
                 "The management API server did not answer. The operator tries again by itself."
@@ -191,12 +245,24 @@ pub fn merge(old: &[Condition], decided: &[Decided], generation: i64, now: Times
                 type_: new.type_.as_str().to_owned(),
                 status: new.status_str().to_owned(),
                 reason: new.reason.as_str().to_owned(),
-                message: new.message.clone(),
+                message: one_line(&new.message),
                 observed_generation: Some(generation),
                 last_transition_time: kept.unwrap_or_else(|| whole_seconds(now)),
             }
         })
         .collect()
+}
+
+/// Messages quote what others said, and that may have line ends and any length.
+fn one_line(message: &str) -> String {
+    let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.chars().take(1024).collect()
+}
+
+/// Those of the conditions that are ours. Somebody else's stay in the object whatever we send.
+pub fn ours(conditions: &[Condition]) -> Vec<Condition> {
+    let known = |c: &&Condition| ConditionType::ALL.iter().any(|t| t.as_str() == c.type_);
+    conditions.iter().filter(known).cloned().collect()
 }
 
 /// The conditions without what `Reconciling` and `Stalled` say of an older spec: a new spec gets its whole

@@ -11,6 +11,11 @@ pub const SERVICE_CIDR: &str = "172.16.0.0/16";
 /// Pod addresses of every reef's cluster (overlay): the same everywhere, never routed between reefs.
 pub const POD_CIDR: &str = "100.64.0.0/10";
 
+/// Ranges that an address space must not touch: the two above, and those that Azure refuses for a virtual
+/// network (loopback, link-local, its own virtual address, multicast and broadcast).
+const RESERVED: [&str; 6] =
+    [SERVICE_CIDR, POD_CIDR, "127.0.0.0/8", "169.254.0.0/16", "168.63.129.16/32", "224.0.0.0/3"];
+
 /// How a region's address space is cut into reefs and subnets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressPlan {
@@ -28,7 +33,7 @@ pub enum AddressPlanError {
     )]
     NotANetwork(String),
     /// Overlaps a range that every cluster uses itself.
-    #[error("spec.network.addressSpace {0} must not overlap {1}, which the clusters use themselves")]
+    #[error("spec.network.addressSpace {0} must not overlap {1}, which the clusters or Azure use themselves")]
     Overlaps(Ipv4Net, &'static str),
     /// Prefix lengths out of order.
     #[error(
@@ -52,7 +57,7 @@ impl AddressPlan {
             .ok()
             .filter(|net: &Ipv4Net| net.network() == net.addr())
             .ok_or_else(|| AddressPlanError::NotANetwork(address_space.to_owned()))?;
-        for reserved in [SERVICE_CIDR, POD_CIDR] {
+        for reserved in RESERVED {
             let overlaps =
                 reserved.parse::<Ipv4Net>().is_ok_and(|r| r.contains(&space) || space.contains(&r));
             if overlaps {
@@ -98,6 +103,9 @@ mod tests {
             ("fd00::/8", 16, 20, "\"fd00::/8\" must be an IPv4 network"),
             ("172.16.0.0/12", 16, 20, "must not overlap 172.16.0.0/16"),
             ("100.64.0.0/16", 16, 20, "must not overlap 100.64.0.0/10"),
+            ("127.0.0.0/16", 16, 20, "must not overlap 127.0.0.0/8"),
+            ("168.0.0.0/8", 16, 20, "must not overlap 168.63.129.16/32"),
+            ("224.0.0.0/8", 16, 20, "must not overlap 224.0.0.0/3"),
             ("0.0.0.0/0", 16, 20, "must not overlap 172.16.0.0/16"),
             ("10.0.0.0/16", 12, 20, "must grow in this order"),
             ("10.0.0.0/8", 20, 20, "must grow in this order"),

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
     singular = "region",
     shortname = "rgn",
     category = "reef-operator",
-    doc = "An Azure region as a cell: its address plan and the certificate of its instances. Regions share nothing but the DNS zone.",
+    doc = "An Azure region as a cell: its subscription, DNS zone, address plan and certificate. Regions share nothing but the DNS zone.",
     status = "RegionStatus",
     derive = "PartialEq",
     validation = Rule::new("self.metadata.name.size() <= 40").message("metadata.name must have at most 40 characters, because names of Azure resources are made from it"),
@@ -32,6 +32,13 @@ pub struct RegionSpec {
     #[x_kube(validation = Rule::new("self == oldSelf").message("location is immutable: create another Region"))]
     pub location: String,
 
+    /// Where in Azure the region is, and as whom the operator works there. Immutable.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("azure is immutable: create another Region"))]
+    pub azure: AzureSpec,
+
+    /// The DNS zone of the region's instances.
+    pub dns: DnsSpec,
+
     /// The addresses of the region's reefs. Immutable.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("network is immutable: reefs have their ranges from it"))]
@@ -41,14 +48,58 @@ pub struct RegionSpec {
     pub tls: TlsSpec,
 }
 
+/// Where in Azure a region is.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct AzureSpec {
+    /// Entra tenant of the subscription, a UUID in lower case.
+    #[schemars(length(min = 36, max = 36), regex(pattern = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"))]
+    pub tenant_id: String,
+
+    /// Subscription of the region's reefs, a UUID in lower case.
+    #[schemars(length(min = 36, max = 36), regex(pattern = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"))]
+    pub subscription_id: String,
+
+    /// Client id of the managed identity that the operator acts as in this region, a UUID in lower case.
+    /// It needs a federated credential for the operator's ServiceAccount. Without this field the identity of
+    /// the chart's `azure.clientId` is used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 36, max = 36), regex(pattern = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"))]
+    pub client_id: Option<String>,
+}
+
+/// Which DNS zone a region's instances are in.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct DnsSpec {
+    /// Resource id of an existing public DNS zone, for example
+    /// `/subscriptions/<uuid>/resourceGroups/platform/providers/Microsoft.Network/dnsZones/octopus.example`.
+    /// Several regions may name the same zone. The operator never makes or deletes a zone. Immutable.
+    #[schemars(
+        length(min = 1, max = 512),
+        regex(
+            pattern = r"^/subscriptions/[0-9a-f-]{36}/resourceGroups/[-\w.()]{1,90}/providers/Microsoft\.Network/dnsZones/[a-z0-9][-a-z0-9.]{1,252}$"
+        )
+    )]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("zoneId is immutable: create another Region"))]
+    pub zone_id: String,
+}
+
+impl DnsSpec {
+    /// Name of the zone, for example `octopus.example`.
+    pub fn zone_name(&self) -> &str {
+        self.zone_id.rsplit('/').next().unwrap_or_default()
+    }
+}
+
 /// How the region's address space is cut into reefs and subnets.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("isCIDR(self.addressSpace) && cidr(self.addressSpace).ip().family() == 4 && cidr(self.addressSpace) == cidr(self.addressSpace).masked()")
         .message("addressSpace must be an IPv4 network in CIDR notation with no host bits set, for example 10.0.0.0/8"),
-    validation = Rule::new("!isCIDR(self.addressSpace) || cidr(self.addressSpace).ip().family() != 4 || (!cidr(self.addressSpace).containsCIDR(cidr('172.16.0.0/16')) && !cidr('172.16.0.0/16').containsCIDR(self.addressSpace) && !cidr(self.addressSpace).containsCIDR(cidr('100.64.0.0/10')) && !cidr('100.64.0.0/10').containsCIDR(self.addressSpace))")
-        .message("addressSpace must not overlap 172.16.0.0/16 (services) or 100.64.0.0/10 (pods), which the clusters use themselves"),
+    validation = Rule::new("!isCIDR(self.addressSpace) || cidr(self.addressSpace).ip().family() != 4 || ['172.16.0.0/16', '100.64.0.0/10', '127.0.0.0/8', '169.254.0.0/16', '168.63.129.16/32', '224.0.0.0/3'].all(r, !cidr(self.addressSpace).containsCIDR(r) && !cidr(r).containsCIDR(self.addressSpace))")
+        .message("addressSpace must not overlap 172.16.0.0/16 (services) or 100.64.0.0/10 (pods), which the clusters use themselves, nor what Azure reserves: 127.0.0.0/8, 169.254.0.0/16, 168.63.129.16, 224.0.0.0/3"),
     validation = Rule::new("!isCIDR(self.addressSpace) || cidr(self.addressSpace).prefixLength() <= self.reefPrefixLength")
         .message("reefPrefixLength must not be smaller than the prefix length of addressSpace"),
     validation = Rule::new("self.reefPrefixLength < self.subnetPrefixLength")
@@ -122,7 +173,8 @@ pub struct RegionStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// `Ready`, `Reconciling`, `Stalled` and `CertificateReady`; see the list of conditions in the reference.
+    /// `Ready`, `Reconciling`, `Stalled`, `CredentialsValid`, `DNSZoneReady` and `CertificateReady`; see the
+    /// list of conditions in the reference.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[schemars(length(max = 16))]
@@ -135,6 +187,10 @@ pub struct RegionStatus {
     /// What the address plan gives.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkStatus>,
+
+    /// The DNS zone as it was last read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<DnsStatus>,
 
     /// The certificate as it was last read.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -150,6 +206,18 @@ pub struct NetworkStatus {
 
     /// How many subnets each reef has room for, for example 16.
     pub subnets_per_reef: u32,
+}
+
+/// The DNS zone as it was last read.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct DnsStatus {
+    /// Name of the zone, for example `octopus.example`.
+    pub zone_name: String,
+
+    /// Azure's servers of the zone, to which the parent zone has to delegate; at most the first 8.
+    #[schemars(length(max = 8))]
+    pub name_servers: Vec<String>,
 }
 
 /// The certificate as it was last read: public facts only.

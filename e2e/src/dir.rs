@@ -11,6 +11,9 @@ use crate::{Context, Error};
 /// Longest path of a folder whose sockets still fit into `sockaddr_un` (108 bytes).
 const LONGEST: usize = 80;
 
+/// Content of the lock file, by which a sandbox knows its folder again.
+const MARK: &str = "the folder of a reef-sandbox; what it made here is deleted by the next one\n";
+
 /// The folder of a sandbox.
 #[derive(Clone, Debug)]
 pub struct Dir(PathBuf);
@@ -19,9 +22,25 @@ pub struct Dir(PathBuf);
 pub struct Lock(#[expect(dead_code, reason = "held for its lifetime")] File);
 
 impl Dir {
-    /// The folder, made if need be, as an absolute path.
-    pub fn new(path: &Path) -> Result<Self, Error> {
+    /// The folder for a new sandbox, made if need be. One that holds something and was not made by a
+    /// sandbox is refused: what lies in a sandbox's folder is deleted without asking.
+    pub fn create(path: &Path) -> Result<Self, Error> {
         fs::create_dir_all(path).context(format!("create {}", path.display()))?;
+        let dir = Self::open(path)?;
+        let mut entries = fs::read_dir(&dir.0).context(format!("read {}", path.display()))?;
+        let ours = fs::read_to_string(dir.join("lock")).is_ok_and(|text| text == MARK);
+        if !ours && entries.next().is_some() {
+            return Err(Error::Prerequisite(format!(
+                "--dir {} is not empty and was not made by reef-sandbox: choose another",
+                path.display()
+            )));
+        }
+        fs::write(dir.join("lock"), MARK).context("write the lock file")?;
+        Ok(dir)
+    }
+
+    /// The folder of a sandbox that was created before.
+    pub fn open(path: &Path) -> Result<Self, Error> {
         let path = path.canonicalize().context(format!("resolve {}", path.display()))?;
         if path.as_os_str().len() > LONGEST {
             return Err(Error::Prerequisite(format!(
@@ -74,7 +93,7 @@ impl Dir {
         for folder in ["run", "s", "logs", "slots"] {
             remove(&self.join(folder))?;
         }
-        for file in ["management.kubeconfig", "pid"] {
+        for file in ["management.kubeconfig", "azure.json", "pid"] {
             remove(&self.join(file))?;
         }
         for folder in ["run", "s", "logs", "slots"] {
@@ -85,7 +104,7 @@ impl Dir {
 
     /// Removes the state of an ended sandbox; logs stay for reading.
     pub fn clear(&self) -> Result<(), Error> {
-        for name in ["run", "s", "slots", "management.kubeconfig", "pid"] {
+        for name in ["run", "s", "slots", "management.kubeconfig", "azure.json", "pid"] {
             remove(&self.join(name))?;
         }
         Ok(())
@@ -109,7 +128,7 @@ mod tests {
     #[test]
     fn a_second_sandbox_is_refused_and_foreign_files_survive_cleaning() {
         let temp = tempfile::tempdir().unwrap();
-        let dir = Dir::new(temp.path()).unwrap();
+        let dir = Dir::create(temp.path()).unwrap();
         let lock = dir.lock().unwrap();
         let refused = dir.lock().err().unwrap().to_string();
         assert!(refused.contains("in use") && refused.contains("reef-sandbox down"), "{refused}");
@@ -122,9 +141,21 @@ mod tests {
     }
 
     #[test]
+    fn somebody_elses_folder_is_refused_and_ours_is_known_again() {
+        let temp = tempfile::tempdir().unwrap();
+        fs::write(temp.path().join("notes.txt"), "mine").unwrap();
+        let refused = Dir::create(temp.path()).unwrap_err().to_string();
+        assert!(refused.contains("is not empty"), "{refused}");
+        let fresh = temp.path().join("fresh");
+        Dir::create(&fresh).unwrap();
+        fs::write(fresh.join("notes.txt"), "mine").unwrap();
+        Dir::create(&fresh).unwrap();
+    }
+
+    #[test]
     fn a_path_too_long_for_sockets_is_refused() {
         let temp = tempfile::tempdir().unwrap();
-        let refused = Dir::new(&temp.path().join("x".repeat(90))).unwrap_err().to_string();
+        let refused = Dir::create(&temp.path().join("x".repeat(90))).unwrap_err().to_string();
         assert!(refused.contains("too long"), "{refused}");
     }
 }

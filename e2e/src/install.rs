@@ -9,7 +9,7 @@ use std::{
 
 use k8s_openapi::{
     ByteString,
-    api::core::v1::{Namespace, Secret},
+    api::core::v1::{ConfigMap, Namespace, Secret},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
@@ -22,13 +22,18 @@ use tokio::{process::Command, time::Instant};
 
 use crate::{
     Context, Error,
+    azure::server::{Azure, Platform},
+    cluster::Cluster,
     dir::Dir,
-    pki::{Authority, Subject},
+    pki::{Authority, Subject, write_secret},
     tools::Tools,
 };
 
 /// Namespace of the operator in the management cluster.
 pub const NAMESPACE: &str = "reef-operator";
+
+/// ConfigMap with the certificate of the emulated Azure's authority.
+pub const AZURE_CA: &str = "azure-ca";
 
 /// The public DNS zone of the sandbox's instances.
 pub const ZONE: &str = "octopus.example";
@@ -36,9 +41,14 @@ pub const ZONE: &str = "octopus.example";
 /// How long samples may take to become Ready, seconds.
 const SAMPLES_SECONDS: u64 = 600;
 
-/// Makes the operator's namespace, with the strictest pod security, and the wildcard certificate that the
-/// sample Region refers to.
-pub async fn prepare(client: &Client, dir: &Dir) -> Result<(), Error> {
+/// Makes the operator's namespace, with the strictest pod security; the wildcard certificate that the
+/// sample Region refers to; the operator's identity and the DNS zone in Azure; and `azure.json`.
+pub async fn prepare(
+    client: &Client,
+    dir: &Dir,
+    cluster: &Cluster,
+    azure: &Azure,
+) -> Result<Platform, Error> {
     let enforce = ("pod-security.kubernetes.io/enforce".to_owned(), "restricted".to_owned());
     let namespace = Namespace {
         metadata: ObjectMeta {
@@ -53,7 +63,16 @@ pub async fn prepare(client: &Client, dir: &Dir) -> Result<(), Error> {
     fs::write(dir.join("run/public-ca.crt"), authority.cert()).context("write public-ca.crt")?;
     let secret = wildcard_secret(&authority, "wildcard-tls")?;
     Api::namespaced(client.clone(), NAMESPACE).create(&PostParams::default(), &secret).await?;
-    Ok(())
+    let data = BTreeMap::from([("ca.crt".to_owned(), azure.ca().to_owned())]);
+    let metadata = ObjectMeta { name: Some(AZURE_CA.to_owned()), ..ObjectMeta::default() };
+    let config = ConfigMap { metadata, data: Some(data), ..ConfigMap::default() };
+    Api::namespaced(client.clone(), NAMESPACE).create(&PostParams::default(), &config).await?;
+    let ca_file = dir.join("run/azure-ca.crt");
+    fs::write(&ca_file, azure.ca()).context("write azure-ca.crt")?;
+    let access = format!("{:#}\n", azure.access(&ca_file)?);
+    write_secret(&dir.join("azure.json"), access.as_bytes()).context("write azure.json")?;
+    let subject = format!("system:serviceaccount:{NAMESPACE}:reef-operator");
+    Ok(azure.make_platform(ZONE, &cluster.issuer(), &subject))
 }
 
 /// A Secret with a certificate for all names of the zone.
@@ -75,9 +94,11 @@ pub fn charts() -> PathBuf {
 }
 
 /// Installs both charts with helm and waits until helm calls them ready.
-pub async fn operator(dir: &Dir, tools: &Tools) -> Result<(), Error> {
+pub async fn operator(dir: &Dir, tools: &Tools, platform: &Platform) -> Result<(), Error> {
     helm(dir, tools, &["upgrade", "--install", "reef-operator-crds"], "reef-operator-crds", &[]).await?;
-    let values = ["--set", "fleet=sandbox"];
+    let client_id = format!("azure.clientId={}", platform.client_id);
+    let ca = format!("azure.caConfigMap={AZURE_CA}");
+    let values = ["--set", "fleet=sandbox", "--set", &client_id, "--set", &ca];
     helm(dir, tools, &["upgrade", "--install", "reef-operator"], "reef-operator", &values).await
 }
 
@@ -134,23 +155,27 @@ impl Demo {
                 samples.push(apply(client, &object).await?);
             }
         }
+        if samples.is_empty() {
+            let what = format!("{} holds no manifest (*.yaml)", folder.display());
+            return Err(Error::Prerequisite(what));
+        }
         Ok(Self(samples))
     }
 
     /// Says each change of the samples until all are Ready, one is Stalled, or time is over.
-    pub async fn watch(mut self, _client: &Client, began: Instant) -> Result<Outcome, Error> {
+    pub async fn watch(mut self, began: Instant) -> Outcome {
         let deadline = Instant::now() + Duration::from_secs(SAMPLES_SECONDS);
         while Instant::now() < deadline {
             let mut stalled = false;
             for sample in &mut self.0 {
-                stalled |= sample.look(began).await?;
+                stalled |= sample.look(began).await;
             }
             if stalled || self.0.iter().all(|s| s.ready) {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
-        Ok(Outcome(self.0))
+        Outcome(self.0)
     }
 }
 
@@ -170,8 +195,15 @@ async fn apply(client: &Client, object: &DynamicObject) -> Result<Sample, Error>
 
 impl Sample {
     /// Looks once; true if the object is Stalled for the spec it has now.
-    async fn look(&mut self, began: Instant) -> Result<bool, Error> {
-        let object = self.api.get(&self.name).await?;
+    async fn look(&mut self, began: Instant) -> bool {
+        let object = match self.api.get(&self.name).await {
+            Ok(object) => object,
+            Err(error) => {
+                self.ready = false;
+                self.said = format!("{} {}  {error}", self.kind, self.name);
+                return false;
+            }
+        };
         let status = &object.data["status"];
         let current = status["observedGeneration"].as_i64() == object.metadata.generation;
         let empty = Vec::new();
@@ -185,7 +217,7 @@ impl Sample {
             self.said = said;
         }
         self.ready = current && is("Ready");
-        Ok(current && is("Stalled"))
+        current && is("Stalled")
     }
 }
 
@@ -206,9 +238,12 @@ impl Outcome {
         if unready > 0 {
             println!("{unready} of {} samples are not Ready; kubectl describe tells why", self.0.len());
         }
+        // `make tools` builds kubectl where none is installed.
+        let path =
+            std::env::var("REEF_TOOLS").map(|t| format!("export PATH=$PATH:{t}\n  ")).unwrap_or_default();
         println!(
             "\nTry, in another terminal:\n  \
-             export KUBECONFIG={}\n  \
+             {path}export KUBECONFIG={}\n  \
              kubectl get reef-operator                                # all our objects\n  \
              kubectl describe region westeurope\n  \
              kubectl -n {NAMESPACE} get pods,leases\n  \

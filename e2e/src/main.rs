@@ -48,10 +48,17 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         // In this thread: the sandbox's life hangs on it.
         Command::Up(args) => current_thread(async {
-            let dir = Dir::new(&args.dir)?;
+            let dir = Dir::create(&args.dir)?;
             up::up(&dir, &WorldArgs { dir: dir.path().to_owned(), ..args }.to_args()).await
         }),
-        Command::Down { dir } => current_thread(async { up::down(&Dir::new(&dir)?).await }).map(done),
+        Command::Down { dir } => current_thread(async {
+            if !dir.exists() {
+                println!("no sandbox runs in {}", dir.display());
+                return Ok(());
+            }
+            up::down(&Dir::open(&dir)?).await
+        })
+        .map(done),
         Command::World(args) => world(args).map(done),
         Command::Pod { spec } => current_thread(async {
             let spec = serde_json::from_str(&spec).map_err(io::Error::other).map_err(io_error)?;
@@ -85,7 +92,7 @@ fn current_thread<T>(task: impl Future<Output = Result<T, Error>>) -> Result<T, 
 }
 
 fn world(args: WorldArgs) -> Result<(), Error> {
-    let log = Dir::new(&args.dir)?.log("sandbox");
+    let log = Dir::open(&args.dir)?.log("sandbox");
     let log = File::options().create(true).append(true).open(log).map_err(io_error)?;
     let filter =
         EnvFilter::try_from_env("REEF_SANDBOX_LOG").unwrap_or_else(|_| "info,kube_client=off".into());

@@ -11,6 +11,7 @@ use tokio::{
 
 use crate::{
     Context, Error,
+    azure::{ARM_HOST, ENTRA_HOST, server::Azure},
     cluster::{Cluster, Etcd, MANAGEMENT},
     dir::Dir,
     install::{self, Demo},
@@ -29,6 +30,14 @@ pub struct WorldArgs {
     /// Number of spare clusters that reefs get; each has a control plane of its own.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=8))]
     pub reef_slots: u8,
+
+    /// How many times faster than Azure the emulated one is; 1 is Azure's own pace.
+    #[arg(long, default_value_t = 20.0, value_parser = time_scale)]
+    pub time_scale: f64,
+
+    /// Makes ids and chances of the emulated Azure repeatable.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
 
     /// Leave the operator out: an empty management cluster.
     #[arg(long)]
@@ -52,6 +61,7 @@ impl WorldArgs {
     pub fn to_args(&self) -> Vec<String> {
         let mut args =
             vec![format!("--dir={}", self.dir.display()), format!("--reef-slots={}", self.reef_slots)];
+        args.extend([format!("--time-scale={}", self.time_scale), format!("--seed={}", self.seed)]);
         args.extend(self.no_operator.then(|| "--no-operator".to_owned()));
         args.extend(self.operator_binary.iter().map(|p| format!("--operator-binary={}", p.display())));
         args.extend(self.samples.iter().map(|p| format!("--samples={}", p.display())));
@@ -74,7 +84,7 @@ impl WorldArgs {
 
 /// Builds the world, says that it is ready, and stays until asked to end.
 pub async fn run(args: WorldArgs) -> Result<(), Error> {
-    let dir = Dir::new(&args.dir)?;
+    let dir = Dir::open(&args.dir)?;
     let mut running = Running::default();
     let lifeline = Lifeline::new()?;
     let result = tokio::select! {
@@ -114,16 +124,18 @@ async fn live(args: &WorldArgs, dir: &Dir, running: &mut Running) -> Result<(), 
         running.clusters.push(Cluster::start(dir, &tools, &etcd, &name, index)?);
     }
     running.etcd = Some(etcd);
+    let azure = Azure::start(args.seed, args.time_scale).await?;
+    println!("Azure runs {} times as fast as the real one", args.time_scale);
     for cluster in &mut running.clusters {
         let images = images(operator.clone())?;
-        start_cluster(dir, &tools, cluster, images).await?;
+        start_cluster(dir, &tools, cluster, images, &azure).await?;
     }
     step(began, &format!("{} API servers with a node each", running.clusters.len()));
     let client = running.clusters[0].admin().await?;
-    install::prepare(&client, dir).await?;
+    let platform = install::prepare(&client, dir, &running.clusters[0], &azure).await?;
     let mut demo = None;
     if operator.is_some() {
-        install::operator(dir, &tools).await?;
+        install::operator(dir, &tools, &platform).await?;
         step(began, "operator installed by helm and Ready");
         if let Some(samples) = &args.samples {
             demo = Some(Demo::apply(&client, samples).await?);
@@ -131,7 +143,7 @@ async fn live(args: &WorldArgs, dir: &Dir, running: &mut Running) -> Result<(), 
     }
     println!("sandbox ready");
     if let Some(demo) = demo {
-        let outcome = demo.watch(&client, began).await?;
+        let outcome = demo.watch(began).await;
         if args.exit_when_ready {
             return outcome.into_result();
         }
@@ -150,9 +162,12 @@ async fn start_cluster(
     tools: &Tools,
     cluster: &mut Cluster,
     images: Vec<Image>,
+    azure: &Azure,
 ) -> Result<(), Error> {
     let client = cluster.wait(dir, tools).await?;
-    let network = ClusterNetwork::start(cluster, &client).await;
+    azure.trust(&cluster.issuer(), cluster.public_keys(&client).await?);
+    let outside = [ARM_HOST, ENTRA_HOST].map(|host| (host.to_owned(), azure.address()));
+    let network = ClusterNetwork::start(cluster, &client, outside.into()).await;
     let socket = cluster.api_socket(dir);
     proxy::serve(&socket, Caller::ApiServer, network.clone()).context("the API server's proxy")?;
     let node = Node { name: format!("{}-node-0", cluster.name), index: 0, images };
@@ -174,6 +189,13 @@ fn images(operator: Option<PathBuf>) -> Result<Vec<Image>, Error> {
     let mut images = vec![program("reef-toolbox", exe, &["toolbox"])];
     images.extend(operator.map(|path| program("reef-operator", path, &[])));
     Ok(images)
+}
+
+fn time_scale(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(scale) if (0.1..=100_000.0).contains(&scale) => Ok(scale),
+        _ => Err("must be a number from 0.1 to 100000".to_owned()),
+    }
 }
 
 fn step(began: Instant, what: &str) {

@@ -25,9 +25,8 @@ fn using(folder: &str) -> Vec<String> {
 fn a_sandbox_comes_and_goes() {
     let temp = tempfile::tempdir().unwrap();
     let folder = temp.path().to_str().unwrap();
-    fs::write(temp.path().join("notes.txt"), "mine").unwrap();
-
     let mut first = Sandbox::start_in(PROGRAM, temp.path(), &EMPTY);
+    fs::write(temp.path().join("notes.txt"), "mine").unwrap();
     let version = ok(&first.kubectl(&["version", "-o", "yaml"]));
     assert!(version.contains("gitVersion: v1.36"), "{version}");
     assert!(ok(&first.kubectl(&["get", "nodes"])).contains("Ready"));

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::future::{BoxFuture, FutureExt, join_all};
+use futures::future::{BoxFuture, FutureExt, join_all, pending};
 use kube::Client;
 use tokio::{
     net::TcpListener,
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{self, Readiness},
     args::RunArgs,
+    azure::{Arms, AzureError},
     check, client,
     controller::Context,
     controllers::region,
@@ -40,9 +41,15 @@ pub enum Error {
         /// What went wrong.
         source: std::io::Error,
     },
+    /// Azure's settings cannot be used.
+    #[error(transparent)]
+    Azure(#[from] AzureError),
     /// Signals cannot be received.
     #[error("signals: {0}")]
     Signals(std::io::Error),
+    /// The controllers ended although nobody asked them to.
+    #[error("the controllers ended by themselves, so this process ends and begins anew")]
+    ControllersEnded,
     /// Another replica may lead by now; a fresh process takes part in the election anew.
     #[error("the lease was lost, so this process ends and begins anew")]
     LeaseLost,
@@ -62,7 +69,8 @@ pub async fn run(args: RunArgs) -> Result<(), Error> {
     let stopped_serving = CancellationToken::new();
     let serving =
         tokio::spawn(admin::serve(listener, readiness.clone(), metrics.clone(), stopped_serving.clone()));
-    let result = lead(args, client::new().await?, readiness, metrics, stop).await;
+    let arms = Arc::new(Arms::new(args.azure.clone(), metrics.clone())?);
+    let result = lead(args, (client::new().await?, arms), readiness, metrics, stop).await;
     stopped_serving.cancel();
     // A client that keeps its connection does not keep us.
     let _ = tokio::time::timeout(Duration::from_secs(1), serving).await;
@@ -84,7 +92,7 @@ fn stop_on_signal() -> Result<CancellationToken, Error> {
 
 async fn lead(
     args: RunArgs,
-    client: Client,
+    (client, arms): (Client, Arc<Arms>),
     readiness: Readiness,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
@@ -97,26 +105,34 @@ async fn lead(
     // The lease is given back last, when nothing writes any more.
     let release = CancellationToken::new();
     let election = tokio::spawn(election.run(release.clone()));
-    let mut controllers: Option<BoxFuture<'static, ()>> = None;
+    let mut controllers: BoxFuture<'static, ()> = pending().boxed();
+    let mut started = false;
     let result = loop {
         let now = *standing.borrow_and_update();
         show(now, &readiness, &metrics);
         match now {
             Standing::Lost => break Err(Error::LeaseLost),
-            Standing::Leading if controllers.is_none() => {
-                let context = Arc::new(Context::new(client.clone(), claim.clone(), metrics.clone(), &args));
-                controllers = Some(tokio::spawn(run_controllers(context, stop.clone())).map(drop).boxed());
+            Standing::Leading if !started => {
+                started = true;
+                let context = Arc::new(Context::new(
+                    client.clone(),
+                    arms.clone(),
+                    claim.clone(),
+                    metrics.clone(),
+                    &args,
+                ));
+                let running = tokio::spawn(run_controllers(context, readiness.clone(), stop.clone()));
+                controllers = running.map(drop).boxed();
             }
             _ => {}
         }
         tokio::select! {
             () = stop.cancelled() => break Ok(()),
+            () = &mut controllers => break Err(Error::ControllersEnded),
             changed = standing.changed() => if changed.is_err() { break Err(Error::LeaseLost) },
         }
     };
-    if let (Ok(()), Some(running)) = (&result, controllers)
-        && tokio::time::timeout(DRAIN, running).await.is_err()
-    {
+    if result.is_ok() && started && tokio::time::timeout(DRAIN, controllers).await.is_err() {
         tracing::warn!("reconciles were still running and are abandoned");
     }
     release.cancel();
@@ -157,6 +173,6 @@ async fn wait_for_crds(client: &Client, readiness: &Readiness, stop: &Cancellati
     }
 }
 
-async fn run_controllers(context: Arc<Context>, stop: CancellationToken) {
-    join_all([region::run(context, stop).boxed()]).await;
+async fn run_controllers(context: Arc<Context>, readiness: Readiness, stop: CancellationToken) {
+    join_all([region::run(context, readiness, stop).boxed()]).await;
 }

@@ -4,6 +4,8 @@ use std::{net::SocketAddr, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::azure::AzureArgs;
+
 /// Runs a cloud of Octopus Server instances on Azure as cells within cells.
 #[derive(Debug, Parser)]
 #[command(name = "reef-operator", version)]
@@ -78,6 +80,10 @@ pub struct RunArgs {
     /// Address and port of /livez, /readyz and /metrics.
     #[arg(long, env = "REEF_OPERATOR_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
+
+    /// Where Azure is and who we are there.
+    #[command(flatten)]
+    pub azure: AzureArgs,
 
     /// The election of the one replica that works.
     #[command(flatten)]

@@ -50,6 +50,12 @@ pub fn decide(spec: &LeaseSpec, me: &str, seen_change: Instant, now: Instant) ->
     }
 }
 
+/// Whether a Lease that is not there may be made (pure). Somebody may have deleted it under a leader, who
+/// notices only when it renews: a replica that saw another lead lets the duration pass first.
+pub fn may_create(saw_other: Option<Instant>, duration: Duration, now: Instant) -> bool {
+    saw_other.is_none_or(|at| now.duration_since(at) > duration)
+}
+
 /// The Lease with our claim in it (pure).
 pub fn claimed(old: &LeaseSpec, me: &str, seconds: u32, now: Timestamp) -> LeaseSpec {
     let same = old.holder_identity.as_deref() == Some(me);
@@ -114,6 +120,8 @@ pub struct Election {
     standing: watch::Sender<Standing>,
     /// The Lease as last seen, and since when.
     seen: Option<(LeaseSpec, Instant)>,
+    /// When another replica's name was last seen in it.
+    saw_other: Option<Instant>,
 }
 
 impl Election {
@@ -127,6 +135,7 @@ impl Election {
             claim: Claim::default(),
             standing: watch::channel(Standing::Unknown).0,
             seen: None,
+            saw_other: None,
         }
     }
 
@@ -148,7 +157,10 @@ impl Election {
         while !stop.is_cancelled() {
             // Standing by or without an answer, look more often: a Lease given back is taken soon, and a
             // claim has several more tries before it ends.
-            let pause = if self.turn().await { pause } else { pause.min(Duration::from_secs(2)) };
+            let pause = if self.turn().await { pause } else { pause.min(Duration::from_secs(1)) };
+            if *self.standing.borrow() == Standing::Lost {
+                return;
+            }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => {}
@@ -165,9 +177,15 @@ impl Election {
     /// One look and, if it is our turn, one write. True if the claim was renewed.
     async fn turn(&mut self) -> bool {
         let began = Instant::now();
-        let limit = self.args.duration() / 3;
+        // Short, so that a claim outlives two or three calls that hang.
+        let limit = self.args.duration() / 8;
         let mut renewed = false;
         let standing = match timeout(limit, self.look_and_write()).await {
+            Ok(Ok(Step::Wait)) if self.claim.until().is_some() => {
+                // We led, and the Lease has another name in it. Nothing of ours may be written any more.
+                self.claim.set(None);
+                Standing::Lost
+            }
             Ok(Ok(Step::Wait)) => Standing::Following,
             Ok(Ok(Step::Acquire | Step::Renew)) => {
                 // Others wait the whole duration after our write; the margin is for what we are writing.
@@ -198,11 +216,14 @@ impl Election {
 
     async fn look_and_write(&mut self) -> kube::Result<Step> {
         let Some(mut lease) = self.api.get_opt(&self.name).await? else {
+            if !may_create(self.saw_other, self.args.duration(), Instant::now()) {
+                return Ok(Step::Wait);
+            }
             let spec =
                 claimed(&LeaseSpec::default(), &self.me, self.args.lease_duration_seconds, Timestamp::now());
             let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
-            self.api.create(&PostParams::default(), &Lease { metadata, spec: Some(spec) }).await?;
-            return Ok(Step::Acquire);
+            let lease = Lease { metadata, spec: Some(spec) };
+            return first(self.api.create(&PostParams::default(), &lease).await, Step::Acquire);
         };
         let spec = lease.spec.unwrap_or_default();
         let now = Instant::now();
@@ -213,9 +234,11 @@ impl Election {
         self.seen = Some((spec.clone(), seen_change));
         let step = decide(&spec, &self.me, seen_change, now);
         // A name that is ours from before a restart is taken anew, not assumed.
-        if step != Step::Wait {
+        if step == Step::Wait {
+            self.saw_other = Some(now);
+        } else {
             lease.spec = Some(claimed(&spec, &self.me, self.args.lease_duration_seconds, Timestamp::now()));
-            self.api.replace(&self.name, &PostParams::default(), &lease).await?;
+            return first(self.api.replace(&self.name, &PostParams::default(), &lease).await, step);
         }
         Ok(step)
     }
@@ -240,6 +263,15 @@ impl Election {
             Ok(Err(error)) => tracing::warn!(%error, "could not give the lease back; it will expire"),
             Err(_) => tracing::warn!("could not give the lease back in time; it will expire"),
         }
+    }
+}
+
+/// Of several that write at the same moment one is first; for the others that is no failure.
+fn first(written: kube::Result<Lease>, step: Step) -> kube::Result<Step> {
+    match written {
+        Ok(_) => Ok(step),
+        Err(kube::Error::Api(status)) if status.is_conflict() || status.code == 409 => Ok(Step::Wait),
+        Err(error) => Err(error),
     }
 }
 
@@ -287,6 +319,14 @@ mod tests {
         let renewed = claimed(&taken, "me", 15, later);
         assert_eq!((renewed.lease_transitions, renewed.acquire_time), (Some(1), Some(MicroTime(now))));
         assert_eq!(renewed.renew_time, Some(MicroTime(later)));
+    }
+
+    #[test]
+    fn a_lease_that_vanished_under_another_is_not_made_again_at_once() {
+        let (seen, ttl) = (Instant::now(), Duration::from_secs(15));
+        assert!(may_create(None, ttl, seen));
+        assert!(!may_create(Some(seen), ttl, seen + ttl));
+        assert!(may_create(Some(seen), ttl, seen + ttl + Duration::from_secs(1)));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod app;
 pub mod args;
+pub mod azure;
 pub mod check;
 pub mod client;
 pub mod controller;

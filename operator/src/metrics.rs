@@ -31,7 +31,7 @@ pub struct ByController {
 pub struct ByResult {
     /// Name of the controller.
     pub controller: &'static str,
-    /// `success`, `requeue_after` or `error`.
+    /// `success` or `error`.
     pub result: &'static str,
 }
 
@@ -51,6 +51,24 @@ pub struct ByRegion {
     pub region: String,
 }
 
+/// Labels of the count of calls to Azure.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ByCall {
+    /// Resource provider, for example `Microsoft.Network`.
+    pub service: String,
+    /// HTTP method.
+    pub method: String,
+    /// HTTP status; 0 where there was no answer.
+    pub code: u16,
+}
+
+/// Label of metrics of an Azure service.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ByService {
+    /// Resource provider.
+    pub service: String,
+}
+
 /// All metrics of the operator.
 pub struct Metrics {
     registry: Registry,
@@ -68,6 +86,12 @@ pub struct Metrics {
     pub max_concurrent: Family<ByController, Gauge>,
     /// Writes to API servers, done and saved.
     pub writes: Family<ByOutcome, Counter>,
+    /// Failures of watches.
+    pub watch_errors: Family<ByController, Counter>,
+    /// Calls to Azure.
+    pub azure_requests: Family<ByCall, Counter>,
+    /// How long calls to Azure take.
+    pub azure_request_seconds: Family<ByService, Histogram>,
     /// When the certificate of a region ends, seconds since 1970.
     pub certificate_not_after: Family<ByRegion, Gauge<f64, AtomicU64>>,
 }
@@ -88,6 +112,9 @@ impl Metrics {
             active_workers: Family::default(),
             max_concurrent: Family::default(),
             writes: Family::default(),
+            watch_errors: Family::default(),
+            azure_requests: Family::default(),
+            azure_request_seconds: Family::new_with_constructor(seconds),
             certificate_not_after: Family::default(),
             registry,
         };
@@ -128,6 +155,22 @@ impl Metrics {
             "Writes to API servers, done (changed) and saved because nothing differed (skipped)",
             self.writes.clone(),
         );
+        r.register(
+            "reef_operator_watch_errors",
+            "Watches that could not be started or broke",
+            self.watch_errors.clone(),
+        );
+        r.register(
+            "reef_operator_azure_requests",
+            "Calls to Azure by resource provider, method and HTTP status (0: no answer)",
+            self.azure_requests.clone(),
+        );
+        r.register_with_unit(
+            "reef_operator_azure_request_duration",
+            "Time of a call to Azure",
+            Unit::Seconds,
+            self.azure_request_seconds.clone(),
+        );
         r.register_with_unit(
             "reef_operator_region_certificate_not_after",
             "End of the certificate of a region, since 1970",
@@ -142,6 +185,13 @@ impl Metrics {
         let mut out = String::new();
         prometheus_client::encoding::text::encode(&mut out, &self.registry)?;
         Ok(out)
+    }
+
+    /// Counts a call to Azure.
+    pub fn azure_called(&self, by: ByCall, took: Duration) {
+        let service = ByService { service: by.service.clone() };
+        self.azure_request_seconds.get_or_create(&service).observe(took.as_secs_f64());
+        self.azure_requests.get_or_create(&by).inc();
     }
 
     /// Counts a reconcile that has ended.
@@ -199,6 +249,9 @@ mod tests {
         metrics.max_concurrent.get_or_create(&region).set(16);
         metrics.writes.get_or_create(&ByOutcome { resource: "regions/status", outcome: "skipped" }).inc();
         metrics.certificate_not_after.get_or_create(&ByRegion { region: "w".to_owned() }).set(5.0);
+        let call = ByCall { service: "Microsoft.Network".to_owned(), method: "GET".to_owned(), code: 200 };
+        metrics.watch_errors.get_or_create(&region).inc();
+        metrics.azure_called(call, Duration::from_millis(3));
         let text = metrics.render().unwrap();
         for line in [
             "reef_operator_build_info{version=\"0.1.0\"} 1",
@@ -209,6 +262,9 @@ mod tests {
             "controller_runtime_active_workers{controller=\"region\"} 1",
             "controller_runtime_max_concurrent_reconciles{controller=\"region\"} 16",
             "reef_operator_apiserver_writes_total{resource=\"regions/status\",outcome=\"skipped\"} 1",
+            "reef_operator_watch_errors_total{controller=\"region\"} 1",
+            "reef_operator_azure_requests_total{service=\"Microsoft.Network\",method=\"GET\",code=\"200\"} 1",
+            "reef_operator_azure_request_duration_seconds_count{service=\"Microsoft.Network\"} 1",
             "reef_operator_region_certificate_not_after_seconds{region=\"w\"} 5.0",
             "process_resident_memory_bytes ",
         ] {

@@ -11,6 +11,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "reef-operator.selector" -}}
 app.kubernetes.io/name: reef-operator
 app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
 {{- end }}
 
 {{- define "reef-operator.image" -}}

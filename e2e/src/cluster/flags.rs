@@ -82,7 +82,7 @@ pub(super) fn api_server(cluster: &Cluster, dir: &Dir, etcd: &str) -> Vec<String
         "--kubelet-preferred-address-types=Hostname".to_owned(),
         "--authorization-mode=Node,RBAC".to_owned(),
         "--enable-admission-plugins=NodeRestriction".to_owned(),
-        "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
+        format!("--service-account-issuer={}", cluster.issuer()),
         format!("--service-account-key-file={}", file("sa.pub")),
         format!("--service-account-signing-key-file={}", file("sa.key")),
         "--service-cluster-ip-range=172.16.0.0/16".to_owned(),

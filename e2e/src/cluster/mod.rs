@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use jsonwebtoken::jwk::JwkSet;
 use kube::{Client, Config, config::KubeConfigOptions};
 use tokio::time::Instant;
 
@@ -201,6 +202,19 @@ impl Cluster {
         self.run(dir, tools, "kube-controller-manager", &flags::controller_manager(self))?;
         self.run(dir, tools, "kube-scheduler", &flags::scheduler(self))?;
         Ok(client)
+    }
+
+    /// What stands as issuer in the cluster's tokens.
+    pub fn issuer(&self) -> String {
+        format!("https://oidc.sandbox.example/{}/", self.name)
+    }
+
+    /// The keys that verify the cluster's tokens, as the issuer's discovery publishes them.
+    pub async fn public_keys(&self, client: &Client) -> Result<JwkSet, Error> {
+        let request = http::Request::get("/openid/v1/jwks").body(Vec::new());
+        let request = request.map_err(std::io::Error::other).context("keys of the cluster")?;
+        let text = client.request_text(request).await?;
+        serde_json::from_str(&text).map_err(std::io::Error::other).context("keys of the cluster")
     }
 
     /// Which of its programs has ended by itself.

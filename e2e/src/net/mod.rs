@@ -11,8 +11,8 @@ mod resolve;
 use std::{
     collections::HashMap,
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
-    sync::{Arc, RwLock},
+    path::{Path, PathBuf},
+    sync::{Arc, RwLock, atomic::AtomicUsize},
 };
 
 use futures::StreamExt;
@@ -53,11 +53,18 @@ pub struct ClusterNetwork {
     namespaces: Store<Namespace>,
     pods: Store<Pod>,
     attached: RwLock<HashMap<Ipv4Addr, PathBuf>>,
+    outside: HashMap<String, SocketAddr>,
+    turn: AtomicUsize,
 }
 
 impl ClusterNetwork {
     /// Watches what decides over connections in a cluster.
-    pub async fn start(cluster: &Cluster, client: &Client) -> Arc<Self> {
+    /// `outside` are the names beyond the cluster, and what listens on this machine for each.
+    pub async fn start(
+        cluster: &Cluster,
+        client: &Client,
+        outside: HashMap<String, SocketAddr>,
+    ) -> Arc<Self> {
         let network = Arc::new(Self {
             name: cluster.name.clone(),
             api: SocketAddr::from((Ipv4Addr::LOCALHOST, cluster.port)),
@@ -67,6 +74,8 @@ impl ClusterNetwork {
             namespaces: watch(client),
             pods: watch(client),
             attached: RwLock::default(),
+            outside,
+            turn: AtomicUsize::new(0),
         });
         // The stores fill within a second of the API server being ready; none of them can be refused.
         let _ = futures::join!(
@@ -86,9 +95,11 @@ impl ClusterNetwork {
         }
     }
 
-    /// Makes an address unreachable again.
-    pub fn detach(&self, ip: Ipv4Addr) {
-        if let Ok(mut attached) = self.attached.write() {
+    /// Makes an address unreachable again, if it still is this pod's.
+    pub fn detach(&self, ip: Ipv4Addr, ingress: &Path) {
+        if let Ok(mut attached) = self.attached.write()
+            && attached.get(&ip).is_some_and(|at| at == ingress)
+        {
             attached.remove(&ip);
         }
     }

@@ -3,14 +3,12 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
+    sync::atomic::Ordering,
 };
 
-use k8s_openapi::{
-    api::{
-        core::v1::{Service, ServicePort},
-        discovery::v1::EndpointSlice,
-    },
-    apimachinery::pkg::util::intstr::IntOrString,
+use k8s_openapi::api::{
+    core::v1::{Service, ServicePort},
+    discovery::v1::EndpointSlice,
 };
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 
@@ -19,6 +17,9 @@ use super::{
     policy::{self, Peer},
 };
 use crate::cluster::Cluster;
+
+/// The address that policies see for what is outside the cluster (TEST-NET-3).
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 
 /// Where a connection ends.
 #[derive(Debug)]
@@ -57,13 +58,17 @@ impl ClusterNetwork {
             return Ok(Target::Local(SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
         }
         let ip = host.parse::<IpAddr>().ok();
+        if let Some(address) = self.outside.get(host).filter(|_| port == 443) {
+            self.check(caller, &Peer::Address(OUTSIDE), port)?;
+            return Ok(Target::Local(*address));
+        }
         let service = match ip {
             Some(IpAddr::V4(ip)) => self.service_at(ip),
             Some(IpAddr::V6(_)) => return Err(unknown()),
             None => self.service_named(host),
         };
         let (ip, port) = match (service, ip) {
-            (Some(service), _) if is_api_service(&service) => return self.api_server(caller),
+            (Some(service), _) if is_api_service(&service) => return self.api_server(caller, port),
             (Some(service), _) => self.endpoint(&service, port)?,
             (None, Some(IpAddr::V4(ip))) => (ip, port),
             _ => return Err(unknown()),
@@ -74,7 +79,10 @@ impl ClusterNetwork {
         Ok(Target::Pod { ingress, port })
     }
 
-    fn api_server(&self, caller: &Caller) -> Result<Target, NoRoute> {
+    fn api_server(&self, caller: &Caller, port: u16) -> Result<Target, NoRoute> {
+        if port != 443 {
+            return Err(NoRoute::NoEndpoint("default/kubernetes".to_owned(), port));
+        }
         let address = Cluster::api_address();
         self.check(caller, &Peer::Address(address), 443)?;
         Ok(Target::Local(self.api))
@@ -111,12 +119,15 @@ impl ClusterNetwork {
         let ports = service.spec.iter().flat_map(|s| s.ports.iter().flatten());
         let wanted = ports.into_iter().find(|p| p.port == i32::from(port)).ok_or_else(none)?;
         let slices = self.slices.state();
-        slices
+        let ready: Vec<_> = slices
             .iter()
             .filter(|slice| slice.namespace() == service.namespace())
             .filter(|slice| slice.labels().get("kubernetes.io/service-name") == Some(&service.name_any()))
-            .find_map(|slice| ready(slice, wanted))
-            .ok_or_else(none)
+            .flat_map(|slice| ready(slice, wanted))
+            .collect();
+        // In turn, so that every replica gets its share.
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        ready.get(turn % ready.len().max(1)).copied().ok_or_else(none)
     }
 }
 
@@ -124,18 +135,16 @@ fn is_api_service(service: &Service) -> bool {
     service.namespace().as_deref() == Some("default") && service.name_any() == "kubernetes"
 }
 
-/// A ready address of a slice, and the port there that the service's port stands for.
-fn ready(slice: &EndpointSlice, wanted: &ServicePort) -> Option<(Ipv4Addr, u16)> {
-    let by_name =
-        slice.ports.iter().flatten().find(|p| p.name.as_deref() == wanted.name.as_deref().or(Some("")));
-    let number = by_name.and_then(|p| p.port).or(match &wanted.target_port {
-        Some(IntOrString::Int(port)) => Some(*port),
-        _ => None,
-    })?;
+/// The ready addresses of a slice, with the port there that the service's port stands for.
+fn ready(slice: &EndpointSlice, wanted: &ServicePort) -> Vec<(Ipv4Addr, u16)> {
+    let name = wanted.name.as_deref().unwrap_or_default();
+    let mut ports = slice.ports.iter().flatten();
+    let port = ports.find(|p| p.name.as_deref().unwrap_or_default() == name).and_then(|p| p.port);
+    let Some(port) = port.and_then(|p| u16::try_from(p).ok()) else { return Vec::new() };
     let ready = slice
         .endpoints
         .iter()
         .flatten()
-        .find(|e| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true))?;
-    Some((ready.addresses.first()?.parse().ok()?, u16::try_from(number).ok()?))
+        .filter(|e| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true));
+    ready.filter_map(|e| Some((e.addresses.first()?.parse().ok()?, port))).collect()
 }

@@ -13,12 +13,12 @@ mod template;
 mod volumes;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::Ipv4Addr,
     path::PathBuf,
     sync::{
-        Arc,
-        atomic::{AtomicU16, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -68,7 +68,8 @@ pub(crate) struct Shared {
     sockets: Dir,
     socket_prefix: String,
     pod_network: Ipv4Addr,
-    next_ip: AtomicU16,
+    sandboxes: AtomicU32,
+    addresses: Mutex<BTreeSet<u8>>,
 }
 
 impl Shared {
@@ -79,11 +80,23 @@ impl Shared {
 
     /// A fresh address, and the name under which its sockets live.
     fn allocate(&self) -> (Ipv4Addr, String) {
-        let n = self.next_ip.fetch_add(1, Ordering::Relaxed);
+        let n = self.sandboxes.fetch_add(1, Ordering::Relaxed);
         let [a, b, c, _] = self.pod_network.octets();
-        // 250 addresses a node, reused in turn; a pod's old address is long gone by then.
-        let last = u8::try_from(n % 250 + 2).unwrap_or(2);
+        let mut used = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        // More than the pods that the node takes. The next free one after the last, so that an address
+        // rests before it is used again.
+        let start = u8::try_from(n % 253).unwrap_or(0);
+        let free = (0..253u8)
+            .map(|i| u8::try_from((u16::from(start) + u16::from(i)) % 253).unwrap_or(0) + 2)
+            .find(|last| !used.contains(last));
+        let last = free.unwrap_or(255);
+        used.insert(last);
         (Ipv4Addr::new(a, b, c, last), format!("{}{n}", self.socket_prefix))
+    }
+
+    /// Gives an address back.
+    fn free(&self, ip: Ipv4Addr) {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).remove(&ip.octets()[3]);
     }
 }
 
@@ -109,7 +122,8 @@ impl Node {
             sockets: dir.clone(),
             socket_prefix: format!("{}{}-", cluster.index, self.index),
             pod_network: Ipv4Addr::new(a, b, self.index, 0),
-            next_ip: AtomicU16::new(0),
+            sandboxes: AtomicU32::new(0),
+            addresses: Mutex::default(),
         });
         let port = kubelet::serve(shared.clone(), &identity, &cluster.ca).await?;
         register(&client, &self.name, port).await?;

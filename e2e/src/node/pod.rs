@@ -1,6 +1,6 @@
 //! The task of one pod: from its first sight to its removal.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -45,6 +45,8 @@ struct Worker {
     pod: Pod,
     uid: String,
     folder: PathBuf,
+    sockets: String,
+    address: Ipv4Addr,
     ip: String,
     ingress: PathBuf,
     began: Timestamp,
@@ -52,6 +54,8 @@ struct Worker {
     main: Vec<Tracked>,
     /// When containers that crashed may start again.
     backoff: Option<Instant>,
+    /// Whether the last status was accepted.
+    written: bool,
     handle: PodHandle,
     reports: mpsc::UnboundedReceiver<Report>,
     verdicts: (mpsc::UnboundedSender<ProbeVerdict>, mpsc::UnboundedReceiver<ProbeVerdict>),
@@ -84,10 +88,11 @@ async fn set_up(shared: &Arc<Shared>, uid: &str, pods: &mut watch::Receiver<Opti
     let folder = shared.pod_folder(uid);
     let began = Timestamp::now();
     loop {
-        let pod = pods.borrow_and_update().clone()?;
-        if pod.metadata.deletion_timestamp.is_some() {
+        let pod = pods.borrow_and_update().clone();
+        let Some(pod) = pod.filter(|p| p.metadata.deletion_timestamp.is_none()) else {
+            shared.free(ip);
             return None;
-        }
+        };
         match prepare(shared, &pod, uid, ip, &sockets).await {
             Ok((handle, reports, egress)) => {
                 let spec = pod.spec.clone().unwrap_or_default();
@@ -97,12 +102,15 @@ async fn set_up(shared: &Arc<Shared>, uid: &str, pods: &mut watch::Receiver<Opti
                     shared: shared.clone(),
                     uid: uid.to_owned(),
                     folder,
+                    sockets,
+                    address: ip,
                     ip: ip.to_string(),
                     ingress,
                     began,
                     init: spec.init_containers.into_iter().flatten().map(Tracked::new).collect(),
                     main: spec.containers.into_iter().map(Tracked::new).collect(),
                     backoff: None,
+                    written: true,
                     handle,
                     reports,
                     verdicts: mpsc::unbounded_channel(),
@@ -115,7 +123,10 @@ async fn set_up(shared: &Arc<Shared>, uid: &str, pods: &mut watch::Receiver<Opti
         }
         tokio::select! {
             () = sleep(Duration::from_secs(1)) => {}
-            changed = pods.changed() => changed.ok()?,
+            changed = pods.changed() => if changed.is_err() {
+                shared.free(ip);
+                return None;
+            },
         }
     }
 }
@@ -126,7 +137,7 @@ async fn prepare(
     shared: &Arc<Shared>,
     pod: &Pod,
     uid: &str,
-    ip: std::net::Ipv4Addr,
+    ip: Ipv4Addr,
     sockets: &str,
 ) -> Result<Prepared, String> {
     if let Some(what) = template::unsupported(pod) {
@@ -168,17 +179,18 @@ async fn waiting(shared: &Shared, pod: &Pod, began: Timestamp, message: &str) {
     write(shared, pod, &status::status(pod, None, &init, &main, began, Timestamp::now())).await;
 }
 
-/// Writes a status, if it differs from the one in the object.
-async fn write(shared: &Shared, pod: &Pod, status: &k8s_openapi::api::core::v1::PodStatus) {
+/// Writes a status, if it differs from the one in the object. True if the object has it now.
+async fn write(shared: &Shared, pod: &Pod, status: &k8s_openapi::api::core::v1::PodStatus) -> bool {
     if pod.status.as_ref() == Some(status) {
-        return;
+        return true;
     }
     let api = Api::<Pod>::namespaced(shared.client.clone(), &pod.namespace().unwrap_or_default());
     let patch = serde_json::json!({ "metadata": { "uid": pod.uid() }, "status": status });
     let result = api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await;
-    if let Err(error) = result {
+    if let Err(error) = &result {
         tracing::debug!(%error, pod = pod.name_any(), "pod status");
     }
+    result.is_ok()
 }
 
 /// Takes the object away, which ends a pod's deletion.
@@ -203,11 +215,12 @@ impl Worker {
         loop {
             self.start_what_is_due().await;
             self.write_status().await;
-            let wake = self.backoff.unwrap_or(refresh).min(refresh);
+            let again = if self.written { refresh } else { Instant::now() + Duration::from_secs(1) };
+            let wake = self.backoff.unwrap_or(refresh).min(refresh).min(again);
             tokio::select! {
                 report = self.reports.recv() => match report {
                     Some(report) => self.on_report(report),
-                    None => self.on_pod_process_gone(),
+                    None => self.on_pod_process_gone().await,
                 },
                 Some((name, attempt, verdict)) = self.verdicts.1.recv() => {
                     self.on_verdict(&name, attempt, verdict).await;
@@ -328,13 +341,23 @@ impl Worker {
         }
     }
 
-    fn on_pod_process_gone(&mut self) {
+    /// Without its pod process a pod has nothing left; a new one is started under the same address, as a
+    /// kubelet makes a new sandbox.
+    async fn on_pod_process_gone(&mut self) {
         for name in self.main.iter().chain(&self.init).map(|c| c.container.name.clone()).collect::<Vec<_>>() {
             self.ended(&name, 137, Some("the pod process ended".to_owned()));
         }
-        // Nothing can run any more; the object's owner makes another pod.
-        self.backoff = Some(Instant::now() + LONGEST_BACKOFF);
-        self.reports.close();
+        self.egress.abort();
+        match prepare(&self.shared, &self.pod, &self.uid, self.address, &self.sockets).await {
+            Ok((handle, reports, egress)) => {
+                (self.handle, self.reports, self.egress) = (handle, reports, egress);
+            }
+            Err(error) => {
+                tracing::warn!(error, pod = self.pod.name_any(), "no new pod process");
+                // The closed channel brings us here again.
+                sleep(Duration::from_secs(1)).await;
+            }
+        }
     }
 
     async fn on_verdict(&mut self, name: &str, attempt: i32, verdict: Verdict) {
@@ -404,17 +427,17 @@ impl Worker {
                 }
             }
         }
-        write(&self.shared, &self.pod, &status).await;
-        self.pod.status = Some(status);
+        self.written = write(&self.shared, &self.pod, &status).await;
+        if self.written {
+            self.pod.status = Some(status);
+        }
     }
 
     async fn finish(mut self, remove_object: bool) {
         let names: Vec<_> = self.main.iter().chain(&self.init).map(|c| c.container.name.clone()).collect();
         let grace = self.pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
         self.end_containers(&names, if remove_object { grace } else { 0 }).await;
-        if let Ok(ip) = self.ip.parse() {
-            self.shared.network.detach(ip);
-        }
+        self.shared.network.detach(self.address, &self.ingress);
         self.egress.abort();
         for (_, task) in &self.probes {
             task.abort();
@@ -423,6 +446,7 @@ impl Worker {
             self.write_status().await;
         }
         self.handle.stop().await;
+        self.shared.free(self.address);
         if remove_object {
             remove(&self.shared, &self.pod).await;
         }

@@ -121,11 +121,17 @@ pub(super) fn container_state(state: &State) -> ContainerState {
 
 /// The pod's phase.
 pub(super) fn phase(pod: &Pod, init: &[Tracked], main: &[Tracked]) -> &'static str {
-    let never = pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()) == Some("Never");
-    if never && init.iter().any(|c| c.ended() && !c.succeeded()) {
+    let policy = pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()).unwrap_or("Always");
+    if policy == "Never" && init.iter().any(|c| c.ended() && !c.succeeded()) {
         return "Failed";
     }
-    if main.iter().all(Tracked::ended) {
+    // A container that will be started again has not ended for good.
+    let over = |c: &Tracked| match policy {
+        "Never" => c.ended(),
+        "OnFailure" => c.succeeded(),
+        _ => false,
+    };
+    if main.iter().all(over) {
         return if main.iter().all(Tracked::succeeded) { "Succeeded" } else { "Failed" };
     }
     let creating = |c: &Tracked| matches!(c.state, State::Waiting(..)) && c.last.is_none();
@@ -207,21 +213,24 @@ mod tests {
 
     #[test]
     fn phases() {
-        let pod: Pod = serde_json::from_value(
-            json!({ "metadata": {}, "spec": { "containers": [], "restartPolicy": "Never" } }),
-        )
-        .unwrap();
         let waiting = || tracked(State::Waiting("ContainerCreating".to_owned(), String::new()));
         let running = || tracked(State::Running(Timestamp::UNIX_EPOCH));
-        for (init, main, expect) in [
-            (vec![], vec![waiting()], "Pending"),
-            (vec![], vec![running(), waiting()], "Running"),
-            (vec![], vec![tracked(ended(0)), tracked(ended(0))], "Succeeded"),
-            (vec![], vec![tracked(ended(0)), tracked(ended(1))], "Failed"),
-            (vec![tracked(ended(1))], vec![waiting()], "Failed"),
-            (vec![tracked(ended(0))], vec![waiting()], "Pending"),
+        for (policy, init, main, expect) in [
+            ("Never", vec![], vec![waiting()], "Pending"),
+            ("Never", vec![], vec![running(), waiting()], "Running"),
+            ("Never", vec![], vec![tracked(ended(0)), tracked(ended(0))], "Succeeded"),
+            ("Never", vec![], vec![tracked(ended(0)), tracked(ended(1))], "Failed"),
+            ("Never", vec![tracked(ended(1))], vec![waiting()], "Failed"),
+            ("Never", vec![tracked(ended(0))], vec![waiting()], "Pending"),
+            ("Always", vec![], vec![tracked(ended(0))], "Running"),
+            ("Always", vec![], vec![tracked(ended(1))], "Running"),
+            ("OnFailure", vec![], vec![tracked(ended(1))], "Running"),
+            ("OnFailure", vec![], vec![tracked(ended(0))], "Succeeded"),
+            ("OnFailure", vec![tracked(ended(1))], vec![waiting()], "Pending"),
         ] {
-            assert_eq!(phase(&pod, &init, &main), expect);
+            let spec = json!({ "containers": [], "restartPolicy": policy });
+            let pod: Pod = serde_json::from_value(json!({ "metadata": {}, "spec": spec })).unwrap();
+            assert_eq!(phase(&pod, &init, &main), expect, "{policy}");
         }
     }
 

@@ -20,7 +20,11 @@ use rustix::{
         mount_remount, unmount,
     },
     process::pivot_root,
-    thread::{clear_ambient_capability_set, set_no_new_privs},
+    thread::{
+        CapabilitiesSecureBits, CapabilitySet, CapabilitySets, clear_ambient_capability_set,
+        remove_capability_from_bounding_set, set_capabilities, set_capabilities_secure_bits,
+        set_no_new_privs,
+    },
 };
 
 use super::spec::ContainerSpec;
@@ -85,9 +89,20 @@ fn prepare(spec: &ContainerSpec) -> io::Result<()> {
     pivot_root(root, root.join("old-root")).map_err(at("pivot_root", root))?;
     std::env::set_current_dir("/")?;
     unmount("/old-root", UnmountFlags::DETACH).map_err(at("unmount", Path::new("/old-root")))?;
-    // With no ambient capabilities and an ordinary user id the next exec leaves none at all.
+    drop_privileges()
+}
+
+/// Leaves no capability to the program, whatever its user id: neither now nor by an exec of its own.
+fn drop_privileges() -> io::Result<()> {
     clear_ambient_capability_set()?;
+    for capability in CapabilitySet::all().iter() {
+        // Bits that this kernel has no capability for are refused.
+        let _ = remove_capability_from_bounding_set(capability);
+    }
+    set_capabilities_secure_bits(CapabilitiesSecureBits::NO_ROOT | CapabilitiesSecureBits::NO_ROOT_LOCKED)?;
     set_no_new_privs(true)?;
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
     Ok(())
 }
 

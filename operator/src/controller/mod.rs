@@ -18,16 +18,22 @@ use kube::{
     runtime::{
         controller::Action,
         events::{Event, EventType, Recorder, Reporter},
+        watcher,
     },
 };
 use reef_crds::condition::Reason;
 
 use crate::{
     args::RunArgs,
+    azure::Arms,
     leader::{Claim, NotLeader},
     metrics::{ByController, Metrics},
 };
 use requeue::{ErrorClass, delay};
+
+/// A reconcile that takes longer is given up and tried again: one that hangs would hold its object for ever.
+/// Longer than the longest answer of Azure.
+const LONGEST: Duration = Duration::from_secs(180);
 
 /// Settings that decisions depend on.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +48,8 @@ pub struct Policy {
 pub struct Context {
     /// The management cluster.
     pub client: Client,
+    /// Azure.
+    pub arms: Arc<Arms>,
     /// Whether we may write.
     pub claim: Claim,
     /// Where to count.
@@ -58,9 +66,10 @@ pub struct Context {
 
 impl Context {
     /// From the flags.
-    pub fn new(client: Client, claim: Claim, metrics: Arc<Metrics>, args: &RunArgs) -> Self {
+    pub fn new(client: Client, arms: Arc<Arms>, claim: Claim, metrics: Arc<Metrics>, args: &RunArgs) -> Self {
         Self {
             client,
+            arms,
             claim,
             metrics,
             policy: Policy {
@@ -94,6 +103,9 @@ pub enum Error {
         /// What it said.
         source: Box<kube::Error>,
     },
+    /// It took too long.
+    #[error("gave up after {} s", LONGEST.as_secs())]
+    TooLong,
     /// We may not write any more.
     #[error(transparent)]
     NotLeader(#[from] NotLeader),
@@ -109,7 +121,7 @@ impl Error {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Api { source, .. } => requeue::classify(source),
-            Self::NotLeader(_) => ErrorClass::Transient,
+            Self::NotLeader(_) | Self::TooLong => ErrorClass::Transient,
         }
     }
 }
@@ -136,7 +148,7 @@ impl<K: Hash + Eq + Display> Reconciles<K> {
         let active = self.metrics.active_workers.get_or_create(&by).clone();
         active.inc();
         let began = Instant::now();
-        let result = reconcile.await;
+        let result = tokio::time::timeout(LONGEST, reconcile).await.unwrap_or(Err(Error::TooLong));
         active.dec();
         let outcome = if result.is_ok() { "success" } else { "error" };
         self.metrics.reconciled(self.controller, outcome, began.elapsed());
@@ -152,6 +164,11 @@ impl<K: Hash + Eq + Display> Reconciles<K> {
                 Action::requeue(delay(error.class(), failures, spread))
             }
         }
+    }
+
+    /// Forgets an object that is gone.
+    pub fn forget(&self, object: &K) {
+        self.failures().remove(object);
     }
 
     fn count(&self, object: K, error: &Error) -> u32 {
@@ -187,5 +204,28 @@ pub async fn publish(
     };
     if let Err(error) = recorder.publish(&event, object).await {
         tracing::warn!(%error, name = object.name, reason = reason.as_str(), "Event");
+    }
+}
+
+/// Logs and counts the failures of a watch: the first one, and the recovery. For `inspect` on its stream.
+pub fn watch_log<T>(
+    controller: &'static str,
+    resource: &'static str,
+    metrics: Arc<Metrics>,
+) -> impl FnMut(&Result<T, watcher::Error>) {
+    let mut failing = false;
+    move |event| match event {
+        Ok(_) if failing => {
+            failing = false;
+            tracing::info!(controller, resource, "the watch works again");
+        }
+        Ok(_) => {}
+        Err(error) => {
+            metrics.watch_errors.get_or_create(&ByController { controller }).inc();
+            if !failing {
+                tracing::warn!(controller, resource, %error, "the watch fails; it is tried again");
+            }
+            failing = true;
+        }
     }
 }

@@ -54,7 +54,11 @@ pub fn read(data: &BTreeMap<String, ByteString>) -> Result<Certificate, String> 
 
 fn facts(der: &[u8]) -> Result<Certificate, String> {
     let (_, parsed) = parse_x509_certificate(der).map_err(|e| format!("tls.crt: {e}"))?;
-    let time = |seconds: i64| Timestamp::from_second(seconds).map_err(|e| format!("tls.crt: {e}"));
+    // "No end" is the last second of the year 9999, which is beyond what a Timestamp holds.
+    let time = |seconds: i64| {
+        let edge = if seconds > 0 { Timestamp::MAX } else { Timestamp::MIN };
+        Timestamp::from_second(seconds).unwrap_or(edge)
+    };
     let names = parsed.subject_alternative_name().map_err(|e| format!("tls.crt: {e}"))?;
     let dns_names = names.into_iter().flat_map(|e| e.value.general_names.iter().cloned());
     let dns_names = dns_names.filter_map(|name| match name {
@@ -67,8 +71,8 @@ fn facts(der: &[u8]) -> Result<Certificate, String> {
     }
     Ok(Certificate {
         dns_names: dns_names.take(NAMES).collect(),
-        not_before: time(parsed.validity().not_before.timestamp())?,
-        not_after: time(parsed.validity().not_after.timestamp())?,
+        not_before: time(parsed.validity().not_before.timestamp()),
+        not_after: time(parsed.validity().not_after.timestamp()),
         sha256,
     })
 }

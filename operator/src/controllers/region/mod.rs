@@ -1,4 +1,4 @@
-//! Region: look at the certificate and the address plan ([`observe`]), decide ([`plan`]), say it
+//! Region: look at DNS zone and certificate ([`observe`]), decide ([`plan`]), say it
 //! ([`report`]). There is nothing to act on yet beside status.
 
 mod certificate;
@@ -25,11 +25,12 @@ use kube::{
         watcher,
     },
 };
-use reef_crds::{Region, RegionStatus};
+use reef_crds::{Region, RegionStatus, condition::ours};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    controller::{Context, Error, Reconciles, publish, status},
+    admin::Readiness,
+    controller::{Context, Error, Reconciles, publish, status, watch_log},
     metrics::ByRegion,
 };
 
@@ -44,11 +45,26 @@ struct Shared {
 }
 
 /// Runs the controller until `stop`, then lets the reconciles that run end.
-pub async fn run(context: Arc<Context>, stop: CancellationToken) {
+pub async fn run(context: Arc<Context>, readiness: Readiness, stop: CancellationToken) {
     let client = context.client.clone();
     let (store, writer) = reflector::store();
+    let shared = Arc::new(Shared {
+        recorder: context.recorder(CONTROLLER),
+        reconciles: Reconciles::new(CONTROLLER, context.metrics.clone(), context.concurrency),
+        context: context.clone(),
+    });
+    readiness.expect(CONTROLLER);
+    let gone = shared.clone();
     let regions = watcher(Api::<Guarded>::all(client.clone()), watcher::Config::default())
         .default_backoff()
+        .inspect(watch_log(CONTROLLER, "regions", context.metrics.clone()))
+        .inspect(move |event| match event {
+            // Not by `Store::wait_until_ready`: of two that wait, kube 5 wakes only one, and the
+            // controller waits too.
+            Ok(watcher::Event::InitDone) => readiness.open(CONTROLLER),
+            Ok(watcher::Event::Delete(region)) => forget(&region.name_any(), &gone),
+            _ => {}
+        })
         .reflect(writer)
         .applied_objects()
         .predicate_filter(intent(), PredicateConfig::default());
@@ -56,14 +72,10 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
     let secrets = Api::<PartialObjectMeta<Secret>>::namespaced(client, &context.namespace);
     let secrets = watcher(secrets, watcher::Config::default())
         .default_backoff()
+        .inspect(watch_log(CONTROLLER, "secrets", context.metrics.clone()))
         .touched_objects()
         .predicate_filter(predicates::resource_version, PredicateConfig::default());
     let cache = store.clone();
-    let shared = Arc::new(Shared {
-        recorder: context.recorder(CONTROLLER),
-        reconciles: Reconciles::new(CONTROLLER, context.metrics.clone(), context.concurrency),
-        context,
-    });
     Controller::for_stream(regions, store)
         .with_config(Config::default().concurrency(shared.context.concurrency))
         .watches_stream(secrets, move |secret| {
@@ -78,6 +90,11 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
             }
         })
         .await;
+}
+
+fn forget(name: &str, shared: &Shared) {
+    shared.context.metrics.certificate_not_after.remove(&ByRegion { region: name.to_owned() });
+    shared.reconciles.forget(&name.to_owned());
 }
 
 /// What makes a Region worth a look: its spec or its annotations changed.
@@ -108,16 +125,15 @@ async fn look(region: &Region, shared: &Shared) -> Result<Action, Error> {
     let context = &*shared.context;
     context.claim.check()?;
     if region.metadata.deletion_timestamp.is_some() {
-        context.metrics.certificate_not_after.remove(&ByRegion { region: region.name_any() });
         return Ok(Action::await_change());
     }
-    let observation = observe::observe(region, &context.client).await;
+    let observation = observe::observe(region, &context.client, &context.arms).await;
     let now = Timestamp::now();
     let plan = plan::plan(region, &observation, &context.policy, now);
     let next = report::report(region, &plan, &context.policy, now);
     let api = Api::<Region>::all(context.client.clone());
-    let old = region.status.as_ref();
-    if status::write(context, &api, region, old, &next, "regions/status").await? {
+    let old = region.status.clone().map(|s| RegionStatus { conditions: ours(&s.conditions), ..s });
+    if status::write(context, &api, region, old.as_ref(), &next, "regions/status").await? {
         announce(region, &next, shared).await;
     }
     gauge(region, &next, context);
@@ -137,6 +153,9 @@ async fn announce(region: &Region, next: &RegionStatus, shared: &Shared) {
         change.message,
         "region changed"
     );
+    if shared.context.claim.check().is_err() {
+        return;
+    }
     let reference = region.object_ref(&());
     publish(&shared.recorder, &reference, change.reason, !change.ready, "Reconcile", &change.message).await;
 }

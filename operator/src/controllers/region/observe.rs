@@ -3,32 +3,59 @@
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use reef_crds::Region;
+use serde_json::Value;
 
 use super::certificate::{self, Certificate};
-use crate::observed::Observed;
+use crate::{
+    azure::{ArmError, Arms},
+    observed::Observed,
+};
+
+/// Version of the API of DNS zones.
+const DNS_API: &str = "2018-05-01";
 
 /// What was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {
+    /// The DNS zone, or why it could not be read.
+    pub zone: Result<Zone, ArmError>,
     /// The certificate in the Secret, or why it cannot be used.
     pub certificate: Observed<Result<Certificate, String>>,
     /// Whether reading the Secret is forbidden to us.
     pub forbidden: bool,
 }
 
-/// Reads the Secret. The private key is looked at here and goes no further.
-pub async fn observe(region: &Region, client: &Client) -> Observation {
+/// What we need to know of a DNS zone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Zone {
+    /// Azure's servers of the zone.
+    pub name_servers: Vec<String>,
+}
+
+/// Reads the zone and the Secret. The private key is looked at here and goes no further.
+pub async fn observe(region: &Region, client: &Client, arms: &Arms) -> Observation {
+    let (zone, (certificate, forbidden)) = tokio::join!(zone(region, arms), secret(region, client));
+    Observation { zone, certificate, forbidden }
+}
+
+async fn zone(region: &Region, arms: &Arms) -> Result<Zone, ArmError> {
+    let azure = &region.spec.azure;
+    let arm = arms.client(&azure.tenant_id, azure.client_id.as_deref())?;
+    let zone = arm.get(&region.spec.dns.zone_id, DNS_API).await?;
+    let servers = zone["properties"]["nameServers"].as_array();
+    let names = servers.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
+    Ok(Zone { name_servers: names.collect() })
+}
+
+async fn secret(region: &Region, client: &Client) -> (Observed<Result<Certificate, String>>, bool) {
     let reference = &region.spec.tls.secret_ref;
     let api = Api::<Secret>::namespaced(client.clone(), &reference.namespace);
     match api.get_opt(&reference.name).await {
-        Ok(Some(secret)) => Observation {
-            certificate: Observed::Present(certificate::read(&secret.data.unwrap_or_default())),
-            forbidden: false,
-        },
-        Ok(None) => Observation { certificate: Observed::Absent, forbidden: false },
+        Ok(Some(secret)) => (Observed::Present(certificate::read(&secret.data.unwrap_or_default())), false),
+        Ok(None) => (Observed::Absent, false),
         Err(error) => {
             let forbidden = matches!(&error, kube::Error::Api(status) if status.is_forbidden());
-            Observation { certificate: Observed::Unknown(error.to_string()), forbidden }
+            (Observed::Unknown(error.to_string()), forbidden)
         }
     }
 }

@@ -9,41 +9,69 @@ use reef_crds::{
     network::{AddressPlan, AddressPlanError},
 };
 
-use super::{certificate::Certificate, observe::Observation};
-use crate::{controller::Policy, observed::Observed};
+use super::{
+    certificate::Certificate,
+    observe::{Observation, Zone},
+};
+use crate::{
+    azure::{ArmError, Class},
+    controller::Policy,
+    observed::Observed,
+};
 
 /// Shortest pause before the next look.
 const SHORTEST: Duration = Duration::from_secs(5);
+
+/// Pause while something that is not watched is waited for.
+const WAITING: Duration = Duration::from_secs(30);
+
+/// Pause while we could not look.
+const BLIND: Duration = Duration::from_secs(10);
 
 /// The decisions about a Region.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// Its address plan, or why there is none.
     pub addresses: Result<AddressPlan, AddressPlanError>,
-    /// Its certificate, or what is wrong.
-    pub certificate: Verdict,
+    /// Whether Entra knows us.
+    pub credentials: Verdict<()>,
+    /// Its DNS zone.
+    pub zone: Verdict<Zone>,
+    /// Its certificate.
+    pub certificate: Verdict<Certificate>,
     /// When to look again if nothing happens.
     pub look_again: Duration,
 }
 
-/// What is said about the certificate.
+/// What is said about one thing that a Region needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It can be served.
-    Good(Certificate),
-    /// It cannot. `waiting` means that this may pass without an edit of the Region.
+pub enum Verdict<T> {
+    /// It is as it has to be.
+    Good(T),
+    /// It is not.
     Bad {
-        /// Why.
-        reason: Reason,
-        /// In words, with what to do.
-        message: String,
-        /// Whether it may pass without a human at this object.
-        waiting: bool,
         /// What was read, where something was.
-        certificate: Option<Certificate>,
+        found: Option<T>,
+        /// Why, and what to do.
+        trouble: Trouble,
+        /// Whether it may pass without an edit of the Region.
+        waiting: bool,
     },
     /// We could not find out.
-    Unknown(String),
+    Unknown(Trouble),
+}
+
+/// A reason with its words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Why.
+    pub reason: Reason,
+    /// In words, one line, with what to do.
+    pub message: String,
+}
+
+fn trouble(reason: Reason, message: impl Into<String>) -> Trouble {
+    Trouble { reason, message: message.into() }
 }
 
 /// Decides.
@@ -51,60 +79,128 @@ pub fn plan(region: &Region, seen: &Observation, policy: &Policy, now: Timestamp
     let network = &region.spec.network;
     let addresses =
         AddressPlan::new(&network.address_space, network.reef_prefix_length, network.subnet_prefix_length);
+    let (credentials, zone) = azure(region, seen);
     let certificate = certificate(region, seen, now);
-    let look_again = look_again(&certificate, policy, now);
-    Plan { addresses, certificate, look_again }
+    let pauses = [pause(&credentials), pause(&zone), pause(&certificate), validity(&certificate, now)];
+    let look_again = pauses.into_iter().flatten().fold(policy.resync, Duration::min).max(SHORTEST);
+    Plan { addresses, credentials, zone, certificate, look_again }
 }
 
-fn certificate(region: &Region, seen: &Observation, now: Timestamp) -> Verdict {
-    let reference = &region.spec.tls.secret_ref;
-    let secret = format!("Secret {}/{}", reference.namespace, reference.name);
-    let bad = |reason, message: String, waiting, certificate| Verdict::Bad {
-        reason,
-        message: format!("spec.tls.secretRef: {secret} {message}"),
-        waiting,
-        certificate,
+/// One call tells about both: who we are and whether the zone is there.
+fn azure(region: &Region, seen: &Observation) -> (Verdict<()>, Verdict<Zone>) {
+    let error = match &seen.zone {
+        Ok(zone) => return (Verdict::Good(()), Verdict::Good(zone.clone())),
+        Err(error) => error,
     };
-    match &seen.certificate {
-        Observed::Absent => bad(
-            Reason::ReferenceNotFound,
-            "does not exist: create it or correct the reference".to_owned(),
-            true,
-            None,
-        ),
-        Observed::Unknown(_) if seen.forbidden => bad(
-            Reason::ReferenceForbidden,
-            "may not be read by the operator: add its namespace to the chart's rbac.secretNamespaces"
-                .to_owned(),
-            true,
-            None,
-        ),
-        Observed::Unknown(why) => Verdict::Unknown(format!("{secret} could not be read: {why}")),
-        Observed::Present(Err(why)) => {
-            bad(Reason::CertificateInvalid, format!("is not usable: {why}"), false, None)
+    let zone = format!("spec.dns.zoneId {}", region.spec.dns.zone_name());
+    let bad = |reason, message: String| Verdict::Bad {
+        found: None,
+        trouble: trouble(reason, message),
+        waiting: true,
+    };
+    let unknown = |reason: Reason| Verdict::Unknown(trouble(reason, format!("{zone}: {error}")));
+    let unauthenticated = matches!(error, ArmError::NoToken { .. } | ArmError::Answer { status: 401, .. });
+    match error.class() {
+        Class::Auth if unauthenticated => {
+            let hint = "check the federated credential of the identity";
+            let verdict = Verdict::Bad {
+                found: None,
+                trouble: trouble(Reason::CredentialInvalid, format!("spec.azure: {error}; {hint}")),
+                waiting: true,
+            };
+            (verdict, unknown(Reason::CredentialInvalid))
         }
-        Observed::Present(Ok(found)) if now >= found.not_after => {
-            let message = format!("holds a certificate that ended {}: renew it", found.not_after);
-            bad(Reason::CertificateExpired, message, false, Some(found.clone()))
+        Class::Auth => {
+            (Verdict::Good(()), bad(Reason::Unauthorized, format!("{zone} may not be read: {error}")))
         }
-        Observed::Present(Ok(found)) if now < found.not_before => {
-            let message = format!("holds a certificate that begins {}", found.not_before);
-            bad(Reason::CertificateExpired, message, true, Some(found.clone()))
+        Class::Missing => {
+            let message = format!("{zone} does not exist: create the zone or correct the id ({error})");
+            (Verdict::Good(()), bad(Reason::AzureResourceNotFound, message))
         }
-        Observed::Present(Ok(found)) => Verdict::Good(found.clone()),
+        Class::Throttled => (Verdict::Good(()), unknown(Reason::AzureThrottled)),
+        Class::Transient if unauthenticated || matches!(error, ArmError::NoAnswer(_)) => {
+            let blind = trouble(Reason::AzureUnavailable, format!("spec.azure: {error}"));
+            (Verdict::Unknown(blind), unknown(Reason::AzureUnavailable))
+        }
+        Class::Transient | Class::Conflict | Class::Capacity | Class::Invalid => {
+            (Verdict::Good(()), unknown(Reason::AzureUnavailable))
+        }
     }
 }
 
-/// After the resync interval, or when the certificate begins or ends, whichever comes first. What waits
-/// for something that is not watched is looked at more often.
-fn look_again(verdict: &Verdict, policy: &Policy, now: Timestamp) -> Duration {
-    let until = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or(SHORTEST);
-    let wish = match verdict {
-        Verdict::Good(found) => until(found.not_after),
-        Verdict::Bad { certificate: Some(found), waiting: true, .. } => until(found.not_before),
-        Verdict::Bad { waiting: true, .. } => Duration::from_secs(30),
-        Verdict::Bad { .. } => policy.resync,
-        Verdict::Unknown(_) => Duration::from_secs(10),
+fn certificate(region: &Region, seen: &Observation, now: Timestamp) -> Verdict<Certificate> {
+    let reference = &region.spec.tls.secret_ref;
+    let secret = format!("Secret {}/{}", reference.namespace, reference.name);
+    let bad = |reason, message: &str, waiting, found: Option<&Certificate>| Verdict::Bad {
+        found: found.cloned(),
+        trouble: trouble(reason, format!("spec.tls.secretRef: {secret} {message}")),
+        waiting,
     };
-    wish.min(policy.resync).max(SHORTEST)
+    let found = match &seen.certificate {
+        Observed::Present(Ok(found)) => found,
+        Observed::Present(Err(why)) => {
+            return bad(Reason::CertificateInvalid, &format!("is not usable: {why}"), false, None);
+        }
+        Observed::Absent => {
+            let message = "does not exist: create it or correct the reference";
+            return bad(Reason::ReferenceNotFound, message, true, None);
+        }
+        Observed::Unknown(_) if known_end(region).is_some_and(|end| now >= end) => {
+            // That it cannot be read now does not make a certificate last longer.
+            return bad(
+                Reason::CertificateExpired,
+                "could not be read, and what it held has ended",
+                true,
+                None,
+            );
+        }
+        Observed::Unknown(_) if seen.forbidden => {
+            let message = format!(
+                "spec.tls.secretRef: {secret} may not be read by the operator: add its namespace to the chart's rbac.secretNamespaces"
+            );
+            return Verdict::Unknown(trouble(Reason::ReferenceForbidden, message));
+        }
+        Observed::Unknown(why) => {
+            let message = format!("{secret} could not be read: {why}");
+            return Verdict::Unknown(trouble(Reason::ApiServerUnavailable, message));
+        }
+    };
+    let wildcard = format!("*.{}", region.spec.dns.zone_name());
+    if now >= found.not_after {
+        let message = format!("holds a certificate that ended {}: renew it", found.not_after);
+        return bad(Reason::CertificateExpired, &message, false, Some(found));
+    }
+    if now < found.not_before {
+        let message = format!("holds a certificate that begins {}", found.not_before);
+        return bad(Reason::CertificateExpired, &message, true, Some(found));
+    }
+    if !found.dns_names.iter().any(|name| name.eq_ignore_ascii_case(&wildcard)) {
+        let names = found.dns_names.join(", ");
+        let message = format!("holds a certificate for {names}, which must include {wildcard}");
+        return bad(Reason::CertificateInvalid, &message, false, Some(found));
+    }
+    Verdict::Good(found.clone())
+}
+
+/// When the certificate ends that was read last.
+fn known_end(region: &Region) -> Option<Timestamp> {
+    Some(region.status.as_ref()?.certificate.as_ref()?.not_after.0)
+}
+
+fn pause<T>(verdict: &Verdict<T>) -> Option<Duration> {
+    match verdict {
+        Verdict::Bad { waiting: true, .. } => Some(WAITING),
+        Verdict::Unknown(_) => Some(BLIND),
+        Verdict::Good(_) | Verdict::Bad { .. } => None,
+    }
+}
+
+/// Until the certificate ends, or begins.
+fn validity(verdict: &Verdict<Certificate>, now: Timestamp) -> Option<Duration> {
+    let at = match verdict {
+        Verdict::Good(found) => found.not_after,
+        Verdict::Bad { found: Some(found), waiting: true, .. } => found.not_before,
+        _ => return None,
+    };
+    Duration::try_from(at.duration_since(now)).ok()
 }

@@ -10,14 +10,16 @@ use serde_json::json;
 
 use super::{
     certificate::Certificate,
-    observe::Observation,
+    observe::{Observation, Zone},
     plan::plan,
     report::{report, transition},
 };
-use crate::{controller::Policy, observed::Observed};
+use crate::{azure::ArmError, controller::Policy, observed::Observed};
 
 const POLICY: Policy =
     Policy { resync: Duration::from_secs(600), progress_deadline: Duration::from_secs(1800) };
+
+const TENANT: &str = "00000000-0000-4000-8000-00000000000a";
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
@@ -26,7 +28,10 @@ fn at(second: i64) -> Timestamp {
 fn region() -> Region {
     serde_json::from_value(json!({
         "metadata": { "name": "westeurope", "generation": 1, "uid": "u" },
-        "spec": { "location": "westeurope", "tls": { "secretRef": { "namespace": "ns", "name": "tls" } } },
+        "spec": { "location": "westeurope",
+            "azure": { "tenantId": TENANT, "subscriptionId": TENANT },
+            "dns": { "zoneId": format!("/subscriptions/{TENANT}/resourceGroups/g/providers/Microsoft.Network/dnsZones/octopus.example") },
+            "tls": { "secretRef": { "namespace": "ns", "name": "tls" } } },
     }))
     .unwrap()
 }
@@ -42,7 +47,22 @@ fn certificate() -> Certificate {
 }
 
 fn seen(certificate: Observed<Result<Certificate, String>>) -> Observation {
-    Observation { certificate, forbidden: false }
+    Observation { zone: Ok(zone()), certificate, forbidden: false }
+}
+
+fn zone() -> Zone {
+    Zone { name_servers: vec!["ns1.example.".to_owned()] }
+}
+
+/// A good certificate, and Azure answered with an error.
+fn azure_says(status: u16, code: &str) -> Observation {
+    let body = format!(r#"{{"error":{{"code":"{code}","message":"m"}}}}"#);
+    Observation { zone: Err(ArmError::from_answer(status, None, body.as_bytes())), ..good() }
+}
+
+fn no_token(refused: bool) -> Observation {
+    let error = ArmError::NoToken { client: "c".to_owned(), message: "AADSTS700213".to_owned(), refused };
+    Observation { zone: Err(error), ..good() }
 }
 
 fn good() -> Observation {
@@ -57,10 +77,85 @@ fn step(region: &Region, seen: &Observation, now: i64) -> RegionStatus {
     report(region, &plan(region, seen, &POLICY, at(now)), &POLICY, at(now))
 }
 
-/// `Type=Status/Reason` of each condition.
+/// `Type=Status/Reason` of each condition but those of Azure, which have a table of their own.
 fn summary(status: &RegionStatus) -> String {
-    let each = status.conditions.iter().map(|c| format!("{}={}/{}", c.type_, c.status, c.reason));
-    each.collect::<Vec<_>>().join(" ")
+    let rest = status
+        .conditions
+        .iter()
+        .filter(|c| !["CredentialsValid", "DNSZoneReady"].contains(&c.type_.as_str()));
+    rest.map(|c| format!("{}={}/{}", c.type_, c.status, c.reason)).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn what_azure_says_shows_in_its_own_conditions() {
+    for (seen, ready, credentials, dns) in [
+        (good(), "True/ReconcileSucceeded", "True/ReconcileSucceeded", "True/ReconcileSucceeded"),
+        (no_token(true), "False/CredentialInvalid", "False/CredentialInvalid", "Unknown/CredentialInvalid"),
+        (no_token(false), "False/AzureUnavailable", "Unknown/AzureUnavailable", "Unknown/AzureUnavailable"),
+        (
+            azure_says(401, "ExpiredAuthenticationToken"),
+            "False/CredentialInvalid",
+            "False/CredentialInvalid",
+            "Unknown/CredentialInvalid",
+        ),
+        (
+            azure_says(403, "AuthorizationFailed"),
+            "False/Unauthorized",
+            "True/ReconcileSucceeded",
+            "False/Unauthorized",
+        ),
+        (
+            azure_says(404, "ResourceNotFound"),
+            "False/AzureResourceNotFound",
+            "True/ReconcileSucceeded",
+            "False/AzureResourceNotFound",
+        ),
+        (
+            azure_says(429, "SubscriptionRequestsThrottled"),
+            "False/AzureThrottled",
+            "True/ReconcileSucceeded",
+            "Unknown/AzureThrottled",
+        ),
+        (
+            azure_says(503, ""),
+            "False/AzureUnavailable",
+            "True/ReconcileSucceeded",
+            "Unknown/AzureUnavailable",
+        ),
+    ] {
+        let status = step(&region(), &seen, 5_000);
+        let of = |t: &str| {
+            let found = status.conditions.iter().find(|c| c.type_ == t).unwrap();
+            format!("{}/{}", found.status, found.reason)
+        };
+        assert_eq!([of("Ready"), of("CredentialsValid"), of("DNSZoneReady")], [ready, credentials, dns]);
+        let stalled = status.conditions.iter().any(|c| c.type_ == "Stalled");
+        assert!(!stalled, "all of these may pass by themselves");
+    }
+}
+
+#[test]
+fn a_good_region_stays_ready_and_keeps_what_it_knew_while_azure_is_away() {
+    let mut region = region();
+    let before = step(&region, &good(), 5_000);
+    region.status = Some(before.clone());
+    for seen in [azure_says(503, ""), azure_says(429, "TooManyRequests"), no_token(false)] {
+        let status = step(&region, &seen, 6_000);
+        assert!(summary(&status).starts_with("Ready=True/ReconcileSucceeded CertificateReady=True"));
+        assert_eq!(status.dns, before.dns);
+        assert!(status.conditions.iter().any(|c| c.type_ == "DNSZoneReady" && c.status == "Unknown"));
+    }
+    // A zone that is certainly gone is news.
+    let gone = step(&region, &azure_says(404, "ResourceNotFound"), 6_000);
+    assert!(summary(&gone).starts_with("Ready=False/AzureResourceNotFound"));
+}
+
+#[test]
+fn a_certificate_for_another_zone_is_no_use() {
+    let other = Certificate { dns_names: vec!["*.other.example".to_owned()], ..certificate() };
+    let status = step(&region(), &seen(Observed::Present(Ok(other))), 5_000);
+    assert!(summary(&status).starts_with("Ready=False/CertificateInvalid Stalled=True"));
+    assert!(status.conditions[0].message.contains("must include *.octopus.example"));
 }
 
 #[test]
@@ -76,7 +171,7 @@ fn each_situation_has_its_conditions_and_names_the_field() {
         (
             forbidden(),
             5_000,
-            "Ready=False/ReferenceForbidden Reconciling=True/ProgressingWithRetry CertificateReady=False/ReferenceForbidden",
+            "Ready=False/ReferenceForbidden Reconciling=True/ProgressingWithRetry CertificateReady=Unknown/ReferenceForbidden",
             "rbac.secretNamespaces",
         ),
         (
@@ -126,7 +221,14 @@ fn a_good_region_stays_good_while_the_secret_cannot_be_read() {
     let mut region = region();
     region.status = Some(step(&region, &good(), 5_000));
     let unknown = seen(Observed::Unknown("timeout".to_owned()));
-    assert_eq!(Some(step(&region, &unknown, 9_000)), region.status);
+    let blind = step(&region, &unknown, 9_000);
+    assert_eq!(
+        summary(&blind),
+        "Ready=True/ReconcileSucceeded CertificateReady=Unknown/ApiServerUnavailable"
+    );
+    assert_eq!(blind.certificate, region.status.clone().unwrap().certificate);
+    let expired = step(&region, &unknown, 100_000);
+    assert!(summary(&expired).starts_with("Ready=False/CertificateExpired Reconciling=True"));
     // A new spec has not been seen good.
     region.metadata.generation = Some(2);
     assert!(summary(&step(&region, &unknown, 9_000)).starts_with("Ready=False/ApiServerUnavailable"));
@@ -183,8 +285,12 @@ fn any_observation() -> impl Strategy<Value = Observation> {
     prop_oneof![
         Just(good()),
         Just(forbidden()),
+        Just(azure_says(404, "ResourceNotFound")),
+        Just(azure_says(503, "")),
+        Just(no_token(true)),
         Just(seen(Observed::Absent)),
-        Just(seen(Observed::Unknown("timeout".to_owned()))),
+        ".*".prop_map(|why| seen(Observed::Unknown(why))),
+        "\\PC*\n.*".prop_map(|why| seen(Observed::Present(Err(why)))),
         Just(seen(Observed::Present(Err("broken".to_owned())))),
     ]
 }
@@ -206,8 +312,8 @@ proptest! {
             prop_assert_eq!(status.observed_generation, region.metadata.generation);
             for condition in &status.conditions {
                 prop_assert!(condition.observed_generation <= status.observed_generation);
-                prop_assert!(["Ready", "CertificateReady"].contains(&condition.type_.as_str()) || condition.status == "True");
-                prop_assert!(condition.message.lines().count() == 1);
+                prop_assert!(["Ready", "CertificateReady", "CredentialsValid", "DNSZoneReady"].contains(&condition.type_.as_str()) || condition.status == "True");
+                prop_assert!(condition.message.lines().count() <= 1);
                 prop_assert!(condition.last_transition_time.0 <= at(now));
             }
             region.status = Some(status.clone());

@@ -1,0 +1,262 @@
+//! Calls to ARM.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use azure_core::{
+    credentials::TokenCredential,
+    http::{
+        ClientOptions, Context, Method, Pipeline, PipelineSendOptions, RawResponse, Request, RetryOptions,
+        Transport, Url, headers::HeaderName,
+    },
+};
+use azure_identity::{
+    ClientAssertionCredentialOptions, WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
+};
+use clap::Args;
+use serde_json::Value;
+
+use super::ArmError;
+use crate::metrics::{ByCall, Metrics};
+
+/// Longest wait for an answer. Azure was seen to take up to 120 s.
+const ANSWER: Duration = Duration::from_secs(130);
+
+/// Where Azure is and how the operator proves who it is.
+#[derive(Args, Clone, Debug)]
+pub struct AzureArgs {
+    /// Client id of the managed identity that the operator acts as, unless a Region names another.
+    #[arg(long, env = "AZURE_CLIENT_ID")]
+    pub azure_client_id: Option<String>,
+
+    /// File with the ServiceAccount token that Entra exchanges for access tokens.
+    #[arg(
+        long,
+        env = "AZURE_FEDERATED_TOKEN_FILE",
+        default_value = "/var/run/secrets/azure/tokens/azure-identity-token"
+    )]
+    pub azure_federated_token_file: PathBuf,
+
+    /// PEM file with the authorities that are trusted for Azure's endpoints, instead of the system's.
+    #[arg(long, env = "REEF_OPERATOR_AZURE_CA_FILE")]
+    pub azure_ca_file: Option<PathBuf>,
+}
+
+/// Why there is no client for Azure at all.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The CA file cannot be used.
+    #[error("--azure-ca-file {path}: {message}")]
+    Ca {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The HTTP client cannot be made.
+    #[error("HTTP client: {0}")]
+    Http(#[from] reqwest::Error),
+}
+
+/// An Azure identity.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// Entra tenant.
+    pub tenant: String,
+    /// Client id.
+    pub client: String,
+}
+
+/// Clients, one per identity.
+pub struct Arms {
+    args: AzureArgs,
+    http: reqwest::Client,
+    metrics: Arc<Metrics>,
+    clients: Mutex<HashMap<Identity, Arc<Arm>>>,
+}
+
+impl Arms {
+    /// Prepares what all clients share. Makes no call.
+    pub fn new(args: AzureArgs, metrics: Arc<Metrics>) -> Result<Self, Error> {
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(20))
+            .read_timeout(ANSWER)
+            .redirect(reqwest::redirect::Policy::none())
+            // One connection of HTTP/2 would pin all calls to one of ARM's front ends.
+            .http1_only()
+            .pool_max_idle_per_host(10);
+        if let Some(path) = &args.azure_ca_file {
+            let broken = |message: String| Error::Ca { path: path.display().to_string(), message };
+            let pem = std::fs::read(path).map_err(|e| broken(e.to_string()))?;
+            let certificates =
+                reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| broken(e.to_string()))?;
+            if certificates.is_empty() {
+                return Err(broken("holds no certificate in PEM".to_owned()));
+            }
+            builder = builder.tls_certs_only(certificates);
+        }
+        Ok(Self { args, http: builder.build()?, metrics, clients: Mutex::default() })
+    }
+
+    /// The client for a region: of the identity that it names, or of the operator's own.
+    pub fn client(&self, tenant: &str, client: Option<&str>) -> Result<Arc<Arm>, ArmError> {
+        let client = client.or(self.args.azure_client_id.as_deref()).ok_or_else(|| ArmError::NoToken {
+            client: "(none)".to_owned(),
+            message: "no client id: set spec.azure.clientId or the chart's azure.clientId".to_owned(),
+            refused: true,
+        })?;
+        let identity = Identity { tenant: tenant.to_owned(), client: client.to_owned() };
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(arm) = clients.get(&identity) {
+            return Ok(arm.clone());
+        }
+        let arm = Arc::new(Arm::new(self, identity.clone())?);
+        clients.insert(identity, arm.clone());
+        Ok(arm)
+    }
+}
+
+/// A client of ARM in the public cloud with one identity.
+pub struct Arm {
+    identity: Identity,
+    credential: Arc<WorkloadIdentityCredential>,
+    pipeline: Pipeline,
+    metrics: Arc<Metrics>,
+}
+
+const ENDPOINT: &str = "https://management.azure.com";
+const SCOPE: &str = "https://management.azure.com/.default";
+
+impl Arm {
+    fn new(arms: &Arms, identity: Identity) -> Result<Self, ArmError> {
+        let transport = || Some(Transport::new(Arc::new(arms.http.clone())));
+        let options = || ClientOptions {
+            retry: RetryOptions::none(),
+            transport: transport(),
+            ..ClientOptions::default()
+        };
+        let credential = WorkloadIdentityCredential::new(Some(WorkloadIdentityCredentialOptions {
+            credential_options: ClientAssertionCredentialOptions { client_options: options() },
+            client_id: Some(identity.client.clone()),
+            tenant_id: Some(identity.tenant.clone()),
+            token_file_path: Some(arms.args.azure_federated_token_file.clone()),
+        }));
+        let credential = credential.map_err(|e| no_token(&identity, &e))?;
+        let pipeline = Pipeline::new(
+            Some("reef-operator"),
+            Some(env!("CARGO_PKG_VERSION")),
+            options(),
+            Vec::new(),
+            Vec::new(),
+            None,
+        );
+        Ok(Self { identity, credential, pipeline, metrics: arms.metrics.clone() })
+    }
+
+    /// Reads a resource by its id.
+    pub async fn get(&self, id: &str, api_version: &str) -> Result<Value, ArmError> {
+        let answer = self.call(Method::Get, id, api_version).await?;
+        serde_json::from_slice(answer.body()).map_err(|e| ArmError::NoAnswer(format!("not JSON: {e}")))
+    }
+
+    async fn call(&self, method: Method, id: &str, api_version: &str) -> Result<RawResponse, ArmError> {
+        let url = format!("{ENDPOINT}{id}?api-version={api_version}");
+        let url = Url::parse(&url).map_err(|e| ArmError::NoAnswer(format!("{id} is not a path: {e}")))?;
+        // Apart from the call, so that trouble with Entra is told from trouble with ARM. The credential
+        // caches the token and renews it in time.
+        let token = self.credential.get_token(&[SCOPE], None).await;
+        let token = token.map_err(|e| no_token(&self.identity, &e))?;
+        let mut request = Request::new(url, method);
+        request.insert_header("authorization", format!("Bearer {}", token.token.secret()));
+        let began = Instant::now();
+        let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
+        let answer = self.pipeline.send(&Context::new(), &mut request, Some(options)).await;
+        let code = answer.as_ref().map_or(0, |a| u16::from(a.status()));
+        let by = ByCall { service: service(id), method: method.as_ref().to_owned(), code };
+        self.metrics.azure_called(by, began.elapsed());
+        let answer = answer.map_err(|e| ArmError::NoAnswer(one_line(&e)))?;
+        if (200..300).contains(&code) {
+            return Ok(answer);
+        }
+        let retry_after = answer.headers().get_optional_str(&HeaderName::from_static("retry-after"));
+        Err(ArmError::from_answer(code, retry_after, answer.body()))
+    }
+}
+
+/// The provider that a path belongs to, for metrics: few values, no names of resources.
+fn service(id: &str) -> String {
+    let after = id.rsplit_once("/providers/").map_or("Microsoft.Resources", |(_, rest)| rest);
+    after.split('/').next().unwrap_or_default().to_owned()
+}
+
+fn no_token(identity: &Identity, error: &azure_core::Error) -> ArmError {
+    let message = one_line(error);
+    // Entra numbers its refusals; without a number it was not asked or did not answer.
+    let refused = message.contains("AADSTS");
+    ArmError::NoToken { client: identity.client.clone(), message, refused }
+}
+
+/// The error with its sources in one line. No URL: it could be signed.
+fn one_line(error: &azure_core::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        source = error.source();
+    }
+    let words = text.split_whitespace();
+    let words = words.map(|word| if word.contains("://") { "<url>" } else { word });
+    words.collect::<Vec<_>>().join(" ").chars().take(500).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_name_the_provider() {
+        for (id, expect) in [
+            ("/subscriptions/s", "Microsoft.Resources"),
+            ("/subscriptions/s/resourceGroups/g", "Microsoft.Resources"),
+            ("/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/dnsZones/z", "Microsoft.Network"),
+        ] {
+            assert_eq!(service(id), expect);
+        }
+    }
+
+    #[test]
+    fn a_bad_ca_file_is_named() {
+        let args = |path: &str| AzureArgs {
+            azure_client_id: None,
+            azure_federated_token_file: "/none".into(),
+            azure_ca_file: Some(path.into()),
+        };
+        for (path, expect) in [
+            ("/nowhere.pem", "No such file"),
+            (concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"), "no certificate"),
+        ] {
+            let Err(error) = Arms::new(args(path), Arc::default()) else { panic!("{path} was taken") };
+            let text = error.to_string();
+            assert!(text.contains(path) && text.contains(expect), "{text}");
+        }
+    }
+
+    #[test]
+    fn without_a_client_id_the_setting_is_named() {
+        let args = AzureArgs {
+            azure_client_id: None,
+            azure_federated_token_file: "/none".into(),
+            azure_ca_file: None,
+        };
+        let arms = Arms::new(args, Arc::default()).unwrap();
+        let Err(error) = arms.client("t", None) else { panic!("a client") };
+        assert!(error.to_string().contains("spec.azure.clientId"), "{error}");
+    }
+}

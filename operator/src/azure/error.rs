@@ -1,0 +1,205 @@
+//! What ARM's refusals mean (pure).
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// How to go on after a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Passes by itself.
+    Transient,
+    /// Another operation runs on this or a dependent resource.
+    Conflict,
+    /// Too many requests.
+    Throttled,
+    /// There is no room: another place has to be tried.
+    Capacity,
+    /// The caller is not who it has to be, or may not do this.
+    Auth,
+    /// The request is wrong and stays wrong.
+    Invalid,
+    /// What is asked for does not exist.
+    Missing,
+}
+
+/// A failed call.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ArmError {
+    /// Entra gave no token, and why.
+    #[error("no token from Entra for client {client}: {message}")]
+    NoToken {
+        /// Client id.
+        client: String,
+        /// What Entra said, one line.
+        message: String,
+        /// Whether Entra refused; otherwise it could not be asked.
+        refused: bool,
+    },
+    /// No answer.
+    #[error("ARM did not answer: {0}")]
+    NoAnswer(String),
+    /// An answer that is an error.
+    #[error("ARM answered {status} {code}: {message}")]
+    Answer {
+        /// HTTP status.
+        status: u16,
+        /// ARM's code; the HTTP status as text where there is none.
+        code: String,
+        /// ARM's text, one line, without what differs from time to time.
+        message: String,
+        /// `Retry-After`.
+        retry_after: Option<Duration>,
+    },
+}
+
+impl ArmError {
+    /// From an answer with an error status.
+    pub fn from_answer(status: u16, retry_after: Option<&str>, body: &[u8]) -> Self {
+        let (code, message) = parse(body).unwrap_or_default();
+        Self::Answer {
+            status,
+            code: if code.is_empty() { status.to_string() } else { code },
+            message: stable(&message),
+            retry_after: retry_after.and_then(|v| v.trim().parse().ok()).map(Duration::from_secs),
+        }
+    }
+
+    /// How to go on. Unknown codes are transient: most refusals pass by waiting.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::NoToken { refused: true, .. } => Class::Auth,
+            Self::NoToken { .. } | Self::NoAnswer(_) => Class::Transient,
+            Self::Answer { status, code, .. } => classify(*status, code),
+        }
+    }
+}
+
+fn classify(status: u16, code: &str) -> Class {
+    match code {
+        "AuthorizationFailed" | "LinkedAuthorizationFailed" | "RequestDisallowedByPolicy" => Class::Auth,
+        "ResourceQuotaExceeded"
+        | "QuotaExceeded"
+        | "AllocationFailed"
+        | "SkuNotAvailable"
+        | "ManagedClusterCountExceedsQuotaLimit"
+        | "RoleAssignmentLimitExceeded"
+        | "40881"
+        | "40873"
+        | "40889"
+        | "1132" => Class::Capacity,
+        "InvalidRequestContent"
+        | "InvalidResourceType"
+        | "LocationRequired"
+        | "MissingApiVersionParameter"
+        | "LocationNotAvailableForResourceGroup"
+        | "InvalidValuesForRequestParameters"
+        | "AccountNameInvalid"
+        | "PropertyChangeNotAllowed"
+        | "InvalidResourceGroupLocation"
+        | "InvalidResourceLocation" => Class::Invalid,
+        // The network provider's word for a lock, with the status of throttling.
+        "RetryableError" => Class::Conflict,
+        _ => match status {
+            401 | 403 => Class::Auth,
+            404 | 410 => Class::Missing,
+            409 | 412 => Class::Conflict,
+            429 => Class::Throttled,
+            _ => Class::Transient,
+        },
+    }
+}
+
+/// Code and message in any of the envelopes that are seen: `{"error":{code,message}}`, `{code,message}`,
+/// `{Code,Message}`; a code may be a number.
+fn parse(body: &[u8]) -> Option<(String, String)> {
+    let value: Value = serde_json::from_slice(body).ok()?;
+    let inner = value.get("error").filter(|e| e.is_object()).unwrap_or(&value);
+    let text = |names: [&str; 2]| match names.iter().find_map(|n| inner.get(n)) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Number(number)) => number.to_string(),
+        _ => String::new(),
+    };
+    Some((text(["code", "Code"]), text(["message", "Message"])))
+}
+
+/// One line without URLs and request ids, so that the same failure gives the same text each time.
+fn stable(message: &str) -> String {
+    let words = message.split_whitespace().map(|word| {
+        let bare = word.trim_matches(|c: char| "'\"(),.;:".contains(c));
+        if bare.starts_with("https://") || bare.starts_with("http://") { "<url>" } else { word }
+    });
+    let line = words.collect::<Vec<_>>().join(" ");
+    line.chars().take(500).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn answer(status: u16, body: &str) -> ArmError {
+        ArmError::from_answer(status, Some("15"), body.as_bytes())
+    }
+
+    fn code(error: &ArmError) -> &str {
+        match error {
+            ArmError::Answer { code, .. } => code,
+            _ => "",
+        }
+    }
+
+    #[test]
+    fn every_envelope_is_read() {
+        for (body, expect) in [
+            (r#"{"error":{"code":"ResourceNotFound","message":"m"}}"#, "ResourceNotFound"),
+            (r#"{"code":"NotFound","message":"m","details":[],"subcode":"x"}"#, "NotFound"),
+            (r#"{"Code":"BadRequest","Message":"m"}"#, "BadRequest"),
+            (r#"{"error":{"code":404002,"message":"m"}}"#, "404002"),
+            (r#"{"error":"not an object","code":"C"}"#, "C"),
+            ("<html>Our services aren't available right now</html>", "404"),
+            ("", "404"),
+        ] {
+            assert_eq!(code(&answer(404, body)), expect, "{body}");
+        }
+    }
+
+    #[test]
+    fn classes() {
+        for (status, code, class) in [
+            (404, "ResourceNotFound", Class::Missing),
+            (403, "AuthorizationFailed", Class::Auth),
+            (401, "ExpiredAuthenticationToken", Class::Auth),
+            (409, "AnotherOperationInProgress", Class::Conflict),
+            (429, "RetryableError", Class::Conflict),
+            (429, "SubscriptionRequestsThrottled", Class::Throttled),
+            (429, "429", Class::Throttled),
+            (409, "QuotaExceeded", Class::Capacity),
+            (400, "InvalidRequestContent", Class::Invalid),
+            (400, "PrincipalNotFound", Class::Transient),
+            (400, "NeverHeardOf", Class::Transient),
+            (503, "", Class::Transient),
+        ] {
+            let body = format!(r#"{{"error":{{"code":"{code}","message":"m"}}}}"#);
+            assert_eq!(answer(status, &body).class(), class, "{status} {code}");
+        }
+    }
+
+    #[test]
+    fn texts_are_one_line_without_what_changes() {
+        let body =
+            r#"{"error":{"code":"C","message":"busy,\n see 'https://management.azure.com/x?s=signature'."}}"#;
+        let ArmError::Answer { message, retry_after, .. } = answer(409, body) else { panic!("an answer") };
+        assert_eq!(message, "busy, see <url>");
+        assert_eq!(retry_after, Some(Duration::from_secs(15)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_panics(status in 0u16.., retry in prop::option::of(".*"), body: Vec<u8>) {
+            let error = ArmError::from_answer(status, retry.as_deref(), &body);
+            prop_assert!(error.to_string().lines().count() <= 1);
+            let _ = error.class();
+        }
+    }
+}

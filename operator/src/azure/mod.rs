@@ -1,0 +1,10 @@
+//! Azure Resource Manager (ARM).
+//!
+//! One client per Azure identity, on the pipeline of `azure_core` with its retries off: the controllers
+//! retry, and see each failure. Knows nothing of what our kinds mean.
+
+mod client;
+pub mod error;
+
+pub use client::{Arm, Arms, AzureArgs, Error as AzureError, Identity};
+pub use error::{ArmError, Class};
