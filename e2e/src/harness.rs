@@ -137,6 +137,39 @@ impl Sandbox {
         child.wait_with_output().expect("the tool ends")
     }
 
+    /// Makes calls to the emulated Azure fail; see [`crate::azure::faults::Rule`].
+    pub fn azure_fault(&self, rule: &Value) {
+        let answer = self.azure_control("POST", "/faults", &rule.to_string());
+        assert!(answer.contains(" 204 "), "{answer}");
+    }
+
+    /// Ends all faults of the emulated Azure.
+    pub fn azure_healed(&self) {
+        self.azure_control("DELETE", "/faults", "");
+    }
+
+    /// Every call to the emulated Azure so far.
+    pub fn azure_journal(&self) -> Vec<Value> {
+        let answer = self.azure_control("GET", "/journal", "");
+        answer.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    fn azure_control(&self, method: &str, path: &str, body: &str) -> String {
+        use std::io::{Read, Write};
+        let text = std::fs::read_to_string(self.folder.join("azure.json")).expect("azure.json");
+        let access: Value = serde_json::from_str(&text).expect("JSON");
+        let address = access["control"].as_str().and_then(|c| c.strip_prefix("http://")).expect("control");
+        let mut stream = std::net::TcpStream::connect(address).expect("the control API");
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
+        stream.write_all((head + body).as_bytes()).expect("the control API takes the request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("the control API answers");
+        answer
+    }
+
     /// The audit log of the management cluster, one event each.
     pub fn audit(&self) -> Vec<Value> {
         let path = self.folder.join("logs/management-audit.log");

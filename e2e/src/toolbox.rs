@@ -39,7 +39,11 @@ pub enum Toolbox {
         path: String,
     },
     /// Wait for a signal.
-    Sleep,
+    Sleep {
+        /// Do not end at SIGTERM.
+        #[arg(long)]
+        ignore_term: bool,
+    },
 }
 
 /// Does it.
@@ -61,7 +65,14 @@ pub async fn run(what: Toolbox) -> io::Result<()> {
             Ok(())
         }
         Toolbox::Write { path } => tokio::fs::write(path, "written").await,
-        Toolbox::Sleep => std::future::pending().await,
+        Toolbox::Sleep { ignore_term } => {
+            // A handler that does nothing, instead of the default that ends the process.
+            let _ignored = ignore_term
+                .then(|| tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()))
+                .transpose()?;
+            println!("sleeping");
+            std::future::pending().await
+        }
     }
 }
 

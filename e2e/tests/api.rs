@@ -65,12 +65,18 @@ async fn the_schemas_accept_and_refuse() {
     assert!(listed.contains("LOCATION") && listed.contains("kept"), "{listed}");
 }
 
+const UUID: &str = "00000000-0000-4000-8000-000000000001";
+
 fn object(name: &str, change: &Value) -> DynamicObject {
     let mut object = json!({
         "apiVersion": "cloud.octopus.com/v1alpha1",
         "kind": "Region",
         "metadata": { "name": name },
-        "spec": { "location": "westeurope", "tls": { "secretRef": { "namespace": "ns", "name": "tls" } } },
+        "spec": {
+            "location": "westeurope",
+            "azure": { "tenantId": UUID, "subscriptionId": UUID },
+            "dns": { "zoneId": format!("/subscriptions/{UUID}/resourceGroups/g/providers/Microsoft.Network/dnsZones/a.example") },
+            "tls": { "secretRef": { "namespace": "ns", "name": "tls" } } },
     });
     merge(&mut object, change);
     serde_json::from_value(object).unwrap()
@@ -102,6 +108,22 @@ fn creates() -> Vec<(Value, Option<&'static str>)> {
             json!({ "spec": { "tls": { "secretRef": { "namespace": "" } } } }),
             Some("spec.tls.secretRef.namespace"),
         ),
+        (json!({ "spec": { "azure": null } }), Some("spec.azure: Required value")),
+        (json!({ "spec": { "azure": { "tenantId": "not-a-uuid" } } }), Some("spec.azure.tenantId")),
+        (
+            json!({ "spec": { "azure": { "subscriptionId": UUID.to_uppercase().replace('0', "A") } } }),
+            Some("spec.azure.subscriptionId"),
+        ),
+        (json!({ "spec": { "azure": { "clientId": UUID } } }), None),
+        (json!({ "spec": { "azure": { "clientId": "" } } }), Some("spec.azure.clientId")),
+        (json!({ "spec": { "dns": { "zoneId": "a.example" } } }), Some("spec.dns.zoneId")),
+        (
+            json!({ "spec": { "dns": { "zoneId": format!("/subscriptions/{UUID}/resourceGroups/g/providers/Microsoft.Network/privateDnsZones/a.example") } } }),
+            Some("spec.dns.zoneId"),
+        ),
+        (network(json!({ "addressSpace": "127.0.0.0/8" })), Some("must not overlap")),
+        (network(json!({ "addressSpace": "168.0.0.0/8" })), Some("must not overlap")),
+        (network(json!({ "addressSpace": "240.0.0.0/8" })), Some("must not overlap")),
         (network(json!({})), None),
         (network(json!({ "addressSpace": "10.64.0.0/10", "reefPrefixLength": 12 })), None),
         (network(json!({ "addressSpace": "10.0.0.0/16", "reefPrefixLength": 16 })), None),
@@ -131,6 +153,12 @@ fn updates() -> Vec<(Value, Option<&'static str>)> {
     vec![
         (json!({ "tls": { "secretRef": { "name": "other" } } }), None),
         (json!({ "location": "northeurope" }), Some("location is immutable")),
+        (json!({ "azure": { "clientId": UUID } }), Some("azure is immutable")),
+        (json!({ "azure": { "tenantId": UUID.replace('1', "2") } }), Some("azure is immutable")),
+        (
+            json!({ "dns": { "zoneId": format!("/subscriptions/{UUID}/resourceGroups/g/providers/Microsoft.Network/dnsZones/b.example") } }),
+            Some("zoneId is immutable"),
+        ),
         (json!({ "network": { "reefPrefixLength": 17 } }), Some("network is immutable")),
         (json!({ "network": { "addressSpace": "192.168.0.0/16" } }), Some("network is immutable")),
     ]

@@ -37,6 +37,7 @@ async fn pods_reach_what_they_may() {
     // Nobody there: other ports, other clusters, the machine, the metadata service.
     for (name, target) in [
         ("no-port", "server.b.svc:81".to_owned()),
+        ("api-port", "172.16.0.1:9999".to_owned()),
         ("no-service", "absent.b.svc:80".to_owned()),
         ("metadata", "169.254.169.254:80".to_owned()),
         ("machine", "127.0.0.1:22".to_owned()),

@@ -11,7 +11,8 @@ use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, LogParams, Patch, PatchParams, PostParams},
 };
-use reef_e2e::harness::{Sandbox, eventually, toolbox, toolbox_pod, toolbox_run};
+use reef_e2e::harness::{Sandbox, eventually, processes, send, toolbox, toolbox_pod, toolbox_run};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const NAMESPACE: &str = "default";
@@ -32,7 +33,8 @@ async fn pods_live_as_on_a_real_node() {
         a_token_of_its_own(&client),
         crashes_are_restarted(&client),
         what_cannot_run_says_why(&client),
-        deletion_waits_for_the_grace_period(&client),
+        deletion_is_polite_and_then_firm(&client),
+        a_killed_pod_process_is_replaced(&client),
         a_changed_config_map_arrives(&client),
     );
 }
@@ -84,6 +86,16 @@ async fn least_privilege(client: &Client) {
     assert_eq!(line("CapEff:"), "0000000000000000");
     assert_eq!(line("NoNewPrivs:"), "1");
     assert_eq!(line("Uid:").split_whitespace().next(), Some("65532"));
+
+    // Nor has one that runs as root, so it cannot turn its read-only mounts into writable ones.
+    let as_root = json!({ "securityContext": { "runAsUser": 0 } });
+    let root = toolbox_pod("as-root", &["show", "/proc/self/status"], &as_root);
+    let (status, code) = toolbox_run(client, NAMESPACE, &root).await;
+    let line = |key: &str| status.lines().find_map(|l| l.strip_prefix(key)).map_or("-", str::trim);
+    assert_eq!((code, line("Uid:").split_whitespace().next()), (0, Some("0")));
+    for set in ["CapEff:", "CapPrm:", "CapInh:", "CapBnd:", "CapAmb:"] {
+        assert_eq!(line(set), "0000000000000000", "{set}");
+    }
 
     let (_, writable) = toolbox(client, NAMESPACE, "writes", &["write", "/tmp/file"]).await;
     assert_eq!(writable, 0);
@@ -159,20 +171,49 @@ async fn what_cannot_run_says_why(client: &Client) {
     );
 }
 
-async fn deletion_waits_for_the_grace_period(client: &Client) {
-    // SIGTERM ends the toolbox at once, long before its grace period; PATIENCE would not wait for that.
-    let pod = toolbox_pod("sleeper", &["sleep"], &json!({ "terminationGracePeriodSeconds": 600 }));
-    pods(client).create(&PostParams::default(), &pod).await.unwrap();
-    eventually("it runs", || async {
-        let status = pods(client).get("sleeper").await.ok()?.status?;
-        (status.phase.as_deref() == Some("Running")).then_some(())
-    })
-    .await;
-    pods(client).delete("sleeper", &DeleteParams::default()).await.unwrap();
-    eventually("it is gone", || async {
-        pods(client).get_opt("sleeper").await.ok()?.is_none().then_some(())
-    })
-    .await;
+/// SIGTERM ends what listens to it, long before its grace period; what does not is killed after it.
+async fn deletion_is_polite_and_then_firm(client: &Client) {
+    for (name, arguments, grace) in
+        [("polite", ["sleep"].as_slice(), 600), ("stubborn", ["sleep", "--ignore-term"].as_slice(), 2)]
+    {
+        let pod = toolbox_pod(name, arguments, &json!({ "terminationGracePeriodSeconds": grace }));
+        pods(client).create(&PostParams::default(), &pod).await.unwrap();
+        eventually("it says that it sleeps", || async {
+            let log = pods(client).logs(name, &LogParams::default()).await.ok()?;
+            log.contains("sleeping").then_some(())
+        })
+        .await;
+        let began = std::time::Instant::now();
+        pods(client).delete(name, &DeleteParams::default()).await.unwrap();
+        eventually("it is gone", || async { pods(client).get_opt(name).await.ok()?.is_none().then_some(()) })
+            .await;
+        if name == "stubborn" {
+            assert!(began.elapsed().as_secs() >= 2, "it had its grace period");
+        }
+    }
+}
+
+/// When what holds a pod's namespaces is killed, the pod comes back with the same address.
+async fn a_killed_pod_process_is_replaced(client: &Client) {
+    let mut pod = serde_json::to_value(toolbox_pod("survivor", &["sleep"], &json!({}))).unwrap();
+    pod["spec"]["restartPolicy"] = json!("Always");
+    pods(client).create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+    let running = |restarts: i32| async move {
+        eventually("it runs", || async {
+            let status = pods(client).get("survivor").await.ok()?.status?;
+            let container = status.container_statuses.as_ref()?.first()?.clone();
+            (container.state?.running.is_some() && container.restart_count == restarts).then_some(status)
+        })
+        .await
+    };
+    let before = running(0).await;
+    let holder = processes()
+        .into_iter()
+        .find(|p| p.command.contains("\0pod\0") && p.command.contains("\"hostname\":\"survivor\""));
+    send(holder.expect("its pod process").pid, Signal::KILL);
+    let after = running(1).await;
+    assert_eq!(after.pod_ip, before.pod_ip);
+    assert_eq!(after.phase.as_deref(), Some("Running"));
 }
 
 async fn a_changed_config_map_arrives(client: &Client) {

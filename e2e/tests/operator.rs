@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, LogParams},
+    api::{DeleteParams, LogParams, Patch, PatchParams},
 };
 use reef_crds::Region;
 use reef_e2e::{
@@ -32,13 +32,14 @@ async fn the_operator_is_installed_killed_and_taken_away() {
     installed_and_ready(&sandbox, &client).await;
     killed_and_back(&client).await;
     a_stopped_leader_hands_over(&client).await;
-    a_paused_leader_is_replaced_and_ends(&client).await;
+    a_paused_leader_is_replaced_and_ends(&sandbox, &client).await;
+    a_stolen_lease_ends_the_leader(&sandbox, &client).await;
     installing_again_changes_nothing(&sandbox, &client).await;
     bad_values_are_refused(&sandbox);
+    a_second_release_is_refused(&sandbox);
     nothing_secret_is_logged(&sandbox, &client).await;
 
     // The API is protected whether the operator runs or not.
-    ok(&sandbox.kubectl_with(&["apply", "-f", "-"], REGION));
     crds_cannot_be_deleted(&sandbox);
     ok(&sandbox.helm(&["uninstall", "reef-operator", "--namespace", NAMESPACE, "--wait"]));
     eventually("the operator's processes are gone", || async { operators().is_empty().then_some(()) }).await;
@@ -119,28 +120,83 @@ async fn a_stopped_leader_hands_over(client: &Client) {
     Api::<Pod>::namespaced(client.clone(), NAMESPACE).delete(&first, &DeleteParams::default()).await.unwrap();
     eventually("another leads", || async { leader(client).await.filter(|l| *l != first) }).await;
     println!("from deletion of the leader to the next one: {:.1} s", began.elapsed().as_secs_f32());
-    eventually("two are Ready again", || async {
-        (ready_pods(client, NAMESPACE).await.len() == 2).then_some(())
-    })
-    .await;
+    two_are_ready(client).await;
 }
 
-/// A leader that stands still past its lease has lost it when it goes on, and ends without a write.
-async fn a_paused_leader_is_replaced_and_ends(client: &Client) {
+/// A leader that stands still past its lease has lost it when it goes on, and ends without a write, although
+/// there is something to write.
+async fn a_paused_leader_is_replaced_and_ends(sandbox: &Sandbox, client: &Client) {
     let first = leader(client).await.unwrap();
     let pid = operator_of(&first).unwrap();
     let began = Instant::now();
     send(pid, Signal::STOP);
+    ok(&sandbox.kubectl_with(&["apply", "-f", "-"], REGION));
     let second = eventually("another leads", || async { leader(client).await.filter(|l| *l != first) }).await;
     let took = began.elapsed();
     println!("from SIGSTOP of the leader to the next one: {:.1} s", took.as_secs_f32());
     assert!(took < Duration::from_secs(20), "{took:?}");
+    ready_again(client).await;
+    let before = writes_of(sandbox, &first);
+    ok(&sandbox.kubectl(&["annotate", "region", "westeurope", "cloud.octopus.com/reconcile-requested-at=1"]));
     send(pid, Signal::CONT);
     eventually("the old leader's process ends", || async {
         (operator_of(&first) != Some(pid)).then_some(())
     })
     .await;
     assert_eq!(leader(client).await, Some(second));
+    assert_eq!(writes_of(sandbox, &first), before, "the old leader wrote nothing");
+    two_are_ready(client).await;
+}
+
+/// Somebody deletes the Lease under the leader: it takes it anew, or it ends; never do two write.
+async fn a_stolen_lease_ends_the_leader(sandbox: &Sandbox, client: &Client) {
+    let first = leader(client).await.unwrap();
+    let pid = operator_of(&first).unwrap();
+    let thief = serde_json::json!({ "spec": { "holderIdentity": "thief", "renewTime": null } });
+    let leases = Api::<Lease>::namespaced(client.clone(), NAMESPACE);
+    leases.patch("reef-operator", &PatchParams::default(), &Patch::Merge(&thief)).await.unwrap();
+    eventually("the leader's process ends", || async { (operator_of(&first) != Some(pid)).then_some(()) })
+        .await;
+    let before = writes_of(sandbox, &first);
+    ok(&sandbox.kubectl(&[
+        "annotate",
+        "--overwrite",
+        "region",
+        "westeurope",
+        "cloud.octopus.com/reconcile-requested-at=2",
+    ]));
+    eventually("one of the replicas leads", || async { leader(client).await.filter(|l| l != "thief") }).await;
+    let last = leader(client).await.unwrap();
+    answered(client, "2").await;
+    if last != first {
+        assert_eq!(writes_of(sandbox, &first), before, "one that does not lead wrote nothing");
+    }
+    two_are_ready(client).await;
+}
+
+/// Writes of one pod of the operator, elections aside.
+fn writes_of(sandbox: &Sandbox, pod: &str) -> usize {
+    let name = |e: &serde_json::Value| e["user"]["extra"]["authentication.kubernetes.io/pod-name"][0] == pod;
+    sandbox.audit().iter().filter(|e| name(e) && e["objectRef"]["resource"] != "leases").count()
+}
+
+async fn answered(client: &Client, value: &str) {
+    eventually("the request is answered", || async {
+        let status = Api::<Region>::all(client.clone()).get("westeurope").await.ok()?.status?;
+        (status.last_handled_reconcile_at.as_deref() == Some(value)).then_some(())
+    })
+    .await;
+}
+
+async fn ready_again(client: &Client) {
+    eventually("the Region is Ready", || async {
+        let status = Api::<Region>::all(client.clone()).get("westeurope").await.ok()?.status?;
+        status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True").then_some(())
+    })
+    .await;
+}
+
+async fn two_are_ready(client: &Client) {
     eventually("two are Ready again", || async {
         (ready_pods(client, NAMESPACE).await.len() == 2).then_some(())
     })
@@ -168,12 +224,22 @@ fn bad_values_are_refused(sandbox: &Sandbox) {
         (vec!["--set", "fleet=a", "--set", "replicas=3"], "replicas"),
         (vec!["--set", "fleet=a", "--set", "lease.durationSeconds=1"], "durationSeconds"),
         (vec!["--set", "fleet=a", "--set", "log.format=xml"], "format"),
+        (vec!["--set", "fleet=a", "--set", "azure.clientId=me"], "clientId"),
     ] {
         let mut arguments = vec!["template", "x", chart.to_str().unwrap()];
         arguments.extend(values);
         let error = refused(&sandbox.helm(&arguments));
         assert!(error.contains(expect), "{error}");
     }
+}
+
+/// A second release would fight the first over every object.
+fn a_second_release_is_refused(sandbox: &Sandbox) {
+    let chart = charts().join("reef-operator");
+    let arguments =
+        ["install", "two", chart.to_str().unwrap(), "--namespace", "default", "--set", "fleet=sandbox"];
+    let error = refused(&sandbox.helm(&arguments));
+    assert!(error.contains("reef-operator") && error.contains("exists"), "{error}");
 }
 
 fn crds_cannot_be_deleted(sandbox: &Sandbox) {
