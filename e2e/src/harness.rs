@@ -47,11 +47,10 @@ impl Sandbox {
     /// Starts a sandbox in a given folder and waits until it is ready.
     pub fn start_in(program: &str, folder: &Path, arguments: &[&str]) -> Self {
         let mut child = Command::new(program)
-            .arg("up")
-            .arg("--dir")
+            .args(["up", "--end-with-stdin", "--dir"])
             .arg(folder)
             .args(arguments)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("reef-sandbox starts");

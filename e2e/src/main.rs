@@ -24,7 +24,13 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Start a sandbox and stay until Ctrl-C.
-    Up(WorldArgs),
+    Up {
+        /// End when standard input closes, as it does when the test that started this is killed.
+        #[arg(long, hide = true)]
+        end_with_stdin: bool,
+        #[command(flatten)]
+        world: WorldArgs,
+    },
     /// End the sandbox that runs in a folder.
     Down {
         /// Folder of the sandbox.
@@ -47,9 +53,10 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         // In this thread: the sandbox's life hangs on it.
-        Command::Up(args) => current_thread(async {
-            let dir = Dir::create(&args.dir)?;
-            up::up(&dir, &WorldArgs { dir: dir.path().to_owned(), ..args }.to_args()).await
+        Command::Up { end_with_stdin, world } => current_thread(async {
+            let dir = Dir::create(&world.dir)?;
+            let args = WorldArgs { dir: dir.path().to_owned(), ..world }.to_args();
+            up::up(&dir, &args, end_with_stdin).await
         }),
         Command::Down { dir } => current_thread(async {
             if !dir.exists() {
@@ -88,7 +95,10 @@ fn io_error(source: io::Error) -> Error {
 }
 
 fn current_thread<T>(task: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io_error)?.block_on(task)
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io_error)?;
+    let result = runtime.block_on(task);
+    runtime.shutdown_background();
+    result
 }
 
 fn world(args: WorldArgs) -> Result<(), Error> {

@@ -24,7 +24,9 @@ use crate::{Context, Error, dir::Dir};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Starts a world in `dir` and stays until it ends. `world` are the arguments of `reef-sandbox world`.
-pub async fn up(dir: &Dir, world: &[String]) -> Result<ExitCode, Error> {
+///
+/// With `end_with_stdin` it also ends when its own standard input closes.
+pub async fn up(dir: &Dir, world: &[String], end_with_stdin: bool) -> Result<ExitCode, Error> {
     check_namespaces().await?;
     let lock = dir.lock()?;
     dir.clean(&lock)?;
@@ -37,12 +39,17 @@ pub async fn up(dir: &Dir, world: &[String]) -> Result<ExitCode, Error> {
         status = child.wait() => status,
         _ = interrupt.recv() => end(&mut child, lifeline).await,
         _ = terminate.recv() => end(&mut child, lifeline).await,
+        () = stdin_closes(), if end_with_stdin => end(&mut child, lifeline).await,
     };
     let status = status.context("wait for the sandbox")?;
     dir.clear()?;
     drop(lock);
     let code = status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1);
     Ok(ExitCode::from(code))
+}
+
+async fn stdin_closes() {
+    let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await;
 }
 
 /// Runs in the main thread, whose death is what `--pdeathsig` waits for.

@@ -41,8 +41,11 @@ async fn the_operator_is_installed_killed_and_taken_away() {
 
     // The API is protected whether the operator runs or not.
     crds_cannot_be_deleted(&sandbox);
+    let pods = ready_pods(&client, NAMESPACE).await;
+    let running = || pods.iter().filter_map(|pod| operator_of(&pod.name_any())).count();
+    assert_eq!(running(), 2);
     ok(&sandbox.helm(&["uninstall", "reef-operator", "--namespace", NAMESPACE, "--wait"]));
-    eventually("the operator's processes are gone", || async { operators().is_empty().then_some(()) }).await;
+    eventually("the operator's processes are gone", || async { (running() == 0).then_some(()) }).await;
     crds_cannot_be_deleted(&sandbox);
     ok(&sandbox.helm(&["uninstall", "reef-operator-crds", "--namespace", NAMESPACE]));
     crds_cannot_be_deleted(&sandbox);
@@ -205,12 +208,10 @@ async fn two_are_ready(client: &Client) {
 
 async fn installing_again_changes_nothing(sandbox: &Sandbox, client: &Client) {
     let before: Vec<_> = ready_pods(client, NAMESPACE).await.iter().map(ResourceExt::uid).collect();
-    for (chart, more) in [("reef-operator-crds", None), ("reef-operator", Some("fleet=sandbox"))] {
+    for chart in ["reef-operator-crds", "reef-operator"] {
         let path = charts().join(chart);
-        let mut arguments =
-            vec!["upgrade", chart, path.to_str().unwrap(), "--namespace", NAMESPACE, "--wait"];
-        arguments.extend(more.into_iter().flat_map(|set| ["--set", set]));
-        ok(&sandbox.helm(&arguments));
+        let upgrade = ["upgrade", chart, path.to_str().unwrap(), "--namespace", NAMESPACE];
+        ok(&sandbox.helm(&[&upgrade[..], &["--reuse-values", "--wait"]].concat()));
     }
     let after: Vec<_> = ready_pods(client, NAMESPACE).await.iter().map(ResourceExt::uid).collect();
     assert_eq!(before, after, "no pod was replaced");

@@ -57,9 +57,9 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
-    /// The HTTP client cannot be made.
-    #[error("HTTP client: {0}")]
-    Http(#[from] reqwest::Error),
+    /// The HTTP client cannot be made, most often because the system has no authorities to trust.
+    #[error("HTTP client for Azure: {0}; give the image ca-certificates, or set --azure-ca-file")]
+    Http(String),
 }
 
 /// An Azure identity.
@@ -99,7 +99,8 @@ impl Arms {
             }
             builder = builder.tls_certs_only(certificates);
         }
-        Ok(Self { args, http: builder.build()?, metrics, clients: Mutex::default() })
+        let http = builder.build().map_err(|e| Error::Http(chain(&e)))?;
+        Ok(Self { args, http, metrics, clients: Mutex::default() })
     }
 
     /// The client for a region: of the identity that it names, or of the operator's own.
@@ -202,8 +203,15 @@ fn no_token(identity: &Identity, error: &azure_core::Error) -> ArmError {
 
 /// The error with its sources in one line. No URL: it could be signed.
 fn one_line(error: &azure_core::Error) -> String {
+    let text = chain(error);
+    let words = text.split_whitespace();
+    let words = words.map(|word| if word.contains("://") { "<url>" } else { word });
+    words.collect::<Vec<_>>().join(" ").chars().take(500).collect()
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
+    let mut source = error.source();
     while let Some(error) = source {
         let next = error.to_string();
         if !text.contains(&next) {
@@ -211,9 +219,7 @@ fn one_line(error: &azure_core::Error) -> String {
         }
         source = error.source();
     }
-    let words = text.split_whitespace();
-    let words = words.map(|word| if word.contains("://") { "<url>" } else { word });
-    words.collect::<Vec<_>>().join(" ").chars().take(500).collect()
+    text
 }
 
 #[cfg(test)]
