@@ -188,10 +188,10 @@ impl Metrics {
     }
 
     /// Counts a call to Azure.
-    pub fn azure_called(&self, by: ByCall, took: Duration) {
+    pub fn azure_called(&self, by: &ByCall, took: Duration) {
         let service = ByService { service: by.service.clone() };
         self.azure_request_seconds.get_or_create(&service).observe(took.as_secs_f64());
-        self.azure_requests.get_or_create(&by).inc();
+        self.azure_requests.get_or_create(by).inc();
     }
 
     /// Counts a reconcile that has ended.
@@ -251,7 +251,7 @@ mod tests {
         metrics.certificate_not_after.get_or_create(&ByRegion { region: "w".to_owned() }).set(5.0);
         let call = ByCall { service: "Microsoft.Network".to_owned(), method: "GET".to_owned(), code: 200 };
         metrics.watch_errors.get_or_create(&region).inc();
-        metrics.azure_called(call, Duration::from_millis(3));
+        metrics.azure_called(&call, Duration::from_millis(3));
         let text = metrics.render().unwrap();
         for line in [
             "reef_operator_build_info{version=\"0.1.0\"} 1",

@@ -100,7 +100,7 @@ impl Cloud {
             return Response::gateway_error(
                 400,
                 "MissingApiVersionParameter",
-                "The api-version query parameter (?api-version=) is required for all requests.",
+                "Every request needs an api-version in its query.",
             );
         }
         if target.subscription != SUBSCRIPTION {
@@ -180,7 +180,11 @@ impl Cloud {
         (!granted).then(|| {
             let principal = &request.principal;
             let path = &request.path;
-            Response::gateway_error(403, "AuthorizationFailed", format!("The client '{principal}' with object id '{principal}' does not have authorization to perform action '{action}' over scope '{path}' or the scope is invalid. If access was recently granted, please refresh your credentials."))
+            Response::gateway_error(
+                403,
+                "AuthorizationFailed",
+                format!("Principal '{principal}' may not do '{action}' at '{path}'."),
+            )
         })
     }
 
@@ -226,7 +230,7 @@ impl Cloud {
             return Response::gateway_error(
                 404,
                 "ResourceGroupNotFound",
-                format!("Resource group '{group}' could not be found."),
+                format!("There is no resource group '{group}'."),
             );
         }
         let kind = target.kind();
@@ -235,9 +239,7 @@ impl Cloud {
             return Response::gateway_error(
                 404,
                 "ResourceNotFound",
-                format!(
-                    "The Resource '{name}' under resource group '{group}' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix"
-                ),
+                format!("There is no '{name}' in resource group '{group}'."),
             );
         }
         let parent = key(&format!("{}/providers/{}", target.scope, target.path_of_names()));
@@ -245,10 +247,7 @@ impl Cloud {
             return Response::gateway_error(
                 404,
                 "ParentResourceNotFound",
-                format!(
-                    "Failed to perform 'read' on resource(s) of type '{kind}', because the parent resource '{}' could not be found.",
-                    parent_key(&parent)
-                ),
+                format!("A '{kind}' cannot be read: its parent '{}' does not exist.", parent_key(&parent)),
             );
         }
         let message = format!("Resource '{}' was not found.", target.path_of_names());

@@ -66,10 +66,7 @@ impl Cloud {
             return Some(Response::gateway_error(
                 409,
                 "ScopeLocked",
-                format!(
-                    "The scope '{}' cannot perform delete operation because following scope(s) are locked: '{scope}'. Please remove the lock and try again.",
-                    request.path
-                ),
+                format!("'{}' is locked by '{scope}'.", request.path),
             ));
         }
         if target.kind() == "microsoft.network/virtualnetworks/subnets" {

@@ -122,15 +122,13 @@ impl Entra {
         match decode::<Claims>(token, &self.verifying, &validation) {
             Ok(data) => Ok(data.claims.oid),
             Err(error) => Err(match error.kind() {
-                jsonwebtoken::errors::ErrorKind::ExpiredSignature => (
-                    "ExpiredAuthenticationToken",
-                    "The access token expiry UTC time is earlier than current UTC time.".to_owned(),
-                ),
-                jsonwebtoken::errors::ErrorKind::InvalidAudience => (
-                    "InvalidAuthenticationTokenAudience",
-                    "The access token has been obtained for wrong audience or resource.".to_owned(),
-                ),
-                _ => ("InvalidAuthenticationToken", "The access token is invalid.".to_owned()),
+                jsonwebtoken::errors::ErrorKind::ExpiredSignature => {
+                    ("ExpiredAuthenticationToken", "The token has ended.".to_owned())
+                }
+                jsonwebtoken::errors::ErrorKind::InvalidAudience => {
+                    ("InvalidAuthenticationTokenAudience", "The token is for another audience.".to_owned())
+                }
+                _ => ("InvalidAuthenticationToken", "This is no token of this tenant.".to_owned()),
             }),
         }
     }
@@ -146,22 +144,22 @@ impl Entra {
         if field("grant_type") != Some("client_credentials") {
             return Err(Refusal::new(
                 "unsupported_grant_type",
-                "AADSTS70003: The app requested an unsupported grant type.",
+                "AADSTS70003: only client_credentials is a grant type here.",
             ));
         }
-        let missing = |name: &str| {
-            Refusal::new(
-                "invalid_request",
-                format!("AADSTS900144: The request body must contain the following parameter: '{name}'."),
-            )
-        };
+        let missing =
+            |name: &str| Refusal::new("invalid_request", format!("AADSTS900144: the form lacks '{name}'."));
         let client = field("client_id").ok_or_else(|| missing("client_id"))?;
         let scope = field("scope").ok_or_else(|| missing("scope"))?;
         let assertion = field("client_assertion").ok_or_else(|| missing("client_assertion"))?;
         let identities = cloud.resources("Microsoft.ManagedIdentity/userAssignedIdentities");
-        let identity = identities.iter().find(|i| i["properties"]["clientId"] == client).ok_or_else(|| {
-            Refusal::new("unauthorized_client", format!("AADSTS700016: Application with identifier '{client}' was not found in the directory '{TENANT}'."))
-        })?;
+        let identity =
+            identities.iter().find(|i| i["properties"]["clientId"] == client).ok_or_else(|| {
+                Refusal::new(
+                    "unauthorized_client",
+                    format!("AADSTS700016: no application '{client}' in tenant '{TENANT}'."),
+                )
+            })?;
         let assertion = self.assertion(assertion)?;
         let id = identity["id"].as_str().unwrap_or_default().to_lowercase();
         let credentials =
@@ -182,7 +180,7 @@ impl Entra {
             return Err(Refusal::new(
                 "invalid_client",
                 format!(
-                    "AADSTS700213: No matching federated identity record found for presented assertion subject '{}'. Please check your federated identity credential Subject, Audience and Issuer against the presented assertion.",
+                    "AADSTS700213: no federated credential fits subject '{}' with its issuer and audience.",
                     assertion.sub
                 ),
             ));
@@ -199,19 +197,17 @@ impl Entra {
     /// Verifies a cluster's token against that cluster's keys.
     fn assertion(&self, token: &str) -> Result<Assertion, Refusal> {
         let bad = |why: &str| {
+            Refusal::new("invalid_client", format!("AADSTS700027: the assertion is not verified: {why}."))
+        };
+        let header = decode_header(token)
+            .map_err(|_| Refusal::new("invalid_request", "AADSTS50027: this is no JWT."))?;
+        let claimed: Assertion = jsonwebtoken::dangerous::insecure_decode_claims(token)
+            .map_err(|_| Refusal::new("invalid_request", "AADSTS50027: this is no JWT."))?;
+        let keys = self.issuers.get(&claimed.iss).ok_or_else(|| {
             Refusal::new(
                 "invalid_client",
-                format!("AADSTS700027: The client assertion failed signature validation: {why}."),
+                format!("AADSTS700211: no federated credential fits issuer '{}'.", claimed.iss),
             )
-        };
-        let header = decode_header(token).map_err(|_| {
-            Refusal::new("invalid_request", "AADSTS50027: JWT token is invalid or malformed.")
-        })?;
-        let claimed: Assertion = jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_| {
-            Refusal::new("invalid_request", "AADSTS50027: JWT token is invalid or malformed.")
-        })?;
-        let keys = self.issuers.get(&claimed.iss).ok_or_else(|| {
-            Refusal::new("invalid_client", format!("AADSTS700211: No matching federated identity record found for presented assertion issuer '{}'.", claimed.iss))
         })?;
         let key = header
             .kid
@@ -225,10 +221,7 @@ impl Entra {
         match decode::<Assertion>(token, &key, &validation) {
             Ok(data) => Ok(data.claims),
             Err(error) if matches!(error.kind(), jsonwebtoken::errors::ErrorKind::ExpiredSignature) => {
-                Err(Refusal::new(
-                    "invalid_client",
-                    "AADSTS700024: Client assertion is not within its valid time range.",
-                ))
+                Err(Refusal::new("invalid_client", "AADSTS700024: the assertion has ended or has not begun."))
             }
             Err(_) => Err(bad("the signature does not match")),
         }

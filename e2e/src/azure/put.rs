@@ -61,77 +61,40 @@ impl Cloud {
         key: &str,
         request: &Request,
     ) -> Option<Response> {
+        self.refuse_place(target, key)
+            .or_else(|| kind.tracked.then(|| refuse_location(target, body, old)).flatten())
+            .or_else(|| precondition(request, old))
+            .or_else(|| self.refuse_by_kind(target, body, key))
+    }
+
+    /// Providers that are not registered, and parents that are not there or are going.
+    fn refuse_place(&self, target: &Target, key: &str) -> Option<Response> {
         if let Some(provider) = &target.provider
             && !self.registered.contains(&provider.to_lowercase())
         {
-            let message = format!(
-                "The subscription is not registered to use namespace '{provider}'. See https://aka.ms/rps-not-found for how to register subscriptions."
-            );
-            let details = json!([{ "code": "MissingSubscriptionRegistration", "target": provider, "message": message }]);
-            return Some(Response::json(
-                409,
-                json!({ "error": { "code": "MissingSubscriptionRegistration", "message": message, "details": details } }),
-            ));
+            let code = "MissingSubscriptionRegistration";
+            let message = format!("This subscription is not registered for {provider}.");
+            let details = json!([{ "code": code, "target": provider, "message": message }]);
+            let error = json!({ "code": code, "message": message, "details": details });
+            return Some(Response::json(409, json!({ "error": error })));
         }
-        let is_group = target.provider.is_none();
-        let group = super::id::key(&format!(
-            "/subscriptions/{SUBSCRIPTION}/resourceGroups/{}",
-            target.group.clone().unwrap_or_default()
-        ));
+        let name = target.group.clone().unwrap_or_default();
+        let group = super::id::key(&format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{name}"));
         match self.resources.get(&group) {
-            None if !is_group && target.group.is_some() => return Some(self.not_found(target)),
+            None if target.provider.is_some() && target.group.is_some() => {
+                return Some(self.not_found(target));
+            }
             Some(found) if found["properties"]["provisioningState"] == "Deleting" => {
-                return Some(Response::gateway_error(
-                    409,
-                    "ResourceGroupBeingDeleted",
-                    format!(
-                        "The resource group '{}' is in deprovisioning state and cannot perform this operation.",
-                        target.group.clone().unwrap_or_default()
-                    ),
-                ));
+                let message = format!("Resource group '{name}' is being deleted.");
+                return Some(Response::gateway_error(409, "ResourceGroupBeingDeleted", message));
             }
             _ => {}
         }
-        if target.types.len() > 1 && !self.resources.contains_key(&parent_key(key)) {
-            let names = target.path_of_names();
-            return Some(Response::gateway_error(
-                404,
-                "ParentResourceNotFound",
-                format!(
-                    "Can not perform requested operation on nested resource. Parent resource of '{names}' not found."
-                ),
-            ));
-        }
-        if kind.tracked {
-            let location = body["location"].as_str().map(str::to_lowercase);
-            let was = old.and_then(|o| o["location"].as_str()).map(str::to_lowercase);
-            match (location, was) {
-                (None, _) => {
-                    return Some(Response::gateway_error(
-                        400,
-                        "LocationRequired",
-                        "The location property is required for this definition.",
-                    ));
-                }
-                (Some(new), Some(was)) if new != was => {
-                    let (code, what) = if is_group {
-                        ("InvalidResourceGroupLocation", "resource group")
-                    } else {
-                        ("InvalidResourceLocation", "resource")
-                    };
-                    return Some(Response::gateway_error(
-                        409,
-                        code,
-                        format!(
-                            "The {what} '{}' already exists in location '{was}'. It cannot be created in location '{new}'.",
-                            target.name()
-                        ),
-                    ));
-                }
-                _ => {}
-            }
-        }
-        precondition(request, old).or_else(|| self.refuse_by_kind(target, body, key))
+        let orphan = target.types.len() > 1 && !self.resources.contains_key(&parent_key(key));
+        orphan.then(|| {
+            let message = format!("The parent of '{}' does not exist.", target.path_of_names());
+            Response::gateway_error(404, "ParentResourceNotFound", message)
+        })
     }
 
     /// What single types refuse.
@@ -149,15 +112,11 @@ impl Cloud {
                     return Some(Response::error(
                         409,
                         "Conflict",
-                        "Issuer and subject combination already exists for this Managed Identity.",
+                        "Another credential of this identity has this issuer and subject.",
                     ));
                 }
                 (others.len() >= 20).then(|| {
-                    Response::error(
-                        400,
-                        "BadRequest",
-                        "Too many Federated Identity Credentials on one Managed Identity: at most 20.",
-                    )
+                    Response::error(400, "BadRequest", "An identity has at most 20 federated credentials.")
                 })
             }
             "microsoft.authorization/roleassignments" => {
@@ -172,14 +131,18 @@ impl Cloud {
                     .iter()
                     .any(|r| same(r) && r["id"].as_str().is_some_and(|id| super::id::key(id) != key));
                 other.then(|| {
-                    Response::error(409, "RoleAssignmentExists", "The role assignment already exists.")
+                    Response::error(
+                        409,
+                        "RoleAssignmentExists",
+                        "This principal has this role at this scope already.",
+                    )
                 })
             }
             "microsoft.network/dnszones/cname" | "microsoft.network/dnszones/a" => {
                 let (here, there) =
                     if key.contains("/cname/") { ("/cname/", "/a/") } else { ("/a/", "/cname/") };
                 self.resources.contains_key(&key.replace(here, there)).then(|| {
-                    Response::json(400, json!({ "code": "BadRequest", "message": format!("The record set '{}' could not be created because CNAME records cannot be combined with other record types of the same name.", target.name()) }))
+                    Response::json(400, json!({ "code": "BadRequest", "message": format!("Record set '{}' cannot stand beside a CNAME of the same name.", target.name()) }))
                 })
             }
             _ => None,
@@ -227,6 +190,22 @@ impl Cloud {
     }
 }
 
+/// A location is required, and stays.
+fn refuse_location(target: &Target, body: &Value, old: Option<&Value>) -> Option<Response> {
+    let location = body["location"].as_str().map(str::to_lowercase);
+    let was = old.and_then(|o| o["location"].as_str()).map(str::to_lowercase);
+    match (location, was) {
+        (None, _) => Some(Response::gateway_error(400, "LocationRequired", "The body needs a location.")),
+        (Some(new), Some(was)) if new != was => {
+            let is_group = target.provider.is_none();
+            let code = if is_group { "InvalidResourceGroupLocation" } else { "InvalidResourceLocation" };
+            let message = format!("'{}' is in {was} and cannot be made in {new}.", target.name());
+            Some(Response::gateway_error(409, code, message))
+        }
+        _ => None,
+    }
+}
+
 /// `If-None-Match: *` and `If-Match`.
 pub(super) fn precondition(request: &Request, old: Option<&Value>) -> Option<Response> {
     let etag = old.and_then(|o| o["etag"].as_str());
@@ -236,7 +215,7 @@ pub(super) fn precondition(request: &Request, old: Option<&Value>) -> Option<Res
         .as_deref()
         .is_some_and(|wanted| old.is_none() || (wanted != "*" && Some(wanted) != etag));
     (none_match_fails || match_fails).then(|| {
-        let message = "The condition in the If-Match or If-None-Match header was not satisfied.";
+        let message = "If-Match or If-None-Match does not hold.";
         Response::json(412, json!({ "code": "PreconditionFailed", "message": message }))
             .header("x-ms-failure-cause", "service")
     })

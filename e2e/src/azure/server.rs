@@ -138,7 +138,9 @@ impl Azure {
             (&principal, roles::CONTRIBUTOR, &subscription),
             (&principal, roles::USER_ACCESS_ADMINISTRATOR, &subscription),
         ];
-        grants.into_iter().for_each(|grant| cloud.grant(grant));
+        for grant in grants {
+            cloud.grant(grant);
+        }
         Platform { zone_id, client_id }
     }
 
@@ -225,7 +227,7 @@ async fn token(
     };
     let (status, body) = match result {
         Ok(_) if tenant != TENANT => {
-            let text = format!("AADSTS90002: Tenant '{tenant}' not found.");
+            let text = format!("AADSTS90002: there is no tenant '{tenant}'.");
             (StatusCode::BAD_REQUEST, json!({ "error": "invalid_request", "error_description": text }))
         }
         Ok(body) => (StatusCode::OK, body),
@@ -255,8 +257,7 @@ async fn arm(
         Err(refusal) => (Ok(refusal), "-".to_owned()),
         Ok(principal) => match serde_json::from_slice(&body) {
             Err(error) if !body.is_empty() => {
-                let message =
-                    format!("The request content was invalid and could not be deserialized: '{error}'.");
+                let message = format!("The body is not JSON: {error}");
                 (Ok(Response::gateway_error(400, "InvalidRequestContent", message)), principal)
             }
             parsed => {
@@ -295,10 +296,7 @@ fn principal(azure: &Azure, bearer: Option<String>) -> Result<String, Response> 
         Response::gateway_error(401, code, message).header("www-authenticate", challenge)
     };
     let Some(token) = bearer else {
-        return Err(refuse(
-            "AuthenticationFailed",
-            "Authentication failed. The 'Authorization' header is missing.",
-        ));
+        return Err(refuse("AuthenticationFailed", "There is no Authorization header."));
     };
     lock(&azure.0.entra).principal(&token).map_err(|(code, message)| refuse(code, &message))
 }

@@ -178,7 +178,7 @@ impl Arm {
         let answer = self.pipeline.send(&Context::new(), &mut request, Some(options)).await;
         let code = answer.as_ref().map_or(0, |a| u16::from(a.status()));
         let by = ByCall { service: service(id), method: method.as_ref().to_owned(), code };
-        self.metrics.azure_called(by, began.elapsed());
+        self.metrics.azure_called(&by, began.elapsed());
         let answer = answer.map_err(|e| ArmError::NoAnswer(one_line(&e)))?;
         if (200..300).contains(&code) {
             return Ok(answer);
