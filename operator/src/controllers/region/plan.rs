@@ -81,7 +81,8 @@ pub fn plan(region: &Region, seen: &Observation, policy: &Policy, now: Timestamp
         AddressPlan::new(&network.address_space, network.reef_prefix_length, network.subnet_prefix_length);
     let (credentials, zone) = azure(region, seen);
     let certificate = certificate(region, seen, now);
-    let pauses = [pause(&credentials), pause(&zone), pause(&certificate), validity(&certificate, now)];
+    let blind = matches!(seen.certificate, Observed::Unknown(_)).then_some(BLIND);
+    let pauses = [pause(&credentials), pause(&zone), pause(&certificate), blind, validity(&certificate, now)];
     let look_again = pauses.into_iter().flatten().fold(policy.resync, Duration::min).max(SHORTEST);
     Plan { addresses, credentials, zone, certificate, look_again }
 }
@@ -145,14 +146,10 @@ fn certificate(region: &Region, seen: &Observation, now: Timestamp) -> Verdict<C
             let message = "does not exist: create it or correct the reference";
             return bad(Reason::ReferenceNotFound, message, true, None);
         }
-        Observed::Unknown(_) if known_end(region).is_some_and(|end| now >= end) => {
+        Observed::Unknown(_) if known(region).is_some_and(|c| now >= c.not_after) => {
             // That it cannot be read now does not make a certificate last longer.
-            return bad(
-                Reason::CertificateExpired,
-                "could not be read, and what it held has ended",
-                true,
-                None,
-            );
+            let message = "could not be read, and what it held has ended";
+            return bad(Reason::CertificateExpired, message, true, known(region).as_ref());
         }
         Observed::Unknown(_) if seen.forbidden => {
             let message = format!(
@@ -182,14 +179,21 @@ fn certificate(region: &Region, seen: &Observation, now: Timestamp) -> Verdict<C
     Verdict::Good(found.clone())
 }
 
-/// When the certificate ends that was read last.
-fn known_end(region: &Region) -> Option<Timestamp> {
-    Some(region.status.as_ref()?.certificate.as_ref()?.not_after.0)
+/// The certificate that was read last.
+fn known(region: &Region) -> Option<Certificate> {
+    let last = region.status.as_ref()?.certificate.as_ref()?;
+    Some(Certificate {
+        dns_names: last.dns_names.clone(),
+        not_before: last.not_before.0,
+        not_after: last.not_after.0,
+        sha256: last.sha256.clone(),
+    })
 }
 
 fn pause<T>(verdict: &Verdict<T>) -> Option<Duration> {
     match verdict {
-        Verdict::Bad { waiting: true, .. } => Some(WAITING),
+        // Of what was found the time to look again is known.
+        Verdict::Bad { waiting: true, found: None, .. } => Some(WAITING),
         Verdict::Unknown(_) => Some(BLIND),
         Verdict::Good(_) | Verdict::Bad { .. } => None,
     }

@@ -229,6 +229,7 @@ fn a_good_region_stays_good_while_the_secret_cannot_be_read() {
     assert_eq!(blind.certificate, region.status.clone().unwrap().certificate);
     let expired = step(&region, &unknown, 100_000);
     assert!(summary(&expired).starts_with("Ready=False/CertificateExpired Reconciling=True"));
+    assert_eq!(expired.certificate, blind.certificate, "and it is not forgotten");
     // A new spec has not been seen good.
     region.metadata.generation = Some(2);
     assert!(summary(&step(&region, &unknown, 9_000)).starts_with("Ready=False/ApiServerUnavailable"));
