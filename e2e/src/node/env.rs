@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, Secret};
-use kube::{Api, Client, ResourceExt};
+use k8s_openapi::api::core::v1::{Container, EnvVarSource, Pod};
+use kube::{Client, ResourceExt};
+
+use super::sources::{Values, config_map, secret};
 
 use crate::{
     cluster::API_SERVICE_IP,
@@ -28,10 +30,10 @@ pub(super) async fn resolve(
         let prefix = source.prefix.clone().unwrap_or_default();
         let mut values = BTreeMap::new();
         if let Some(reference) = &source.secret_ref {
-            values = secret(client, &namespace, &reference.name, reference.optional).await?;
+            values = text(secret(client, &namespace, &reference.name, reference.optional).await?);
         }
         if let Some(reference) = &source.config_map_ref {
-            values = config_map(client, &namespace, &reference.name, reference.optional).await?;
+            values = text(config_map(client, &namespace, &reference.name, reference.optional).await?);
         }
         env.extend(values.into_iter().map(|(k, v)| (format!("{prefix}{k}"), v)));
     }
@@ -60,11 +62,11 @@ async fn from_source(
         return field_value(pod, ip, &field.field_path).map(Some);
     }
     if let Some(key) = &source.secret_key_ref {
-        let mut values = secret(client, &namespace, &key.name, key.optional).await?;
+        let mut values = text(secret(client, &namespace, &key.name, key.optional).await?);
         return require(values.remove(&key.key), key.optional, "Secret", &key.name, &key.key);
     }
     if let Some(key) = &source.config_map_key_ref {
-        let mut values = config_map(client, &namespace, &key.name, key.optional).await?;
+        let mut values = text(config_map(client, &namespace, &key.name, key.optional).await?);
         return require(values.remove(&key.key), key.optional, "ConfigMap", &key.name, &key.key);
     }
     if let Some(field) = &source.resource_field_ref {
@@ -112,37 +114,9 @@ pub(super) fn field_value(pod: &Pod, ip: &str, path: &str) -> Result<String, Str
     })
 }
 
-async fn secret(
-    client: &Client,
-    namespace: &str,
-    name: &str,
-    optional: Option<bool>,
-) -> Result<BTreeMap<String, String>, String> {
-    let found = Api::<Secret>::namespaced(client.clone(), namespace).get_opt(name).await;
-    match found.map_err(|e| format!("Secret {name}: {e}"))? {
-        Some(secret) => Ok(secret
-            .data
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(|(k, v)| Some((k, String::from_utf8(v.0).ok()?)))
-            .collect()),
-        None if optional.unwrap_or(false) => Ok(BTreeMap::new()),
-        None => Err(format!("secret \"{name}\" not found")),
-    }
-}
-
-async fn config_map(
-    client: &Client,
-    namespace: &str,
-    name: &str,
-    optional: Option<bool>,
-) -> Result<BTreeMap<String, String>, String> {
-    let found = Api::<ConfigMap>::namespaced(client.clone(), namespace).get_opt(name).await;
-    match found.map_err(|e| format!("ConfigMap {name}: {e}"))? {
-        Some(map) => Ok(map.data.unwrap_or_default()),
-        None if optional.unwrap_or(false) => Ok(BTreeMap::new()),
-        None => Err(format!("configmap \"{name}\" not found")),
-    }
+/// The values that are text; others cannot stand in an environment.
+fn text(values: Values) -> BTreeMap<String, String> {
+    values.into_iter().filter_map(|(k, v)| Some((k, String::from_utf8(v).ok()?))).collect()
 }
 
 /// Replaces `$(NAME)` by the variable's value; `$$` is an escaped `$`, an unknown name stays as it is.

@@ -8,6 +8,7 @@ pub mod image;
 mod kubelet;
 mod pod;
 mod probe;
+mod sources;
 mod status;
 mod template;
 mod volumes;

@@ -1,7 +1,6 @@
 //! A pod's volumes as folders of this machine.
 
 use std::{
-    collections::BTreeMap,
     fs, io,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
@@ -11,16 +10,19 @@ use jiff::Timestamp;
 use k8s_openapi::api::{
     authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
     core::v1::{
-        ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, ServiceAccount,
-        ServiceAccountTokenProjection, Volume, VolumeProjection,
+        DownwardAPIVolumeFile, KeyToPath, Pod, ServiceAccount, ServiceAccountTokenProjection, Volume,
+        VolumeProjection,
     },
 };
 use kube::{Api, Client, ResourceExt, api::PostParams};
 
-use super::env::field_value;
+use super::{
+    env::field_value,
+    sources::{Values, config_map, secret},
+};
 
 /// Files by path in the volume.
-type Files = BTreeMap<String, Vec<u8>>;
+type Files = Values;
 
 /// Life of a projected token unless the pod says otherwise, seconds.
 const TOKEN_SECONDS: i64 = 3600;
@@ -51,10 +53,13 @@ async fn content(
     let namespace = pod.namespace().unwrap_or_default();
     if let Some(source) = &volume.secret {
         let name = source.secret_name.as_deref().unwrap_or_default();
-        return secret(client, &namespace, name, source.items.as_deref(), source.optional).await;
+        return select(secret(client, &namespace, name, source.optional).await?, source.items.as_deref());
     }
     if let Some(source) = &volume.config_map {
-        return config_map(client, &namespace, &source.name, source.items.as_deref(), source.optional).await;
+        return select(
+            config_map(client, &namespace, &source.name, source.optional).await?,
+            source.items.as_deref(),
+        );
     }
     if let Some(source) = &volume.downward_api {
         return downward(pod, ip, source.items.as_deref());
@@ -78,10 +83,16 @@ async fn projection(
 ) -> Result<Files, String> {
     let namespace = pod.namespace().unwrap_or_default();
     if let Some(source) = &source.secret {
-        return secret(client, &namespace, &source.name, source.items.as_deref(), source.optional).await;
+        return select(
+            secret(client, &namespace, &source.name, source.optional).await?,
+            source.items.as_deref(),
+        );
     }
     if let Some(source) = &source.config_map {
-        return config_map(client, &namespace, &source.name, source.items.as_deref(), source.optional).await;
+        return select(
+            config_map(client, &namespace, &source.name, source.optional).await?,
+            source.items.as_deref(),
+        );
     }
     if let Some(source) = &source.downward_api {
         return downward(pod, ip, source.items.as_deref());
@@ -131,42 +142,6 @@ async fn token(
         .and_then(|s| s.token)
         .map(String::into_bytes)
         .ok_or_else(|| "the API server gave no token".to_owned())
-}
-
-async fn secret(
-    client: &Client,
-    namespace: &str,
-    name: &str,
-    items: Option<&[KeyToPath]>,
-    optional: Option<bool>,
-) -> Result<Files, String> {
-    let found = Api::<Secret>::namespaced(client.clone(), namespace).get_opt(name).await;
-    match found.map_err(|e| format!("Secret {name}: {e}"))? {
-        Some(secret) => {
-            select(secret.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.0)).collect(), items)
-        }
-        None if optional.unwrap_or(false) => Ok(Files::new()),
-        None => Err(format!("secret \"{name}\" not found")),
-    }
-}
-
-async fn config_map(
-    client: &Client,
-    namespace: &str,
-    name: &str,
-    items: Option<&[KeyToPath]>,
-    optional: Option<bool>,
-) -> Result<Files, String> {
-    let found = Api::<ConfigMap>::namespaced(client.clone(), namespace).get_opt(name).await;
-    match found.map_err(|e| format!("ConfigMap {name}: {e}"))? {
-        Some(map) => {
-            let text = map.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.into_bytes()));
-            let binary = map.binary_data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.0));
-            select(text.chain(binary).collect(), items)
-        }
-        None if optional.unwrap_or(false) => Ok(Files::new()),
-        None => Err(format!("configmap \"{name}\" not found")),
-    }
 }
 
 fn select(mut all: Files, items: Option<&[KeyToPath]>) -> Result<Files, String> {
