@@ -151,7 +151,7 @@ async fn a_paused_leader_is_replaced_and_ends(sandbox: &Sandbox, client: &Client
     two_are_ready(client).await;
 }
 
-/// Somebody deletes the Lease under the leader: it takes it anew, or it ends; never do two write.
+/// Somebody else's name appears in the Lease: the leader ends, and writes nothing more unless it is elected again.
 async fn a_stolen_lease_ends_the_leader(sandbox: &Sandbox, client: &Client) {
     let first = leader(client).await.unwrap();
     let pid = operator_of(&first).unwrap();

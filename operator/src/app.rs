@@ -127,6 +127,8 @@ async fn lead(
             _ => {}
         }
         tokio::select! {
+            // In this order: controllers that end because of `stop` have not ended by themselves.
+            biased;
             () = stop.cancelled() => break Ok(()),
             () = &mut controllers => break Err(Error::ControllersEnded),
             changed = standing.changed() => if changed.is_err() { break Err(Error::LeaseLost) },
