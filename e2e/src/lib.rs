@@ -8,12 +8,14 @@
 pub mod azure;
 pub mod cluster;
 pub mod dir;
+pub mod gateway;
 pub mod harness;
 pub mod install;
 pub mod net;
 pub mod node;
 pub mod pki;
 pub mod process;
+pub mod reefs;
 pub mod runtime;
 pub mod tls;
 pub mod toolbox;

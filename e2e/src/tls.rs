@@ -5,7 +5,7 @@ use std::{error::Error as StdError, sync::Arc, time::Duration};
 use rustls::{
     RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
+    server::{ResolvesServerCert, WebPkiClientVerifier},
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -41,6 +41,19 @@ impl TlsListener {
         let chain = vec![CertificateDer::from_pem_slice(identity.cert.as_bytes())?];
         let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())?;
         let config = config.with_single_cert(chain, key)?;
+        Ok(Self { listener, acceptor: TlsAcceptor::from(Arc::new(config)) })
+    }
+
+    /// Serves with whatever certificate the resolver has for a connection; none ends the handshake.
+    pub fn with_resolver(
+        listener: TcpListener,
+        resolver: Arc<dyn ResolvesServerCert>,
+    ) -> Result<Self, rustls::Error> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(resolver);
         Ok(Self { listener, acceptor: TlsAcceptor::from(Arc::new(config)) })
     }
 }

@@ -3,20 +3,23 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
+use kube::Client;
 use tokio::{
     io::AsyncReadExt,
     signal::unix::{SignalKind, signal},
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     Context, Error,
-    azure::{ARM_HOST, ENTRA_HOST, server::Azure},
+    azure::server::Azure,
     cluster::{Cluster, Etcd, MANAGEMENT},
     dir::Dir,
     install::{self, Demo},
-    net::{Caller, ClusterNetwork, proxy},
+    net::{Caller, ClusterNetwork, Outside, proxy},
     node::{Image, Node},
+    reefs::Reefs,
     tools::Tools,
 };
 
@@ -98,18 +101,26 @@ pub async fn run(args: WorldArgs) -> Result<(), Error> {
 #[derive(Default)]
 struct Running {
     etcd: Option<Etcd>,
-    clusters: Vec<Cluster>,
+    management: Option<Cluster>,
+    reefs: Option<Arc<Reefs>>,
 }
 
 impl Running {
-    fn ended(&mut self) -> Option<String> {
+    async fn ended(&mut self) -> Option<String> {
         let etcd = self.etcd.as_mut().and_then(Etcd::ended);
-        etcd.or_else(|| self.clusters.iter_mut().find_map(Cluster::ended))
+        let ended = etcd.or_else(|| self.management.as_mut().and_then(Cluster::ended));
+        match (&ended, &self.reefs) {
+            (None, Some(reefs)) => reefs.ended().await,
+            _ => ended,
+        }
     }
 
     async fn kill(&mut self) {
-        for cluster in &mut self.clusters {
-            cluster.kill().await;
+        if let Some(management) = &mut self.management {
+            management.kill().await;
+        }
+        if let Some(reefs) = &self.reefs {
+            reefs.kill().await;
         }
     }
 }
@@ -119,20 +130,20 @@ async fn live(args: &WorldArgs, dir: &Dir, running: &mut Running) -> Result<(), 
     let tools = Tools::from_env();
     let operator = if args.no_operator { None } else { Some(args.operator()?) };
     let etcd = Etcd::start(dir, &tools)?;
-    let slots = (1..=args.reef_slots).map(|n| (format!("slot-{n}"), n));
-    for (name, index) in [(MANAGEMENT.to_owned(), 0)].into_iter().chain(slots) {
-        running.clusters.push(Cluster::start(dir, &tools, &etcd, &name, index)?);
-    }
-    running.etcd = Some(etcd);
     let azure = Azure::start(args.seed, args.time_scale).await?;
     println!("Azure runs {} times as fast as the real one", args.time_scale);
-    for cluster in &mut running.clusters {
-        let images = images(operator.clone())?;
-        start_cluster(dir, &tools, cluster, images, &azure).await?;
-    }
-    step(began, &format!("{} API servers with a node each", running.clusters.len()));
-    let client = running.clusters[0].admin().await?;
-    let platform = install::prepare(&client, dir, &running.clusters[0], &azure).await?;
+    let images = images(operator.clone())?;
+    let management = Cluster::start(dir, &tools, &etcd.url, (MANAGEMENT, 0), None)?;
+    let management = running.management.insert(management);
+    let reefs = Reefs::new(dir, &tools, &etcd.url, &azure, images.clone());
+    running.etcd = Some(etcd);
+    running.reefs = Some(reefs.clone());
+    reefs.start(args.reef_slots).await?;
+    let client = start_cluster(dir, &tools, management, images, &azure, &CancellationToken::new()).await?;
+    reefs.wait().await?;
+    step(began, &format!("{} API servers with a node each", args.reef_slots + 1));
+    tokio::spawn(reefs.follow_azure());
+    let platform = install::prepare(&client, dir, management, &azure).await?;
     let mut demo = None;
     if operator.is_some() {
         install::operator(dir, &tools, &platform).await?;
@@ -150,28 +161,32 @@ async fn live(args: &WorldArgs, dir: &Dir, running: &mut Running) -> Result<(), 
         outcome.print(dir);
     }
     loop {
-        if let Some(what) = running.ended() {
+        if let Some(what) = running.ended().await {
             return Err(Error::Ended(what));
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
 
-async fn start_cluster(
+/// Waits for a cluster and gives it a network and a node, until `stop`; a client of its administrator.
+pub(crate) async fn start_cluster(
     dir: &Dir,
     tools: &Tools,
     cluster: &mut Cluster,
     images: Vec<Image>,
     azure: &Azure,
-) -> Result<(), Error> {
+    stop: &CancellationToken,
+) -> Result<Client, Error> {
     let client = cluster.wait(dir, tools).await?;
     azure.trust(&cluster.issuer(), cluster.public_keys(&client).await?);
-    let outside = [ARM_HOST, ENTRA_HOST].map(|host| (host.to_owned(), azure.address()));
-    let network = ClusterNetwork::start(cluster, &client, outside.into()).await;
+    let names = azure.clone();
+    let outside: Outside = Arc::new(move |host: &str| names.resolve(host));
+    let network = ClusterNetwork::start(cluster, &client, outside, stop).await;
     let socket = cluster.api_socket(dir);
     proxy::serve(&socket, Caller::ApiServer, network.clone()).context("the API server's proxy")?;
     let node = Node { name: format!("{}-node-0", cluster.name), index: 0, images };
-    node.start(dir, cluster, Arc::clone(&network)).await
+    node.start(dir, cluster, network, stop).await?;
+    Ok(client)
 }
 
 /// What nodes can run: the operator, and the sandbox's own tools for network tests.

@@ -33,6 +33,24 @@ build() { # program, module folder, package, ldflags
   echo "built $program in $((SECONDS - begin)) s"
 }
 
+# The CRDs that AKS installs with its managed Gateway API, in one file.
+gateway_api() {
+  local stamp folder
+  stamp=$(cat "$here/gateway-api/go.mod" "$here/gateway-api/go.sum" "${BASH_SOURCE[0]}" | cksum | tr ' ' '-')
+  if [ -f "$out/gateway-api.yaml" ] && [ "$(cat "$out/.gateway-api.stamp" 2>/dev/null)" = "$stamp" ]; then
+    return
+  fi
+  command -v go >/dev/null || { echo "error: fetching the Gateway API's CRDs needs Go 1.26 or later: https://go.dev/dl" >&2; exit 1; }
+  (cd "$here/gateway-api" && go mod download)
+  folder=$(cd "$here/gateway-api" && go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api)/config/crd/standard
+  for crd in gatewayclasses gateways httproutes tlsroutes grpcroutes referencegrants listenersets; do
+    echo "---"
+    cat "$folder/gateway.networking.k8s.io_$crd.yaml"
+  done >"$out/gateway-api.yaml.new"
+  mv "$out/gateway-api.yaml.new" "$out/gateway-api.yaml"
+  echo "$stamp" >"$out/.gateway-api.stamp"
+}
+
 # Without these the control plane calls itself v0.0.0, and clients that look at the version misbehave.
 kubernetes=$(version_of kubernetes k8s.io/kubernetes)
 minor=${kubernetes#v1.}
@@ -48,3 +66,4 @@ build helm helm helm.sh/helm/v4/cmd/helm "-X helm.sh/helm/v4/internal/version.ve
 if ! command -v kubectl >/dev/null; then
   build kubectl kubernetes k8s.io/kubernetes/cmd/kubectl "$stamp"
 fi
+gateway_api

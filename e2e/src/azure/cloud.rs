@@ -6,10 +6,12 @@ use serde_json::{Value, json};
 
 use super::{
     Request, Response, SUBSCRIPTION, TENANT,
+    deleted::Deleted,
     id::{Target, key, parent_key},
-    kinds::{self, Kind},
+    kinds::{self, Kind, State},
     operations::{Effect, Operations, Url},
     roles,
+    slots::Slots,
 };
 
 /// Permissions of a principal at the start: object id, role, scope.
@@ -21,6 +23,10 @@ pub struct Cloud {
     pub(super) scale: f64,
     base: String,
     pub(super) resources: BTreeMap<String, Value>,
+    /// What is being made or changed by providers that show nothing of it before it is done.
+    pub(super) pending: BTreeMap<String, Value>,
+    pub(super) deleted: Deleted,
+    pub(super) slots: Slots,
     operations: Operations,
     pub(super) registered: BTreeSet<String>,
     pub(super) writes: u64,
@@ -36,6 +42,9 @@ impl Cloud {
             scale,
             base: base.to_owned(),
             resources: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            deleted: Deleted::default(),
+            slots: Slots::default(),
             operations: Operations::default(),
             registered: registered.into_iter().map(str::to_owned).collect(),
             writes: 0,
@@ -50,7 +59,7 @@ impl Cloud {
         }
         let Some(kind) = kinds::find(&target.kind()) else { return Value::Null };
         let mut resource = self.resource(&target, kind, body, None, id);
-        set_state(kind, &mut resource, "Succeeded");
+        set_state(kind, &mut resource, true);
         self.resources.insert(key(id), resource.clone());
         resource
     }
@@ -117,45 +126,82 @@ impl Cloud {
             return refusal;
         }
         match request.method.as_str() {
-            "GET" | "HEAD" => self.get(&target, request),
+            "GET" | "HEAD" => self.get(&target, request, now),
             "PUT" => self.put(&target, request, now),
             "DELETE" => self.delete(&target, request, now),
-            "POST" => self.post(&target),
+            "POST" => self.post(&target, request),
             other => {
                 Response::gateway_error(405, "MethodNotAllowed", format!("{other} is not supported here."))
             }
         }
     }
 
-    fn settle(&mut self, now: u64) {
+    /// Lets the operations whose time has come take effect.
+    pub fn settle(&mut self, now: u64) {
         for operation in self.operations.due(now) {
             match operation.effect {
-                Effect::Provisioned(key) => {
-                    let state = if operation.fails.is_some() { "Failed" } else { "Succeeded" };
-                    if let Some(resource) = self.resources.get_mut(&key)
-                        && let Some(kind) = resource["type"].as_str().and_then(kinds::find)
-                    {
-                        set_state(kind, resource, state);
-                    }
-                }
-                Effect::Deleted(key) if operation.fails.is_none() => {
-                    let below = format!("{key}/");
-                    self.resources.retain(|k, _| *k != key && !k.starts_with(&below));
-                }
+                Effect::Provisioned(key) => self.provisioned(&key, operation.fails.is_none()),
+                Effect::Deleted(key) if operation.fails.is_none() => self.remove(&key, now),
                 Effect::Deleted(_) => {}
             }
         }
     }
 
+    fn provisioned(&mut self, key: &str, well: bool) {
+        if let Some(resource) = self.pending.remove(key)
+            && well
+        {
+            self.resources.insert(key.to_owned(), resource);
+        }
+        let below = format!("{key}/");
+        for (at, resource) in &mut self.resources {
+            let inline = at.strip_prefix(&below).is_some_and(|rest| rest.matches('/').count() == 1);
+            let Some(kind) = resource["type"].as_str().and_then(kinds::find) else { continue };
+            if at == key || (inline && super::children::is_inline(kind)) {
+                set_state(kind, resource, well);
+            }
+        }
+        if well && let Some(resource) = self.resources.get_mut(key) {
+            self.slots.created(key, resource);
+        }
+    }
+
+    /// Takes a resource and all in it away, and keeps what Azure keeps of it.
+    pub(super) fn remove(&mut self, key: &str, now: u64) {
+        if let Some(resource) = self.resources.get(key) {
+            self.deleted.keep(key, resource, &self.resources, now);
+        }
+        let gone = |at: &str| at == key || at.starts_with(&format!("{key}/"));
+        self.resources.retain(|at, _| !gone(at));
+        self.pending.retain(|at, _| !gone(at));
+        self.deleted.forget(&gone);
+        self.slots.deleted(&gone);
+    }
+
     fn operation(&self, target: &Target, request: &Request, now: u64) -> Option<Response> {
         let segments: Vec<&str> = request.path.split('/').collect();
         let [.., kind, id] = segments.as_slice() else { return None };
-        let url = match kind.to_lowercase().as_str() {
+        let kind = kind.to_lowercase();
+        let located = segments.iter().any(|s| s.eq_ignore_ascii_case("locations"));
+        let url = match kind.as_str() {
             "operations" | "dnsoperationstatuses" if target.group.is_none() => Url::Status,
-            "operationresults" | "dnsoperationresults" if target.group.is_none() => Url::Result,
+            "operationresults" | "dnsoperationresults" | "asyncoperations" if target.group.is_none() => {
+                Url::Result
+            }
+            sql if located && sql.ends_with("azureasyncoperation") => Url::Status,
+            sql if located && sql.ends_with("operationresults") => Url::Result,
             _ => return None,
         };
-        (request.method == "GET").then(|| self.operations.poll(id, url, request, now, self.scale))
+        if request.method != "GET" {
+            return None;
+        }
+        let answer = self.operations.poll(id, url, request, now, self.scale);
+        // The storage provider's last answer is the resource itself.
+        let of = self.operations.resource(id).filter(|_| kind == "asyncoperations" && answer.status == 200);
+        Some(match of.and_then(|key| self.resources.get(key)) {
+            Some(resource) => Response { body: Some(resource.clone()), ..answer },
+            None => answer,
+        })
     }
 
     /// Whether the caller has a role at the scope or above it that allows the action.
@@ -188,7 +234,20 @@ impl Cloud {
         })
     }
 
-    fn get(&self, target: &Target, request: &Request) -> Response {
+    /// Object ids that have a role at the resource with this key or above it.
+    pub fn principals(&self, role: &str, scope: &str) -> BTreeSet<String> {
+        let assignments = self.resources("Microsoft.Authorization/roleAssignments");
+        let fits = |assignment: &&Value| {
+            let properties = &assignment["properties"];
+            let given = properties["roleDefinitionId"].as_str().and_then(|id| id.rsplit('/').next());
+            let at = properties["scope"].as_str().map(key).unwrap_or_default();
+            given == Some(role) && (scope == at || scope.starts_with(&format!("{at}/")))
+        };
+        let ids = assignments.iter().filter(fits).filter_map(|a| a["properties"]["principalId"].as_str());
+        ids.map(str::to_owned).collect()
+    }
+
+    fn get(&self, target: &Target, request: &Request, now: u64) -> Response {
         if target.group.is_none() && target.provider.is_none() {
             return Response::json(
                 200,
@@ -198,17 +257,46 @@ impl Cloud {
                 }),
             );
         }
+        if target.provider.is_none()
+            && request.path.trim_end_matches('/').to_lowercase().ends_with("/resources")
+        {
+            return self.list_group(target);
+        }
         if target.provider.is_some() && !target.is_resource() {
-            return self.list(target, request);
+            return self.list(target, request, now);
         }
         match self.resources.get(&key(&request.path)) {
             Some(_) if request.method == "HEAD" => Response::empty(204),
-            Some(resource) => with_etag(Response::json(200, resource.clone()), resource),
+            Some(resource) => with_etag(Response::json(200, self.shown(resource)), resource),
             None => self.not_found(target),
         }
     }
 
-    fn list(&self, target: &Target, request: &Request) -> Response {
+    /// All top-level resources of a group, without their properties.
+    fn list_group(&self, target: &Target) -> Response {
+        let group = target.group.clone().unwrap_or_default();
+        let below = key(&format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{group}/providers/"));
+        if !self.resources.contains_key(below.trim_end_matches("/providers")) {
+            return self.not_found(target);
+        }
+        let tracked = |resource: &Value| {
+            let kind = resource["type"].as_str().and_then(kinds::find);
+            kind.is_some_and(|k| k.tracked)
+        };
+        let found = self.resources.iter().filter(|(k, r)| k.starts_with(&below) && tracked(r));
+        let short = |r: &Value| {
+            let mut short = r.clone();
+            if let Some(map) = short.as_object_mut() {
+                map.retain(|name, _| {
+                    ["id", "name", "type", "location", "tags", "sku"].contains(&name.as_str())
+                });
+            }
+            short
+        };
+        Response::json(200, json!({ "value": found.map(|(_, r)| short(r)).collect::<Vec<_>>() }))
+    }
+
+    fn list(&self, target: &Target, request: &Request, now: u64) -> Response {
         let parent = parent_key(&format!("{}/x", key(&request.path)));
         if target.group.is_some() && !self.resources.contains_key(&parent) {
             return self.not_found(target);
@@ -218,7 +306,9 @@ impl Cloud {
             .resources
             .iter()
             .filter(|(k, _)| k.strip_prefix(&below).is_some_and(|name| !name.contains('/')));
-        Response::json(200, json!({ "value": found.map(|(_, r)| r.clone()).collect::<Vec<_>>() }))
+        let mut found: Vec<_> = found.map(|(_, r)| self.shown(r)).collect();
+        found.extend(self.deleted.listed(target, request, now));
+        Response::json(200, json!({ "value": found }))
     }
 
     /// ARM itself knows the groups and the resources in them; what is inside a resource only its provider
@@ -259,7 +349,10 @@ impl Cloud {
         Response::error(404, "NotFound", message)
     }
 
-    fn post(&mut self, target: &Target) -> Response {
+    fn post(&mut self, target: &Target, request: &Request) -> Response {
+        if let Some(answer) = self.action(target, request) {
+            return answer;
+        }
         let register =
             target.group.is_none() && target.types.last().is_some_and(|t| t.eq_ignore_ascii_case("register"));
         match (&target.provider, register) {
@@ -276,8 +369,8 @@ impl Cloud {
         }
     }
 
-    pub(super) fn begin(&mut self, effect: Effect, seconds: u32, wait: u32, now: u64) -> String {
-        self.operations.add(self.seed, effect, now + u64::from(seconds) * 1000, Some(wait))
+    pub(super) fn begin(&mut self, effect: Effect, seconds: u32, wait: Option<u32>, now: u64) -> String {
+        self.operations.add(self.seed, effect, now + u64::from(seconds) * 1000, wait)
     }
 
     pub(super) fn url(
@@ -292,29 +385,40 @@ impl Cloud {
         let version = request.query.get("api-version").map_or("", String::as_str);
         let provider = kind.name.split('/').next().unwrap_or_default();
         let location = resource["location"].as_str().unwrap_or("global");
+        let root = format!("/subscriptions/{SUBSCRIPTION}");
         let (dns, status) = (kind.name.contains("dnsZones"), url == Url::Status);
         let path = match (provider, dns, status) {
-            ("Microsoft.Resources", ..) => format!("/subscriptions/{SUBSCRIPTION}/operationresults"),
-            (_, true, true) => {
-                format!("/subscriptions/{SUBSCRIPTION}/providers/{provider}/dnsOperationStatuses")
+            ("Microsoft.Resources", ..) => format!("{root}/operationresults"),
+            ("Microsoft.Storage", ..) => {
+                format!("{root}/providers/{provider}/locations/{location}/asyncoperations")
             }
-            (_, true, false) => {
-                format!("/subscriptions/{SUBSCRIPTION}/providers/{provider}/dnsOperationResults")
+            ("Microsoft.Sql", ..) => {
+                let group =
+                    resource["id"].as_str().and_then(Target::parse).and_then(|t| t.group).unwrap_or_default();
+                let word = if status { "AzureAsyncOperation" } else { "OperationResults" };
+                format!(
+                    "{root}/resourceGroups/{group}/providers/{provider}/locations/{location}/{}{word}",
+                    kind.operation
+                )
             }
-            (_, _, true) => {
-                format!("/subscriptions/{SUBSCRIPTION}/providers/{provider}/locations/{location}/operations")
-            }
-            (_, _, false) => format!(
-                "/subscriptions/{SUBSCRIPTION}/providers/{provider}/locations/{location}/operationResults"
-            ),
+            (_, true, true) => format!("{root}/providers/{provider}/dnsOperationStatuses"),
+            (_, true, false) => format!("{root}/providers/{provider}/dnsOperationResults"),
+            (_, _, true) => format!("{root}/providers/{provider}/locations/{location}/operations"),
+            (_, _, false) => format!("{root}/providers/{provider}/locations/{location}/operationResults"),
         };
         self.operations.url(&self.base, &path, id, version, now)
     }
 }
 
-pub(super) fn set_state(kind: &Kind, resource: &mut Value, state: &str) {
-    if kind.state {
-        resource["properties"]["provisioningState"] = json!(state);
+/// Shows that a resource is as it has to be, or that making it failed.
+pub(super) fn set_state(kind: &Kind, resource: &mut Value, well: bool) {
+    match kind.state {
+        State::None => {}
+        State::Provisioning(_) => {
+            resource["properties"]["provisioningState"] = json!(if well { "Succeeded" } else { "Failed" });
+        }
+        State::Own(property, word) if well => resource["properties"][property] = json!(word),
+        State::Own(..) => {}
     }
 }
 

@@ -1,14 +1,13 @@
 //! DELETE: what is refused, and how what is not goes.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     Cloud, Request, Response,
-    cloud::set_state,
     id::{Target, key},
-    kinds::{self, Style},
-    operations::{Effect, Url, retry_after},
-    put::precondition,
+    kinds::{self, State, Style},
+    operations::{Effect, Url},
+    put::{operation_name, precondition, started, with_retry_after},
 };
 
 impl Cloud {
@@ -24,25 +23,41 @@ impl Cloud {
         if let Some(refusal) = self.refuse_delete(target, &key, request, &resource) {
             return refusal;
         }
-        let (wait, location_only) = match kind.delete {
-            Style::Both(wait) => (wait, false),
-            Style::Location(wait) => (wait, true),
-            Style::Sync(_) | Style::Body(_) => {
-                let below = format!("{key}/");
-                self.resources.retain(|k, _| *k != key && !k.starts_with(&below));
+        let wait = match kind.delete {
+            Style::Both(wait) | Style::Body(wait) => wait,
+            Style::Location(wait) => Some(wait),
+            Style::Sync(status) => {
+                self.remove(&key, now);
                 let with_body = kind.name == "Microsoft.Authorization/roleAssignments";
-                return if with_body { Response::json(200, resource) } else { Response::empty(200) };
+                return if with_body { Response::json(200, resource) } else { Response::empty(status) };
             }
         };
-        if let Some(resource) = self.resources.get_mut(&key) {
-            set_state(kind, resource, "Deleting");
+        if let Some(resource) = self.resources.get_mut(&key)
+            && matches!(kind.state, State::Provisioning(_))
+        {
+            resource["properties"]["provisioningState"] = json!("Deleting");
         }
-        let id = self.begin(Effect::Deleted(key), kind.delete_seconds, wait, now);
+        let seconds = kind.delete_seconds + self.longest_below(&key);
+        let id = self.begin(Effect::Deleted(key), seconds, wait, now);
         let url = |kind_of_url| self.url(kind, &resource, &id, kind_of_url, request, now);
-        let answer = Response::empty(202)
-            .header("location", url(Url::Result))
-            .header("retry-after", retry_after(wait, self.scale));
-        if location_only { answer } else { answer.header("azure-asyncoperation", url(Url::Status)) }
+        let mut answer = Response::empty(202).header("location", url(Url::Result));
+        if !kind.operation.is_empty() {
+            answer.body =
+                Some(json!({ "operation": operation_name(kind, "Drop"), "startTime": started(now) }));
+        }
+        let answer = with_retry_after(answer, wait, self.scale);
+        if matches!(kind.delete, Style::Location(_)) {
+            return answer;
+        }
+        answer.header("azure-asyncoperation", url(Url::Status))
+    }
+
+    /// A group goes when the slowest of its resources is gone.
+    fn longest_below(&self, key: &str) -> u32 {
+        let below = format!("{key}/providers/");
+        let kinds = self.resources.iter().filter(|(k, _)| k.starts_with(&below));
+        let kinds = kinds.filter_map(|(_, r)| r["type"].as_str().and_then(kinds::find));
+        kinds.map(|k| k.delete_seconds).max().unwrap_or(0)
     }
 
     fn refuse_delete(
@@ -69,19 +84,8 @@ impl Cloud {
                 format!("'{}' is locked by '{scope}'.", request.path),
             ));
         }
-        if target.kind() == "microsoft.network/virtualnetworks/subnets" {
-            let used = self.resources.values().any(|r| {
-                r["properties"]["subnets"].as_array().is_some_and(|list| {
-                    list.iter().any(|s| s["id"].as_str().is_some_and(|id| super::id::key(id) == key))
-                })
-            });
-            if used {
-                return Some(Response::error(
-                    400,
-                    "InUseSubnetCannotBeDeleted",
-                    format!("Subnet {} is in use and cannot be deleted.", target.name()),
-                ));
-            }
+        if let Some(refusal) = self.refuse_used(target, key) {
+            return Some(refusal);
         }
         precondition(request, Some(resource))
     }

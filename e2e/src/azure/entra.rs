@@ -15,6 +15,9 @@ use serde_json::{Value, json};
 use super::{ARM_HOST, Cloud, TENANT};
 use crate::Error;
 
+/// What stands as issuer in the access tokens of a tenant.
+pub const ISSUER: &str = "https://sts.windows.net/{tenant}/";
+
 /// Life of an access token, seconds.
 pub const TOKEN_SECONDS: u64 = 3600;
 
@@ -99,7 +102,7 @@ impl Entra {
     /// An access token for an identity. `scope` is a resource with `/.default`, `now` seconds since 1970.
     pub fn issue(&self, client_id: &str, principal: &str, scope: &str, now: u64) -> Result<String, Error> {
         let claims = Claims {
-            iss: format!("https://sts.windows.net/{TENANT}/"),
+            iss: ISSUER.replace("{tenant}", TENANT),
             aud: audience(scope).to_owned(),
             oid: principal.to_owned(),
             sub: principal.to_owned(),

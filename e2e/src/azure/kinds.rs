@@ -1,30 +1,39 @@
-//! The resource types that the emulator knows: how each behaves, and what it adds to what was sent.
+//! The resource types that the emulator knows, and how each behaves.
 //!
 //! Times are medians of recorded traffic, seconds.
 
-use serde_json::{Map, Value, json};
-
-use super::id::Target;
-
-/// How a PUT or DELETE that takes time is answered.
+/// How a PUT or DELETE is answered. Retry-After in seconds; some providers give none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// Done at once, with this status for something new (200 otherwise).
+    /// Done at once; status of a PUT for something new, or of a DELETE.
     Sync(u16),
-    /// 201 or 200 with the body and Azure-AsyncOperation; Retry-After, seconds.
-    Body(u32),
-    /// 202 with Azure-AsyncOperation and Location; Retry-After, seconds.
-    Both(u32),
-    /// 202 with Location only and no body; Retry-After, seconds.
+    /// 201 or 200 with the body and Azure-AsyncOperation.
+    Body(Option<u32>),
+    /// 202 with Azure-AsyncOperation and Location.
+    Both(Option<u32>),
+    /// 202 with Location only and no body.
     Location(u32),
+}
+
+/// Where a resource shows how it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nowhere.
+    None,
+    /// `properties.provisioningState`, with this word while it is made.
+    Provisioning(&'static str),
+    /// A property of its own, with this word when all is well. Such a resource cannot be seen before it is made.
+    Own(&'static str, &'static str),
 }
 
 /// A resource type.
 pub struct Kind {
     /// Full type as Azure spells it.
     pub name: &'static str,
-    /// How PUT is answered.
-    pub put: Style,
+    /// How PUT is answered for something new.
+    pub create: Style,
+    /// How PUT is answered for something that exists.
+    pub update: Style,
     /// How DELETE is answered.
     pub delete: Style,
     /// How long a creation takes.
@@ -35,37 +44,68 @@ pub struct Kind {
     pub delete_seconds: u32,
     /// Whether the resource has a location and tags, as top-level resources do.
     pub tracked: bool,
-    /// Whether `properties.provisioningState` shows how it is.
-    pub state: bool,
+    /// Where it shows how it is.
+    pub state: State,
     /// Whether every write gives it a new ETag.
     pub etag: bool,
+    /// Word for it in the URLs of its operations; empty where the provider has one URL for all types.
+    pub operation: &'static str,
 }
 
 const fn sync(name: &'static str, tracked: bool) -> Kind {
     Kind {
         name,
-        put: Style::Sync(201),
+        create: Style::Sync(201),
+        update: Style::Sync(200),
         delete: Style::Sync(200),
         create_seconds: 0,
         update_seconds: 0,
         delete_seconds: 0,
         tracked,
-        state: false,
+        state: State::None,
         etag: false,
+        operation: "",
     }
 }
 
 const fn network(name: &'static str, tracked: bool, create_seconds: u32) -> Kind {
     Kind {
-        name,
-        put: Style::Body(3),
-        delete: Style::Both(10),
+        create: Style::Body(Some(3)),
+        update: Style::Body(Some(3)),
+        delete: Style::Both(Some(10)),
         create_seconds,
-        update_seconds: 0,
         delete_seconds: 11,
-        tracked,
-        state: true,
+        state: State::Provisioning("Updating"),
         etag: true,
+        ..sync(name, tracked)
+    }
+}
+
+const fn sql(name: &'static str, operation: &'static str, tracked: bool, create_seconds: u32) -> Kind {
+    Kind {
+        create: Style::Both(Some(15)),
+        update: Style::Both(Some(15)),
+        delete: Style::Both(Some(15)),
+        create_seconds,
+        update_seconds: create_seconds / 2,
+        delete_seconds: 15,
+        state: State::Own("state", "Ready"),
+        operation,
+        ..sync(name, tracked)
+    }
+}
+
+const fn aks(name: &'static str, tracked: bool, seconds: [u32; 3]) -> Kind {
+    let [create_seconds, update_seconds, delete_seconds] = seconds;
+    Kind {
+        create: Style::Body(None),
+        update: Style::Body(None),
+        delete: Style::Both(None),
+        create_seconds,
+        update_seconds,
+        delete_seconds,
+        state: State::Provisioning("Creating"),
+        ..sync(name, tracked)
     }
 }
 
@@ -74,22 +114,22 @@ const fn record(name: &'static str) -> Kind {
 }
 
 /// Every type.
-pub const KINDS: [Kind; 14] = [
+pub const KINDS: [Kind; 23] = [
     Kind {
         delete: Style::Location(15),
         delete_seconds: 16,
-        state: true,
+        state: State::Provisioning("Updating"),
         ..sync("Microsoft.Resources/resourceGroups", true)
     },
     network("Microsoft.Network/virtualNetworks", true, 3),
     network("Microsoft.Network/virtualNetworks/subnets", false, 2),
-    Kind { delete: Style::Both(1), ..network("Microsoft.Network/networkSecurityGroups", true, 3) },
+    Kind { delete: Style::Both(Some(1)), ..network("Microsoft.Network/networkSecurityGroups", true, 3) },
     network("Microsoft.Network/publicIPAddresses", true, 3),
     network("Microsoft.Network/natGateways", true, 3),
     sync("Microsoft.ManagedIdentity/userAssignedIdentities", true),
     sync("Microsoft.ManagedIdentity/userAssignedIdentities/federatedIdentityCredentials", false),
     Kind {
-        delete: Style::Both(3),
+        delete: Style::Both(Some(3)),
         delete_seconds: 10,
         etag: true,
         ..sync("Microsoft.Network/dnsZones", true)
@@ -99,6 +139,27 @@ pub const KINDS: [Kind; 14] = [
     record("Microsoft.Network/dnsZones/TXT"),
     sync("Microsoft.Authorization/roleAssignments", false),
     sync("Microsoft.Authorization/locks", false),
+    Kind {
+        create: Style::Both(Some(1)),
+        update: Style::Both(Some(1)),
+        ..sql("Microsoft.Sql/servers", "server", true, 68)
+    },
+    Kind { delete: Style::Sync(204), ..sql("Microsoft.Sql/servers/elasticPools", "elasticPool", true, 50) },
+    Kind {
+        state: State::Own("status", "Online"),
+        ..sql("Microsoft.Sql/servers/databases", "database", true, 66)
+    },
+    sql("Microsoft.Sql/servers/virtualNetworkRules", "virtualNetworkRules", false, 21),
+    Kind {
+        create: Style::Location(17),
+        create_seconds: 27,
+        state: State::Provisioning("Creating"),
+        ..sync("Microsoft.Storage/storageAccounts", true)
+    },
+    Kind { create: Style::Sync(200), ..sync("Microsoft.Storage/storageAccounts/fileServices", false) },
+    Kind { etag: true, ..sync("Microsoft.Storage/storageAccounts/fileServices/shares", false) },
+    aks("Microsoft.ContainerService/managedClusters", true, [270, 122, 230]),
+    aks("Microsoft.ContainerService/managedClusters/agentPools", false, [197, 90, 25]),
 ];
 
 /// The type with this name in lower case.
@@ -124,66 +185,6 @@ pub fn uuid(seed: u64, name: &str) -> String {
         (b >> 48) & 0xfff,
         b & 0xffff_ffff_ffff
     )
-}
-
-/// What the provider makes of the properties that were sent: its defaults and what only it knows. `old`
-/// are the properties of the resource so far.
-pub fn properties(
-    target: &Target,
-    sent: &Value,
-    old: Option<&Value>,
-    id: &str,
-    seed: u64,
-) -> Map<String, Value> {
-    let mut properties = sent["properties"].as_object().cloned().unwrap_or_default();
-    let mut add = |name: &str, value: Value| {
-        let kept = old.map(|o| o[name].clone()).filter(|v| !v.is_null());
-        properties.entry(name).or_insert(kept.unwrap_or(value));
-    };
-    match target.kind().as_str() {
-        "microsoft.network/virtualnetworks" => {
-            add("resourceGuid", json!(uuid(seed, id)));
-            add("privateEndpointVNetPolicies", json!("Disabled"));
-            add("virtualNetworkPeerings", json!([]));
-            add("enableDdosProtection", json!(false));
-        }
-        "microsoft.network/virtualnetworks/subnets" => {
-            add("delegations", json!([]));
-            add("privateEndpointNetworkPolicies", json!("Disabled"));
-            add("privateLinkServiceNetworkPolicies", json!("Enabled"));
-        }
-        "microsoft.network/networksecuritygroups" | "microsoft.network/natgateways" => {
-            add("resourceGuid", json!(uuid(seed, id)));
-        }
-        "microsoft.network/publicipaddresses" => {
-            add("resourceGuid", json!(uuid(seed, id)));
-            let last = uuid(seed, id).bytes().fold(0u8, u8::wrapping_add);
-            // TEST-NET-3: no real machine has it.
-            add("ipAddress", json!(format!("203.0.113.{last}")));
-            add("idleTimeoutInMinutes", json!(4));
-        }
-        "microsoft.managedidentity/userassignedidentities" => {
-            add("tenantId", json!(super::TENANT));
-            add("principalId", json!(uuid(seed, &format!("{id}#principal"))));
-            add("clientId", json!(uuid(seed, &format!("{id}#client"))));
-        }
-        "microsoft.network/dnszones" => {
-            add("maxNumberOfRecordSets", json!(10_000));
-            let servers: Vec<_> = (1..=4).map(|n| format!("ns{n}-01.azure-dns.example.")).collect();
-            add("nameServers", json!(servers));
-            add("zoneType", json!("Public"));
-        }
-        kind if kind.starts_with("microsoft.network/dnszones/") => {
-            let zone = target.names.first().cloned().unwrap_or_default();
-            add("fqdn", json!(format!("{}.{zone}.", target.name())));
-            add("targetResource", json!({}));
-        }
-        "microsoft.authorization/roleassignments" => {
-            properties.insert("scope".to_owned(), json!(target.scope));
-        }
-        _ => {}
-    }
-    properties
 }
 
 #[cfg(test)]

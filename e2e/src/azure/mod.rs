@@ -3,20 +3,32 @@
 //! [`cloud`] is the state and its rules, with the time as a parameter; [`server`] puts it behind HTTPS.
 //! Status codes, headers, bodies and the styles of long-running operations follow recorded traffic.
 
+mod actions;
+mod children;
 pub mod cloud;
+mod defaults;
 mod delete;
+mod deleted;
 pub mod entra;
 pub mod faults;
 mod id;
 mod kinds;
 mod operations;
 mod put;
-mod roles;
+mod refuse;
+pub mod roles;
 pub mod server;
+pub mod slots;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_reef;
 
 pub use cloud::Cloud;
+
+/// The Azure locations that the sandbox knows.
+pub const LOCATIONS: [&str; 6] =
+    ["westeurope", "northeurope", "swedencentral", "uksouth", "eastus2", "australiaeast"];
 
 /// The subscription of the sandbox.
 pub const SUBSCRIPTION: &str = "00000000-0000-4000-8000-000000000001";

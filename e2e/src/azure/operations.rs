@@ -75,6 +75,13 @@ impl Operations {
             .collect()
     }
 
+    /// The key of the resource that an operation is about.
+    pub fn resource(&self, id: &str) -> Option<&str> {
+        self.0.get(id).map(|operation| match &operation.effect {
+            Effect::Provisioned(key) | Effect::Deleted(key) => key.as_str(),
+        })
+    }
+
     /// The signed URL of an operation. Azure's are over 3 kB long because they carry a certificate.
     pub fn url(&self, base: &str, path: &str, id: &str, api_version: &str, started_at: u64) -> String {
         let signature = self.0.get(id).map_or("", |o| o.signature.as_str());

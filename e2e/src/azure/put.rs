@@ -3,10 +3,11 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    Cloud, Request, Response, SUBSCRIPTION,
+    Cloud, LOCATIONS, Request, Response, SUBSCRIPTION,
     cloud::{set_state, with_etag},
+    defaults,
     id::{Target, key, parent_key},
-    kinds::{self, Kind, Style},
+    kinds::{self, Kind, State, Style},
     operations::{Effect, Url, retry_after},
 };
 
@@ -27,29 +28,75 @@ impl Cloud {
         }
         self.writes += 1;
         let mut resource = self.resource(target, kind, &body, old.as_ref(), &request.path);
-        let seconds = if old.is_some() { kind.update_seconds } else { kind.create_seconds };
-        let status = if old.is_none() { 201 } else { 200 };
-        let Style::Body(wait) = kind.put else {
-            set_state(kind, &mut resource, "Succeeded");
-            let answer = with_etag(Response::json(status, resource.clone()), &resource);
-            let answer = if old.is_none() && target.kind().starts_with("microsoft.managedidentity/") {
-                // The resource's own address, relative: no operation, although it looks like one.
-                answer.header("location", resource["id"].as_str().unwrap_or_default())
-            } else {
-                answer
-            };
-            self.resources.insert(key, resource);
-            return answer;
+        let (style, seconds) = match &old {
+            Some(_) => (kind.update, kind.update_seconds),
+            None => (kind.create, kind.create_seconds),
         };
+        if let Style::Sync(status) = style {
+            set_state(kind, &mut resource, true);
+            self.resources.insert(key, resource.clone());
+            return self.done(target, &resource, status);
+        }
         // An update that is done at once says Succeeded and still names an operation.
-        set_state(kind, &mut resource, if seconds == 0 { "Succeeded" } else { "Updating" });
-        self.resources.insert(key.clone(), resource.clone());
+        match kind.state {
+            State::Provisioning(_) if seconds == 0 => set_state(kind, &mut resource, true),
+            State::Provisioning(word) => {
+                let word = if old.is_some() { "Updating" } else { word };
+                resource["properties"]["provisioningState"] = json!(word);
+            }
+            State::Own(property, word) => resource["properties"][property] = json!(word),
+            State::None => {}
+        }
+        if matches!(kind.state, State::Own(..)) {
+            self.pending.insert(key.clone(), resource.clone());
+        } else {
+            self.resources.insert(key.clone(), resource.clone());
+            self.slots.wanted(kind, &key, resource["name"].as_str().unwrap_or_default());
+            self.put_children(kind, &key, &body, seconds);
+        }
+        let wait = match style {
+            Style::Body(wait) | Style::Both(wait) => wait,
+            Style::Location(wait) => Some(wait),
+            Style::Sync(_) => None,
+        };
         let id = self.begin(Effect::Provisioned(key), seconds, wait, now);
-        let url = self.url(kind, &resource, &id, Url::Status, request, now);
-        Response::json(status, resource)
-            .header("azure-asyncoperation", url)
-            .header("azure-asyncnotification", "Enabled")
-            .header("retry-after", retry_after(wait, self.scale))
+        let url = |of| self.url(kind, &resource, &id, of, request, now);
+        let answer = match style {
+            Style::Both(_) => {
+                let verb = if old.is_some() { "Update" } else { "Create" };
+                Response::json(
+                    202,
+                    json!({ "operation": operation_name(kind, verb), "startTime": started(now) }),
+                )
+                .header("location", url(Url::Result))
+            }
+            Style::Location(_) => {
+                let answer = Response::empty(202).header("location", url(Url::Result));
+                return with_retry_after(answer, wait, self.scale);
+            }
+            _ => Response::json(if old.is_some() { 200 } else { 201 }, self.shown(&resource)),
+        };
+        let answer = answer.header("azure-asyncoperation", url(Url::Status));
+        with_retry_after(answer, wait, self.scale)
+    }
+
+    /// The answer to a PUT that is done.
+    fn done(&self, target: &Target, resource: &Value, status: u16) -> Response {
+        let body = match target.kind().as_str() {
+            "microsoft.storage/storageaccounts/fileservices" => json!({ "name": "default" }),
+            "microsoft.storage/storageaccounts/fileservices/shares" if status == 201 => {
+                let mut short = resource.clone();
+                short["properties"] = json!({});
+                short
+            }
+            _ => self.shown(resource),
+        };
+        let answer = with_etag(Response::json(status, body), resource);
+        if status == 201 && target.kind().starts_with("microsoft.managedidentity/") {
+            // The resource's own address, relative: no operation, although it looks like one.
+            return answer.header("location", resource["id"].as_str().unwrap_or_default());
+        }
+        answer
     }
 
     fn refuse_put(
@@ -62,6 +109,7 @@ impl Cloud {
         request: &Request,
     ) -> Option<Response> {
         self.refuse_place(target, key)
+            .or_else(|| self.refuse_busy(kind, key))
             .or_else(|| kind.tracked.then(|| refuse_location(target, body, old)).flatten())
             .or_else(|| precondition(request, old))
             .or_else(|| self.refuse_by_kind(target, body, key))
@@ -97,58 +145,6 @@ impl Cloud {
         })
     }
 
-    /// What single types refuse.
-    fn refuse_by_kind(&self, target: &Target, body: &Value, key: &str) -> Option<Response> {
-        let properties = &body["properties"];
-        match target.kind().as_str() {
-            "microsoft.managedidentity/userassignedidentities/federatedidentitycredentials" => {
-                let siblings = format!("{}/federatedidentitycredentials/", parent_key(key));
-                let others: Vec<_> =
-                    self.resources.iter().filter(|(k, _)| k.starts_with(&siblings) && *k != key).collect();
-                if others.iter().any(|(_, r)| {
-                    r["properties"]["issuer"] == properties["issuer"]
-                        && r["properties"]["subject"] == properties["subject"]
-                }) {
-                    return Some(Response::error(
-                        409,
-                        "Conflict",
-                        "Another credential of this identity has this issuer and subject.",
-                    ));
-                }
-                (others.len() >= 20).then(|| {
-                    Response::error(400, "BadRequest", "An identity has at most 20 federated credentials.")
-                })
-            }
-            "microsoft.authorization/roleassignments" => {
-                let same = |r: &Value| {
-                    ["principalId", "roleDefinitionId"].iter().all(|p| r["properties"][p] == properties[p])
-                        && r["properties"]["scope"]
-                            .as_str()
-                            .is_some_and(|s| s.eq_ignore_ascii_case(&target.scope))
-                };
-                let others = self.resources("Microsoft.Authorization/roleAssignments");
-                let other = others
-                    .iter()
-                    .any(|r| same(r) && r["id"].as_str().is_some_and(|id| super::id::key(id) != key));
-                other.then(|| {
-                    Response::error(
-                        409,
-                        "RoleAssignmentExists",
-                        "This principal has this role at this scope already.",
-                    )
-                })
-            }
-            "microsoft.network/dnszones/cname" | "microsoft.network/dnszones/a" => {
-                let (here, there) =
-                    if key.contains("/cname/") { ("/cname/", "/a/") } else { ("/a/", "/cname/") };
-                self.resources.contains_key(&key.replace(here, there)).then(|| {
-                    Response::json(400, json!({ "code": "BadRequest", "message": format!("Record set '{}' cannot stand beside a CNAME of the same name.", target.name()) }))
-                })
-            }
-            _ => None,
-        }
-    }
-
     /// What is stored: what was sent, with what the provider adds.
     pub(super) fn resource(
         &self,
@@ -174,8 +170,15 @@ impl Cloud {
                 if body["tags"].is_object() { body["tags"].clone() } else { json!({}) },
             );
         }
-        if body["sku"].is_object() {
-            resource.insert("sku".to_owned(), body["sku"].clone());
+        if let Some(sku) = defaults::sku(target, body, old) {
+            resource.insert("sku".to_owned(), sku);
+        }
+        for extra in ["kind", "identity", "zones"] {
+            let kept = || old.map(|o| o[extra].clone()).unwrap_or_default();
+            let value = if body[extra].is_null() { kept() } else { body[extra].clone() };
+            if !value.is_null() {
+                resource.insert(extra.to_owned(), self.with_identities(extra, value));
+            }
         }
         if kind.etag {
             resource
@@ -184,15 +187,24 @@ impl Cloud {
         let old_properties = old.map(|o| &o["properties"]);
         resource.insert(
             "properties".to_owned(),
-            kinds::properties(target, body, old_properties, &key(&id), self.seed).into(),
+            defaults::properties(target, body, old_properties, &key(&id), self.seed).into(),
         );
         Value::Object(resource)
     }
 }
 
-/// A location is required, and stays.
+/// A location is required, is one that Azure has, and stays.
 fn refuse_location(target: &Target, body: &Value, old: Option<&Value>) -> Option<Response> {
-    let location = body["location"].as_str().map(str::to_lowercase);
+    let location = body["location"].as_str().map(|l| l.to_lowercase().replace(' ', ""));
+    if let Some(unknown) = location.as_deref().filter(|l| *l != "global" && !LOCATIONS.contains(l)) {
+        let code = if target.provider.is_none() {
+            "LocationNotAvailableForResourceGroup"
+        } else {
+            "LocationNotAvailableForResourceType"
+        };
+        let message = format!("'{unknown}' is no location of '{}'.", target.kind());
+        return Some(Response::gateway_error(400, code, message));
+    }
     let was = old.and_then(|o| o["location"].as_str()).map(str::to_lowercase);
     match (location, was) {
         (None, _) => Some(Response::gateway_error(400, "LocationRequired", "The body needs a location.")),
@@ -203,6 +215,32 @@ fn refuse_location(target: &Target, body: &Value, old: Option<&Value>) -> Option
             Some(Response::gateway_error(409, code, message))
         }
         _ => None,
+    }
+}
+
+/// A verb and a type in the words of the SQL provider.
+pub(super) fn operation_name(kind: &Kind, verb: &str) -> String {
+    let what = match kind.operation {
+        "server" if verb != "Drop" => return "UpsertLogicalServer".to_owned(),
+        "server" => "LogicalServer",
+        "elasticPool" => "LogicalElasticPool",
+        "database" => "LogicalDatabase",
+        _ => return "UpsertVirtualNetworkRule".to_owned(),
+    };
+    format!("{verb}{what}")
+}
+
+/// A moment of the cloud's time as a date; the cloud began with the year 2026.
+pub(super) fn started(now: u64) -> String {
+    let began = 1_767_225_600_000_i64;
+    let at = began.saturating_add(i64::try_from(now).unwrap_or(0));
+    jiff::Timestamp::from_millisecond(at).unwrap_or_default().to_string()
+}
+
+pub(super) fn with_retry_after(answer: Response, wait: Option<u32>, scale: f64) -> Response {
+    match wait {
+        Some(seconds) => answer.header("retry-after", retry_after(seconds, scale)),
+        None => answer,
     }
 }
 

@@ -11,6 +11,9 @@ pub const USER_ACCESS_ADMINISTRATOR: &str = "18d7d88d-d35e-4fb5-a5c3-7773c20a72d
 /// DNS Zone Contributor.
 pub const DNS_ZONE_CONTRIBUTOR: &str = "befefa01-2a29-4197-83a8-272ff33ce314";
 
+/// Azure Kubernetes Service RBAC Cluster Admin: everything inside a cluster, nothing in ARM.
+pub const AKS_RBAC_CLUSTER_ADMIN: &str = "b1ff04bb-8a4e-4dc4-8eb5-8693973ce19b";
+
 /// Whether a role allows an action such as `microsoft.network/dnszones/read`, lower case.
 pub fn allows(role: &str, action: &str) -> bool {
     let authorization = action.starts_with("microsoft.authorization/");

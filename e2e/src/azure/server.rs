@@ -1,7 +1,7 @@
 //! The emulator behind HTTPS, its journal, and the control API.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     convert::Infallible,
     future::pending,
     net::{Ipv4Addr, SocketAddr},
@@ -24,14 +24,17 @@ use tokio::net::TcpListener;
 
 use super::{
     ARM_HOST, Cloud, ENTRA_HOST, OPERATOR_IDENTITY, PLATFORM_GROUP, Request, Response, SUBSCRIPTION, TENANT,
+    actions::AKS_SERVER_APP,
     cloud::Grant,
-    entra::Entra,
+    entra::{Entra, ISSUER},
     faults::{Fault, Faults, Rule},
     id::Target,
     roles,
+    slots::{Event, Slot},
 };
 use crate::{
     Context, Error,
+    cluster::Trust,
     pki::{Authority, Subject},
     tls::TlsListener,
 };
@@ -88,6 +91,7 @@ impl Azure {
         let arm = Router::new()
             .route("/{tenant}/oauth2/v2.0/token", post(token))
             .route("/{tenant}/discovery/v2.0/keys", get(keys))
+            .route("/{tenant}/.well-known/openid-configuration", get(configuration))
             .fallback(arm)
             .with_state(azure.clone());
         let tls = TlsListener::new(listener, &identity, None);
@@ -104,6 +108,45 @@ impl Azure {
     /// Address of ARM and Entra.
     pub fn address(&self) -> SocketAddr {
         self.0.address
+    }
+
+    /// How an API server comes to trust Entra's tokens for AKS.
+    pub fn trust_for_aks(&self) -> Trust {
+        Trust {
+            issuer: ISSUER.replace("{tenant}", TENANT),
+            discovery: format!("https://{}/{TENANT}/.well-known/openid-configuration", self.0.address),
+            ca: self.0.ca.clone(),
+            audience: AKS_SERVER_APP.to_owned(),
+        }
+    }
+
+    /// What listens on this machine for one of Azure's names.
+    pub fn resolve(&self, host: &str) -> Option<SocketAddr> {
+        if [ARM_HOST, ENTRA_HOST].contains(&host) {
+            return Some(self.0.address);
+        }
+        let port = lock(&self.0.cloud).slots.port(host)?;
+        Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    }
+
+    /// Adds a cluster that an AKS cluster can get.
+    pub fn add_slot(&self, slot: Slot) {
+        lock(&self.0.cloud).slots.add(slot);
+    }
+
+    /// Lets what is due take effect, also while nobody calls; what became of clusters since the last time.
+    pub fn tick(&self) -> Vec<Event> {
+        let now = self.now();
+        let mut cloud = lock(&self.0.cloud);
+        cloud.settle(now);
+        cloud.slots.take_events()
+    }
+
+    /// The AKS clusters that are made, by slot, with the object ids of those who administrate each.
+    pub fn administrators(&self) -> Vec<(Slot, BTreeSet<String>)> {
+        let cloud = lock(&self.0.cloud);
+        let made = cloud.slots.made().into_iter();
+        made.map(|(key, slot)| (slot, cloud.principals(roles::AKS_RBAC_CLUSTER_ADMIN, &key))).collect()
     }
 
     /// Certificate of the emulator's authority, PEM.
@@ -237,6 +280,21 @@ async fn token(
     let client = form.get("client_id").map_or("", String::as_str);
     azure.note("POST", &format!("/{tenant}/oauth2/v2.0/token"), status.as_u16(), client);
     (status, Json(body)).into_response()
+}
+
+/// Where the keys of the issuer are. API servers of this machine ask, so the address is loopback's.
+async fn configuration(State(azure): State<Azure>) -> HttpResponse {
+    let base = format!("https://{}/{TENANT}", azure.0.address);
+    let configuration = json!({
+        "issuer": ISSUER.replace("{tenant}", TENANT),
+        "jwks_uri": format!("{base}/discovery/v2.0/keys"),
+        "authorization_endpoint": format!("{base}/oauth2/v2.0/authorize"),
+        "token_endpoint": format!("{base}/oauth2/v2.0/token"),
+        "response_types_supported": ["id_token"],
+        "subject_types_supported": ["pairwise"],
+        "id_token_signing_alg_values_supported": ["ES256"],
+    });
+    Json(configuration).into_response()
 }
 
 async fn keys(State(azure): State<Azure>) -> HttpResponse {

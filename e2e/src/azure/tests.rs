@@ -6,23 +6,23 @@ use serde_json::{Value, json};
 
 use super::{Cloud, Request, Response, SUBSCRIPTION, roles};
 
-const RG: &str = "/subscriptions/00000000-0000-4000-8000-000000000001/resourceGroups/rg";
+pub(super) const RG: &str = "/subscriptions/00000000-0000-4000-8000-000000000001/resourceGroups/rg";
 const OWNER: &str = "owner";
 
-struct World {
-    cloud: Cloud,
-    now: u64,
+pub(super) struct World {
+    pub(super) cloud: Cloud,
+    pub(super) now: u64,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut cloud = Cloud::new("https://management.azure.com", 1, 1.0);
         cloud.grant((OWNER, roles::OWNER, &format!("/subscriptions/{SUBSCRIPTION}")));
         Self { cloud, now: 0 }
     }
 
     /// With a group, and the providers registered.
-    fn with_group() -> Self {
+    pub(super) fn with_group() -> Self {
         let mut world = Self::new();
         assert_eq!(world.put(RG, json!({ "location": "westeurope" })).status, 201);
         for provider in ["Microsoft.Network", "Microsoft.ManagedIdentity"] {
@@ -32,7 +32,7 @@ impl World {
         world
     }
 
-    fn request(method: &str, path: &str, body: Option<Value>) -> Request {
+    pub(super) fn request(method: &str, path: &str, body: Option<Value>) -> Request {
         let (path, query) = path.split_once('?').unwrap_or((path, "api-version=2024-03-01"));
         let path = path.strip_prefix("https://management.azure.com").unwrap_or(path);
         Request {
@@ -50,36 +50,36 @@ impl World {
         }
     }
 
-    fn call(&mut self, method: &str, path: &str, body: Option<Value>) -> Response {
+    pub(super) fn call(&mut self, method: &str, path: &str, body: Option<Value>) -> Response {
         self.cloud.handle(&Self::request(method, path, body), self.now)
     }
 
-    fn put(&mut self, path: &str, body: Value) -> Response {
+    pub(super) fn put(&mut self, path: &str, body: Value) -> Response {
         self.call("PUT", path, Some(body))
     }
 
-    fn get(&mut self, path: &str) -> Response {
+    pub(super) fn get(&mut self, path: &str) -> Response {
         self.call("GET", path, None)
     }
 
-    fn delete(&mut self, path: &str) -> Response {
+    pub(super) fn delete(&mut self, path: &str) -> Response {
         self.call("DELETE", path, None)
     }
 
-    fn later(&mut self, seconds: u64) {
+    pub(super) fn later(&mut self, seconds: u64) {
         self.now += seconds * 1000;
     }
 }
 
-fn header<'a>(answer: &'a Response, name: &str) -> Option<&'a str> {
+pub(super) fn header<'a>(answer: &'a Response, name: &str) -> Option<&'a str> {
     answer.headers.iter().find(|(n, _)| *n == name).map(|(_, v)| v.as_str())
 }
 
-fn body(answer: &Response) -> &Value {
+pub(super) fn body(answer: &Response) -> &Value {
     answer.body.as_ref().unwrap()
 }
 
-fn code(answer: &Response) -> &str {
+pub(super) fn code(answer: &Response) -> &str {
     let body = body(answer);
     body["error"]["code"].as_str().or(body["code"].as_str()).unwrap_or_default()
 }
@@ -89,7 +89,7 @@ fn a_group_is_made_at_once_and_goes_by_an_operation_with_everything_in_it() {
     let mut world = World::with_group();
     let again = world.put(RG, json!({ "location": "WestEurope", "tags": { "a": "b" } }));
     assert_eq!((again.status, body(&again)["tags"]["a"].as_str()), (200, Some("b")));
-    assert_eq!(code(&world.put(RG, json!({ "location": "eastus" }))), "InvalidResourceGroupLocation");
+    assert_eq!(code(&world.put(RG, json!({ "location": "eastus2" }))), "InvalidResourceGroupLocation");
     let zone = format!("{RG}/providers/Microsoft.Network/dnsZones/a.example");
     assert_eq!(world.put(&zone, json!({ "location": "global" })).status, 201);
 
@@ -105,7 +105,7 @@ fn a_group_is_made_at_once_and_goes_by_an_operation_with_everything_in_it() {
     assert_eq!(body(&world.get(RG))["properties"]["provisioningState"], "Deleting");
     assert_eq!(world.get(&zone).status, 200);
     assert_eq!(code(&world.put(&zone, json!({ "location": "global" }))), "ResourceGroupBeingDeleted");
-    world.later(16);
+    world.later(26);
     assert_eq!((world.get(&poll).status, world.get(&poll).body), (200, None));
     let gone = world.get(RG);
     assert_eq!(

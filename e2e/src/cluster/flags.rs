@@ -65,9 +65,9 @@ const CONTROLLERS: [&str; 21] = [
     "validatingadmissionpolicy-status-controller",
 ];
 
-pub(super) fn api_server(cluster: &Cluster, dir: &Dir, etcd: &str) -> Vec<String> {
+pub(super) fn api_server(cluster: &Cluster, dir: &Dir, etcd: &str, entra: bool) -> Vec<String> {
     let file = |name: &str| cluster.folder.join(name).display().to_string();
-    vec![
+    let mut flags = vec![
         format!("--etcd-servers={etcd}"),
         format!("--etcd-prefix=/{}", cluster.name),
         "--bind-address=127.0.0.1".to_owned(),
@@ -91,7 +91,11 @@ pub(super) fn api_server(cluster: &Cluster, dir: &Dir, etcd: &str) -> Vec<String
         format!("--audit-policy-file={}", file("audit-policy.yaml")),
         format!("--audit-log-path={}", dir.log(&format!("{}-audit", cluster.name)).display()),
         "--profiling=false".to_owned(),
-    ]
+    ];
+    if entra {
+        flags.push(format!("--authentication-config={}", file("authentication.json")));
+    }
+    flags
 }
 
 pub(super) fn controller_manager(cluster: &Cluster) -> Vec<String> {

@@ -29,7 +29,8 @@ fn render(cluster: &str, port: u16, ca: &str, user: &Value) -> String {
     format!("{config:#}\n")
 }
 
-fn encode(text: &str) -> String {
+/// Base64, as kubeconfigs have it.
+pub fn encode(text: &str) -> String {
     use k8s_openapi::ByteString;
     match serde_json::to_value(ByteString(text.as_bytes().to_vec())) {
         Ok(Value::String(encoded)) => encoded,

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::{
     Context, Error,
+    azure::LOCATIONS,
     dir::Dir,
     pki::{Authority, Identity, Subject, write_secret},
     process::Program,
@@ -35,6 +36,36 @@ pub struct Etcd {
     /// Where clients reach it.
     pub url: String,
     program: Program,
+}
+
+/// An issuer of tokens that an API server trusts.
+pub struct Trust {
+    /// What stands in the tokens.
+    pub issuer: String,
+    /// Where its keys are found.
+    pub discovery: String,
+    /// Certificate of the authority of that address, PEM.
+    pub ca: String,
+    /// Audience of the tokens.
+    pub audience: String,
+}
+
+impl Trust {
+    fn configuration(&self) -> String {
+        let none = "";
+        let configuration = serde_json::json!({
+            "apiVersion": "apiserver.config.k8s.io/v1",
+            "kind": "AuthenticationConfiguration",
+            "jwt": [{
+                "issuer": {
+                    "url": self.issuer, "discoveryURL": self.discovery,
+                    "certificateAuthority": self.ca, "audiences": [self.audience],
+                },
+                "claimMappings": { "username": { "claim": "oid", "prefix": none } },
+            }],
+        });
+        configuration.to_string()
+    }
 }
 
 /// A running cluster.
@@ -82,8 +113,15 @@ impl Etcd {
 }
 
 impl Cluster {
-    /// Starts the API server of a cluster and returns without waiting for it; see [`Cluster::wait`].
-    pub fn start(dir: &Dir, tools: &Tools, etcd: &Etcd, name: &str, index: u8) -> Result<Self, Error> {
+    /// Starts the API server of a cluster and returns without waiting for it; see [`Cluster::wait`]. With
+    /// `entra` it also takes the tokens of that issuer, which has to run by then.
+    pub fn start(
+        dir: &Dir,
+        tools: &Tools,
+        etcd: &str,
+        (name, index): (&str, u8),
+        entra: Option<&Trust>,
+    ) -> Result<Self, Error> {
         let folder = dir.join("run").join(name);
         fs::create_dir_all(&folder).context("create the cluster's folder")?;
         let authority = Authority::new(&format!("{name} cluster authority"))?;
@@ -98,7 +136,11 @@ impl Cluster {
             programs: Vec::new(),
         };
         cluster.write_files(dir)?;
-        let arguments = flags::api_server(&cluster, dir, &etcd.url);
+        if let Some(trust) = entra {
+            let path = cluster.folder.join("authentication.json");
+            fs::write(&path, trust.configuration()).context("write the authentication settings")?;
+        }
+        let arguments = flags::api_server(&cluster, dir, etcd, entra.is_some());
         cluster.run(dir, tools, "kube-apiserver", &arguments)?;
         Ok(cluster)
     }
@@ -124,6 +166,9 @@ impl Cluster {
             "kubernetes.default.svc.cluster.local",
             flags::API_SERVICE_IP,
         ];
+        // The names that AKS clusters get are known only when they are made.
+        let public = LOCATIONS.map(|location| format!("*.hcp.{location}.azmk8s.io"));
+        let names: Vec<&str> = names.into_iter().chain(public.iter().map(String::as_str)).collect();
         let server = self.authority.server(&Subject { user: "kube-apiserver", group: None }, &names)?;
         server.write(folder, "apiserver").context(io("apiserver.crt"))?;
         let kubelet_client = Subject { user: "kube-apiserver-kubelet-client", group: None };

@@ -30,6 +30,7 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
 use policy::{Peer, PodPeer};
@@ -43,6 +44,9 @@ pub enum Caller {
     ApiServer,
 }
 
+/// What listens on this machine for a name beyond the cluster.
+pub type Outside = Arc<dyn Fn(&str) -> Option<SocketAddr> + Send + Sync>;
+
 /// The network of one cluster.
 pub struct ClusterNetwork {
     name: String,
@@ -53,26 +57,27 @@ pub struct ClusterNetwork {
     namespaces: Store<Namespace>,
     pods: Store<Pod>,
     attached: RwLock<HashMap<Ipv4Addr, PathBuf>>,
-    outside: HashMap<String, SocketAddr>,
+    outside: Outside,
     turn: AtomicUsize,
 }
 
 impl ClusterNetwork {
     /// Watches what decides over connections in a cluster.
-    /// `outside` are the names beyond the cluster, and what listens on this machine for each.
+    /// `outside` knows the names beyond the cluster. Ends with `stop`.
     pub async fn start(
         cluster: &Cluster,
         client: &Client,
-        outside: HashMap<String, SocketAddr>,
+        outside: Outside,
+        stop: &CancellationToken,
     ) -> Arc<Self> {
         let network = Arc::new(Self {
             name: cluster.name.clone(),
             api: SocketAddr::from((Ipv4Addr::LOCALHOST, cluster.port)),
-            services: watch(client),
-            slices: watch(client),
-            policies: watch(client),
-            namespaces: watch(client),
-            pods: watch(client),
+            services: watch(client, stop),
+            slices: watch(client, stop),
+            policies: watch(client, stop),
+            namespaces: watch(client, stop),
+            pods: watch(client, stop),
             attached: RwLock::default(),
             outside,
             turn: AtomicUsize::new(0),
@@ -141,7 +146,7 @@ impl ClusterNetwork {
     }
 }
 
-fn watch<K>(client: &Client) -> Store<K>
+fn watch<K>(client: &Client, stop: &CancellationToken) -> Store<K>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug + Send + Sync + 'static,
 {
@@ -149,6 +154,7 @@ where
     let stream = watcher(Api::<K>::all(client.clone()), watcher::Config::default())
         .default_backoff()
         .reflect(writer)
+        .take_until(stop.clone().cancelled_owned())
         .for_each(|event| async move {
             if let Err(error) = event {
                 tracing::debug!(%error, kind = %K::kind(&()), "watch");

@@ -58,9 +58,9 @@ impl ClusterNetwork {
             return Ok(Target::Local(SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
         }
         let ip = host.parse::<IpAddr>().ok();
-        if let Some(address) = self.outside.get(host).filter(|_| port == 443) {
+        if let Some(address) = (self.outside)(host).filter(|_| port == 443) {
             self.check(caller, &Peer::Address(OUTSIDE), port)?;
-            return Ok(Target::Local(*address));
+            return Ok(Target::Local(address));
         }
         let service = match ip {
             Some(IpAddr::V4(ip)) => self.service_at(ip),

@@ -45,6 +45,7 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::{Context, Error, cluster::Cluster, dir::Dir, net::ClusterNetwork};
 pub use image::Image;
@@ -102,12 +103,13 @@ impl Shared {
 }
 
 impl Node {
-    /// Registers the node and runs pods until the process ends.
+    /// Registers the node and runs pods until `stop`, or until the process ends.
     pub async fn start(
         self,
         dir: &Dir,
         cluster: &Cluster,
         network: Arc<ClusterNetwork>,
+        stop: &CancellationToken,
     ) -> Result<(), Error> {
         let identity = cluster.node_identity(&self.name)?;
         let client = cluster.client(&identity).await?;
@@ -128,8 +130,9 @@ impl Node {
         });
         let port = kubelet::serve(shared.clone(), &identity, &cluster.ca).await?;
         register(&client, &self.name, port).await?;
-        tokio::spawn(heartbeat(client.clone(), self.name.clone(), port));
-        tokio::spawn(follow_pods(shared));
+        let beat = heartbeat(client.clone(), self.name.clone(), port);
+        tokio::spawn(stop.clone().run_until_cancelled_owned(beat));
+        tokio::spawn(follow_pods(shared, stop.clone()));
         Ok(())
     }
 }
@@ -220,14 +223,16 @@ async fn heartbeat(client: Client, name: String, port: u16) {
 }
 
 /// One task for each pod of this node, fed with the pod's newest state; `None` means that it is gone.
-async fn follow_pods(shared: Arc<Shared>) {
+async fn follow_pods(shared: Arc<Shared>, stop: CancellationToken) {
     let api = Api::<Pod>::all(shared.client.clone());
     let config = watcher::Config::default().fields(&format!("spec.nodeName={}", shared.name));
     let mut events = watcher(api, config).default_backoff().boxed();
     let mut workers: HashMap<String, watch::Sender<Option<Pod>>> = HashMap::new();
     let mut listed: Vec<String> = Vec::new();
     loop {
-        match events.try_next().await {
+        // Workers whose senders are gone end their pods.
+        let Some(event) = stop.run_until_cancelled(events.try_next()).await else { return };
+        match event {
             Ok(Some(watcher::Event::Init)) => listed.clear(),
             Ok(Some(watcher::Event::InitApply(pod))) => {
                 listed.extend(pod.uid());

@@ -1,0 +1,78 @@
+//! Resources that their parents' requests and answers carry inline: subnets of a network, agent pools of
+//! a cluster. They are resources of their own all the same.
+
+use serde_json::{Value, json};
+
+use super::{
+    Cloud, defaults,
+    id::{Target, key},
+    kinds::{self, Kind, State, uuid},
+};
+
+/// Whether resources of this type may come inline.
+pub fn is_inline(kind: &Kind) -> bool {
+    kind.name.ends_with("/subnets") || kind.name.ends_with("/agentPools")
+}
+
+impl Cloud {
+    /// A resource as it is shown: with its inline children.
+    pub(super) fn shown(&self, resource: &Value) -> Value {
+        let kind = resource["type"].as_str().unwrap_or_default().to_lowercase();
+        let Some((segment, property)) = defaults::inline_children(&kind) else { return resource.clone() };
+        let below =
+            format!("{}/{}/", key(resource["id"].as_str().unwrap_or_default()), segment.to_lowercase());
+        let children = self.resources.iter().filter(|(k, _)| k.starts_with(&below));
+        let items: Vec<_> = children.map(|(_, child)| defaults::inline(property, child)).collect();
+        let mut shown = resource.clone();
+        shown["properties"][property] = json!(items);
+        shown
+    }
+
+    /// Makes the children that a PUT brings inline. A list without one of them takes that one away; no
+    /// list leaves them alone.
+    pub(super) fn put_children(&mut self, parent: &Kind, at: &str, body: &Value, seconds: u32) {
+        let Some((segment, property)) = defaults::inline_children(&parent.name.to_lowercase()) else {
+            return;
+        };
+        let Some(items) = body["properties"][property].as_array() else { return };
+        let parent_id = self.resources.get(at).and_then(|r| r["id"].as_str()).unwrap_or(at).to_owned();
+        let below = format!("{at}/{}/", segment.to_lowercase());
+        let names: Vec<_> =
+            items.iter().map(|i| i["name"].as_str().unwrap_or_default().to_lowercase()).collect();
+        self.resources
+            .retain(|k, _| k.strip_prefix(&below).is_none_or(|name| names.iter().any(|n| n == name)));
+        for item in items {
+            let path = format!("{parent_id}/{segment}/{}", item["name"].as_str().unwrap_or_default());
+            let Some(target) = Target::parse(&path) else { continue };
+            let Some(kind) = kinds::find(&target.kind()) else { continue };
+            let old = self.resources.get(&key(&path)).cloned();
+            let mut child =
+                self.resource(&target, kind, &defaults::child_body(property, item), old.as_ref(), &path);
+            if let State::Provisioning(word) = kind.state {
+                let word = match (seconds, &old) {
+                    (0, _) => "Succeeded",
+                    (_, None) => word,
+                    (_, Some(_)) => "Updating",
+                };
+                child["properties"]["provisioningState"] = json!(word);
+            }
+            self.resources.insert(key(&path), child);
+        }
+    }
+
+    /// Azure adds the ids of the identities that a resource names.
+    pub(super) fn with_identities(&self, property: &str, mut value: Value) -> Value {
+        if property == "identity"
+            && let Some(map) = value["userAssignedIdentities"].as_object_mut()
+        {
+            for (id, known) in map.iter_mut() {
+                let id = key(id);
+                *known = json!({
+                    "clientId": uuid(self.seed, &format!("{id}#client")),
+                    "principalId": uuid(self.seed, &format!("{id}#principal")),
+                });
+            }
+        }
+        value
+    }
+}

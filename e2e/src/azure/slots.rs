@@ -1,0 +1,124 @@
+//! Which real API server stands behind which emulated AKS cluster.
+
+use serde_json::{Value, json};
+
+use super::{id::key, kinds::Kind};
+
+/// A running cluster that an AKS cluster can get.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Its name in the sandbox.
+    pub name: String,
+    /// Port of its API server on this machine.
+    pub port: u16,
+    /// Certificate of its authority, PEM.
+    pub ca: String,
+    /// Issuer of its ServiceAccounts' tokens.
+    pub issuer: String,
+    /// Kubernetes version, for example `1.36.3`.
+    pub version: String,
+}
+
+/// What the sandbox has to do about a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An AKS cluster with this name and resource key is there.
+    Created {
+        /// The slot behind it.
+        slot: Slot,
+        /// Name of the AKS cluster.
+        cluster: String,
+    },
+    /// The AKS cluster is gone; so is what ran in its slot.
+    Deleted {
+        /// The slot that was behind it.
+        slot: Slot,
+        /// Name of the AKS cluster.
+        cluster: String,
+    },
+}
+
+/// All slots.
+#[derive(Default)]
+pub struct Slots {
+    free: Vec<Slot>,
+    used: Vec<Used>,
+    events: Vec<Event>,
+}
+
+struct Used {
+    key: String,
+    cluster: String,
+    slot: Slot,
+    ready: Option<String>,
+}
+
+impl Slots {
+    /// Adds a free slot.
+    pub fn add(&mut self, slot: Slot) {
+        self.free.push(slot);
+    }
+
+    /// Whether another AKS cluster can be made.
+    pub fn any_free(&self) -> bool {
+        !self.free.is_empty()
+    }
+
+    /// The version that the free slots have.
+    pub fn version(&self) -> Option<&str> {
+        self.free.first().map(|slot| slot.version.as_str())
+    }
+
+    /// Takes a slot for an AKS cluster that is to be made, unless it has one.
+    pub fn wanted(&mut self, kind: &Kind, at: &str, name: &str) {
+        let has = self.used.iter().any(|used| used.key == at);
+        if kind.name == "Microsoft.ContainerService/managedClusters" && !has && !self.free.is_empty() {
+            let slot = self.free.remove(0);
+            self.used.push(Used { key: at.to_owned(), cluster: name.to_owned(), slot, ready: None });
+        }
+    }
+
+    /// The AKS cluster is made: shows what its slot gives it.
+    pub fn created(&mut self, at: &str, resource: &mut Value) {
+        let Some(used) = self.used.iter_mut().find(|used| used.key == at) else { return };
+        let properties = &mut resource["properties"];
+        properties["oidcIssuerProfile"] = json!({ "enabled": true, "issuerURL": used.slot.issuer });
+        properties["currentKubernetesVersion"] = json!(used.slot.version);
+        if used.ready.is_none() {
+            used.ready = Some(properties["fqdn"].as_str().unwrap_or_default().to_owned());
+            self.events.push(Event::Created { slot: used.slot.clone(), cluster: used.cluster.clone() });
+        }
+    }
+
+    /// Gives up the slots of AKS clusters that are gone. A slot is never given out twice.
+    pub fn deleted(&mut self, gone: &impl Fn(&str) -> bool) {
+        let (gone, used) = std::mem::take(&mut self.used).into_iter().partition(|used| gone(&used.key));
+        self.used = used;
+        let gone: Vec<Used> = gone;
+        for used in gone {
+            self.events.push(Event::Deleted { slot: used.slot, cluster: used.cluster });
+        }
+    }
+
+    /// What happened since the last call.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// The slot behind an AKS cluster that is made.
+    pub fn of(&self, id: &str) -> Option<&Slot> {
+        let at = key(id);
+        self.used.iter().find(|used| used.key == at && used.ready.is_some()).map(|used| &used.slot)
+    }
+
+    /// The API server behind a host name.
+    pub fn port(&self, host: &str) -> Option<u16> {
+        self.used.iter().find(|used| used.ready.as_deref() == Some(host)).map(|used| used.slot.port)
+    }
+
+    /// Each AKS cluster that is made: resource key and slot.
+    pub fn made(&self) -> Vec<(String, Slot)> {
+        let made = self.used.iter().filter(|used| used.ready.is_some());
+        made.map(|used| (used.key.clone(), used.slot.clone())).collect()
+    }
+}
