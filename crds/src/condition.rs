@@ -8,60 +8,67 @@ use std::fmt;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-/// What a condition speaks about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ConditionType {
-    /// The object serves the spec that `observedGeneration` names.
-    Ready,
-    /// Work towards the spec is going on or being retried. Present only while true.
-    Reconciling,
-    /// No progress without a human. Present only while true.
-    Stalled,
-    /// Region: Entra gives the operator tokens for the region's identity.
-    CredentialsValid,
-    /// Region: the DNS zone exists and the operator can read it.
-    DnsZoneReady,
-    /// Region: the wildcard certificate can be read, is well formed and valid now.
-    CertificateReady,
+/// Makes an enum of unit variants with their list, their names and their meanings: each is written once.
+macro_rules! closed_list {
+    ($(#[$doc:meta])* $list:ident { $($variant:ident $(= $name:literal)? $(, $owner:ident)?: $meaning:literal)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum $list {
+            $(#[doc = $meaning] $variant,)*
+        }
+
+        impl $list {
+            /// All of them, for documentation and tests.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The name in conditions and Events.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => closed_list!(@name $variant $($name)?),)*
+                }
+            }
+
+            /// What it means and what to do, for the reference.
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $meaning,)*
+                }
+            }
+        }
+        closed_list!(@owners $list $($variant $($owner)?;)*);
+    };
+    (@name $variant:ident) => { stringify!($variant) };
+    (@name $variant:ident $name:literal) => { $name };
+    (@owners $list:ident $($variant:ident;)*) => {};
+    (@owners $list:ident $($variant:ident $owner:ident;)*) => {
+        impl $list {
+            /// Who has to act.
+            pub const fn owner(self) -> Owner {
+                match self {
+                    $(Self::$variant => Owner::$owner,)*
+                }
+            }
+        }
+    };
 }
 
-impl ConditionType {
-    /// Every type, for documentation and tests.
-    pub const ALL: [Self; 6] = [
-        Self::Ready,
-        Self::Reconciling,
-        Self::Stalled,
-        Self::CredentialsValid,
-        Self::DnsZoneReady,
-        Self::CertificateReady,
-    ];
-
-    /// The `type` of the condition.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ready => "Ready",
-            Self::Reconciling => "Reconciling",
-            Self::Stalled => "Stalled",
-            Self::CredentialsValid => "CredentialsValid",
-            Self::DnsZoneReady => "DNSZoneReady",
-            Self::CertificateReady => "CertificateReady",
-        }
-    }
-
-    /// One sentence for the reference.
-    pub const fn meaning(self) -> &'static str {
-        match self {
-            Self::Ready => "The object serves the spec that `observedGeneration` names.",
-            Self::Reconciling => {
-                "Work towards the spec goes on or is being retried. Present only while true."
-            }
-            Self::Stalled => "Nothing will change without a human. Present only while true.",
-            Self::CredentialsValid => "Region: Entra gives the operator tokens for the region's identity.",
-            Self::DnsZoneReady => "Region: the DNS zone exists and the operator can read it.",
-            Self::CertificateReady => {
-                "Region: the wildcard certificate is readable, well formed, for the zone and valid now."
-            }
-        }
+closed_list! {
+    /// What a condition speaks about.
+    ConditionType {
+        Ready: "The object serves the spec that `observedGeneration` names."
+        Reconciling: "Work towards the spec goes on or is being retried. Present only while true."
+        Stalled: "Nothing will change without a human. Present only while true."
+        CredentialsValid: "Region: Entra gives the operator tokens for the region's identity."
+        DnsZoneReady = "DNSZoneReady": "Region: the DNS zone exists and the operator can read it."
+        CertificateReady: "Region: the wildcard certificate is readable, well formed, for the zone and valid now."
+        NetworkReady: "Reef: resource group, network, security group and outbound address are as wanted."
+        IdentityReady: "Reef: the identity of the reef's agent and its federated credential are as wanted."
+        SqlReady = "SQLReady": "Reef: SQL server, its network rule and its elastic pools are as wanted."
+        StorageReady: "Reef: the storage accounts are as wanted."
+        ClusterReady: "Reef: the AKS cluster and its node pools are as wanted."
+        ClusterReachable: "Reef: the cluster's API server answers, and what the operator keeps in the cluster is as wanted."
+        GatewayReady: "Reef: the gateway has an address and serves the region's certificate."
+        DnsReady = "DNSReady": "Reef: the reef's DNS record names the address of its gateway."
     }
 }
 
@@ -76,129 +83,37 @@ pub enum Owner {
     Nobody,
 }
 
-/// Why a condition has its status. A closed list: alerts and runbooks are keyed on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
-    /// All is as the spec says.
-    ReconcileSucceeded,
-    /// Being retried; the other conditions say what is missing.
-    ProgressingWithRetry,
-    /// An object that the spec refers to does not exist.
-    ReferenceNotFound,
-    /// The operator's role does not allow it to read an object that the spec refers to.
-    ReferenceForbidden,
-    /// The Secret lacks a key, or what it holds is no certificate with its private key.
-    CertificateInvalid,
-    /// The certificate's time of validity is over or has not begun.
-    CertificateExpired,
-    /// Entra refused the operator's identity.
-    CredentialInvalid,
-    /// Azure refused the operator's identity an action.
-    Unauthorized,
-    /// Azure or Entra did not answer, or answered with an error that passes by itself.
-    AzureUnavailable,
-    /// Azure asks to be called less often.
-    AzureThrottled,
-    /// An Azure resource that the spec refers to does not exist.
-    AzureResourceNotFound,
-    /// The management API server did not answer or refused for a reason that may pass.
-    ApiServerUnavailable,
-    /// The spec passed the CRD's validation and yet cannot be served: older CRDs, or a defect of ours.
-    SpecInvalid,
-}
-
-impl Reason {
-    /// Every reason, for documentation and tests.
-    pub const ALL: [Self; 13] = [
-        Self::ReconcileSucceeded,
-        Self::ProgressingWithRetry,
-        Self::ReferenceNotFound,
-        Self::ReferenceForbidden,
-        Self::CertificateInvalid,
-        Self::CertificateExpired,
-        Self::CredentialInvalid,
-        Self::Unauthorized,
-        Self::AzureUnavailable,
-        Self::AzureThrottled,
-        Self::AzureResourceNotFound,
-        Self::ApiServerUnavailable,
-        Self::SpecInvalid,
-    ];
-
-    /// The `reason` of the condition and of Events.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::ReconcileSucceeded => "ReconcileSucceeded",
-            Self::ProgressingWithRetry => "ProgressingWithRetry",
-            Self::ReferenceNotFound => "ReferenceNotFound",
-            Self::ReferenceForbidden => "ReferenceForbidden",
-            Self::CertificateInvalid => "CertificateInvalid",
-            Self::CertificateExpired => "CertificateExpired",
-            Self::CredentialInvalid => "CredentialInvalid",
-            Self::Unauthorized => "Unauthorized",
-            Self::AzureUnavailable => "AzureUnavailable",
-            Self::AzureThrottled => "AzureThrottled",
-            Self::AzureResourceNotFound => "AzureResourceNotFound",
-            Self::ApiServerUnavailable => "ApiServerUnavailable",
-            Self::SpecInvalid => "SpecInvalid",
-        }
-    }
-
-    /// Who has to act.
-    pub const fn owner(self) -> Owner {
-        match self {
-            Self::ReconcileSucceeded | Self::ProgressingWithRetry => Owner::Nobody,
-            Self::ReferenceNotFound
-            | Self::CertificateInvalid
-            | Self::CertificateExpired
-            | Self::AzureResourceNotFound
-            | Self::SpecInvalid => Owner::User,
-            Self::ReferenceForbidden
-            | Self::CredentialInvalid
-            | Self::Unauthorized
-            | Self::AzureUnavailable
-            | Self::AzureThrottled
-            | Self::ApiServerUnavailable => Owner::Platform,
-        }
-    }
-
-    /// One sentence for the reference: what it means and what to do.
-    pub const fn meaning(self) -> &'static str {
-        match self {
-            Self::ReconcileSucceeded => "All is as the spec says.",
-            Self::ProgressingWithRetry => "Being retried; the other conditions say what is missing.",
-            Self::ReferenceNotFound => {
-                "An object that the spec refers to does not exist. Create it or correct the reference."
-            }
-            Self::ReferenceForbidden => {
-                "The operator may not read an object that the spec refers to. Add its namespace to the chart's `rbac.secretNamespaces`."
-            }
-            Self::CertificateInvalid => {
-                "The Secret lacks `tls.crt` or `tls.key`, or they hold no certificate with its private key."
-            }
-            Self::CertificateExpired => {
-                "The certificate's time of validity is over or has not begun. Renew it."
-            }
-            Self::CredentialInvalid => {
-                "Entra refused the operator's identity. Check its federated credential: issuer, subject, audience."
-            }
-            Self::Unauthorized => {
-                "Azure refused the operator's identity an action. Give it the role that the message asks for; a new role takes minutes to spread."
-            }
-            Self::AzureUnavailable => {
-                "Azure or Entra did not answer or failed. The operator tries again by itself."
-            }
-            Self::AzureThrottled => "Azure asks to be called less often. The operator waits by itself.",
-            Self::AzureResourceNotFound => {
-                "An Azure resource that the spec refers to does not exist. Create it or correct the reference."
-            }
-            Self::ApiServerUnavailable => {
-                "The management API server did not answer. The operator tries again by itself."
-            }
-            Self::SpecInvalid => {
-                "The spec cannot be served although the API server took it. Install the CRD chart that belongs to the operator."
-            }
-        }
+closed_list! {
+    /// Why a condition has its status. A closed list: alerts and runbooks are keyed on it.
+    Reason {
+        ReconcileSucceeded, Nobody: "All is as the spec says."
+        ProgressingWithRetry, Nobody: "Being retried; the other conditions say what is missing."
+        Provisioning, Nobody: "Being made or changed in Azure or in the reef's cluster; the message says what."
+        WaitingForDependency, Nobody: "Waits for another part of the same object; the message says which."
+        ReferenceNotFound, User: "An object that the spec refers to does not exist. Create it or correct the reference."
+        ReferenceNotReady, Nobody: "An object that the spec refers to is not Ready yet. Its own conditions say why."
+        ReferenceForbidden, Platform: "The operator may not read an object that the spec refers to. Add its namespace to the chart's `rbac.secretNamespaces`."
+        CertificateInvalid, User: "The Secret lacks `tls.crt` or `tls.key`, or they hold no certificate with its private key."
+        CertificateExpired, User: "The certificate's time of validity is over or has not begun. Renew it."
+        CredentialInvalid, Platform: "Entra refused the operator's identity. Check its federated credential: issuer, subject, audience."
+        Unauthorized, Platform: "Azure refused the operator's identity an action. Give it the role that the message asks for; a new role takes minutes to spread."
+        AzureUnavailable, Platform: "Azure or Entra did not answer or failed. The operator tries again by itself."
+        AzureThrottled, Platform: "Azure asks to be called less often. The operator waits by itself."
+        AzureConflict, Nobody: "Another operation runs on the resource. The operator waits by itself."
+        AzureRejected, User: "Azure refuses what the spec or its class asks for; the message says what. The operator asks again slowly."
+        AzureOperationFailed, Platform: "Azure accepted the work and failed at it. The operator tries again by itself."
+        AzureResourceNotFound, User: "An Azure resource that the spec refers to does not exist. Create it or correct the reference."
+        QuotaExceeded, Platform: "Azure has no room: a quota, a capacity or a SKU of the region. Raise the quota or choose another."
+        NameTaken, Platform: "Somebody else's resource has the name that is needed. Nothing of it is touched."
+        AdoptionRequired, Platform: "What the object names exists in Azure and belongs to an earlier object of the same name. Confirm with the annotation `confirmation.cloud.octopus.com/adoption=true`, or with `spec.adoptUntil` of the Region."
+        DataResourceMissing, Platform: "A resource that holds data was there and is gone. It is not made again by itself: restore it, or confirm the loss with the annotation `confirmation.cloud.octopus.com/recreation=true`."
+        AddressSpaceExhausted, Platform: "The region's address space has no free range for another reef, or the range that the spec asks for is taken."
+        ClusterUnreachable, Platform: "The API server of the reef's cluster does not answer or refuses the operator."
+        Deleting, Nobody: "Being deleted; the message says what is still there."
+        DeletionUnconfirmed, User: "Deletion was asked for and nothing was touched: annotate with `confirmation.cloud.octopus.com/deletion=true` if it is meant."
+        DeletionBlocked, Platform: "Deletion waits for something that would be lost; the message says what."
+        ApiServerUnavailable, Platform: "The management API server did not answer. The operator tries again by itself."
+        SpecInvalid, User: "The spec cannot be served although the API server took it. Install the CRD chart that belongs to the operator."
     }
 }
 

@@ -7,10 +7,15 @@
 pub mod condition;
 pub mod meta;
 pub mod network;
+pub mod quantity;
+pub mod reef;
+pub mod reef_class;
 pub mod reference;
 pub mod region;
 pub mod schema;
 
+pub use reef::{Reef, ReefSpec, ReefStatus};
+pub use reef_class::{ReefClass, ReefClassSpec, ReefClassStatus};
 pub use region::{Region, RegionSpec, RegionStatus};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -19,5 +24,5 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 /// reference lists them.
 pub fn all() -> Vec<CustomResourceDefinition> {
     use kube::CustomResourceExt;
-    vec![schema::finish(Region::crd())]
+    [Region::crd(), ReefClass::crd(), Reef::crd()].into_iter().map(schema::finish).collect()
 }

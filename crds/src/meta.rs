@@ -14,10 +14,27 @@ pub const VERSION: &str = "v1alpha1";
 pub const API_REVISION_ANNOTATION: &str = "cloud.octopus.com/api-revision";
 
 /// The revision of the schemas in this build. Raise it with every change to them.
-pub const API_REVISION: u32 = 2;
+pub const API_REVISION: u32 = 3;
 
 /// User annotation: deletion of a protected object is meant. The value must be `true`.
 pub const CONFIRM_DELETION: &str = "confirmation.cloud.octopus.com/deletion";
+
+/// User annotation: what belongs to an earlier object of the same name is to be taken over. The value must be
+/// `true`.
+pub const CONFIRM_ADOPTION: &str = "confirmation.cloud.octopus.com/adoption";
+
+/// User annotation: a resource that held data and is gone is to be made again, empty. The value must be `true`.
+pub const CONFIRM_RECREATION: &str = "confirmation.cloud.octopus.com/recreation";
+
+/// User annotation: deletion is meant although something that could still be restored is lost with it. The
+/// value must be `true`.
+pub const CONFIRM_FORCE_DELETION: &str = "confirmation.cloud.octopus.com/force-deletion";
+
+/// Finalizer of a Reef: its Azure resources are looked after before the object goes.
+pub const REEF_FINALIZER: &str = "cloud.octopus.com/reef-cleanup";
+
+/// Finalizer of a Region: nothing may refer to it any more.
+pub const REGION_FINALIZER: &str = "cloud.octopus.com/region-cleanup";
 
 /// User annotation: any new value asks for a reconcile now; it comes back in
 /// `status.lastHandledReconcileAt` when that reconcile is done.
@@ -25,6 +42,12 @@ pub const RECONCILE_REQUESTED_AT: &str = "cloud.octopus.com/reconcile-requested-
 
 /// Label with the fleet (the operator's `--fleet`) on everything that the operator makes.
 pub const LABEL_FLEET: &str = "cloud.octopus.com/fleet";
+
+/// Label with the name of the Reef on what the operator makes in a reef's cluster.
+pub const LABEL_REEF: &str = "cloud.octopus.com/reef";
+
+/// Label with the name of the ReefClass on its revisions.
+pub const LABEL_CLASS: &str = "cloud.octopus.com/reefclass";
 
 /// Value of `app.kubernetes.io/managed-by` and `app.kubernetes.io/part-of`, and the category of all kinds
 /// (`kubectl get reef-operator`).

@@ -79,6 +79,30 @@ impl AddressPlan {
         1 << (self.reef_prefix - self.space.prefix_len())
     }
 
+    /// The range of the reef with this number, counted from 0; none past the end of the address space.
+    pub fn reef(&self, number: u32) -> Option<Ipv4Net> {
+        if number >= self.reefs() {
+            return None;
+        }
+        let base = u32::from(self.space.network());
+        let size = 32 - u32::from(self.reef_prefix);
+        let at = number.checked_shl(size).and_then(|offset| base.checked_add(offset))?;
+        Ipv4Net::new(at.into(), self.reef_prefix).ok()
+    }
+
+    /// The subnet with this number of a reef's range, counted from 0.
+    pub fn subnet(&self, reef: Ipv4Net, number: u32) -> Option<Ipv4Net> {
+        let mut subnets = reef.subnets(self.subnet_prefix).ok()?;
+        subnets.nth(usize::try_from(number).ok()?)
+    }
+
+    /// Whether a range is that of a reef.
+    pub fn has(&self, range: Ipv4Net) -> bool {
+        range.prefix_len() == self.reef_prefix
+            && range.network() == range.addr()
+            && self.space.contains(&range)
+    }
+
     /// How many subnets fit into a reef.
     pub fn subnets_per_reef(&self) -> u32 {
         1 << (self.subnet_prefix - self.reef_prefix)
@@ -94,6 +118,23 @@ mod tests {
     fn the_defaults_hold_256_reefs_of_16_subnets() {
         let plan = AddressPlan::new("10.0.0.0/8", 16, 20).unwrap();
         assert_eq!((plan.reefs(), plan.subnets_per_reef()), (256, 16));
+    }
+
+    #[test]
+    fn reefs_and_subnets_are_counted_from_the_start_of_the_space() {
+        let plan = AddressPlan::new("10.0.0.0/8", 16, 20).unwrap();
+        let text = |n| plan.reef(n).map(|net| net.to_string());
+        assert_eq!(text(0).as_deref(), Some("10.0.0.0/16"));
+        assert_eq!(text(255).as_deref(), Some("10.255.0.0/16"));
+        assert_eq!(text(256), None);
+        let third = plan.reef(3).unwrap();
+        assert_eq!(plan.subnet(third, 1).unwrap().to_string(), "10.3.16.0/20");
+        assert_eq!(plan.subnet(third, 16), None);
+        assert!(
+            plan.has(third)
+                && !plan.has("11.0.0.0/16".parse().unwrap())
+                && !plan.has("10.0.0.0/17".parse().unwrap())
+        );
     }
 
     #[test]
@@ -121,6 +162,9 @@ mod tests {
         fn no_input_panics_and_counts_fill_the_space(space in ".{0,20}|10\\.[0-9]{1,3}\\.0\\.0/[0-9]{1,2}", reef in 0u8..40, subnet in 0u8..40) {
             if let Ok(plan) = AddressPlan::new(&space, reef, subnet) {
                 let addresses = (u64::from(plan.reefs()) * u64::from(plan.subnets_per_reef())) << (32 - subnet);
+                let last = plan.reef(plan.reefs() - 1).unwrap();
+                prop_assert!(plan.has(last) && plan.subnet(last, plan.subnets_per_reef() - 1).is_some());
+                prop_assert_eq!(plan.reef(plan.reefs()), None);
                 prop_assert_eq!(addresses, 1u64 << (32 - plan.space.prefix_len()));
             }
         }

@@ -46,6 +46,12 @@ pub struct RegionSpec {
 
     /// The certificate that instances of this region serve.
     pub tls: TlsSpec,
+
+    /// Until this time (RFC 3339, UTC), what exists in Azure for a reef of this region and belongs to an earlier
+    /// object of the same name is taken over without being asked about: for a management cluster that was lost
+    /// and made anew. For example `2026-12-01T00:00:00Z`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adopt_until: Option<Time>,
 }
 
 /// Where in Azure a region is.
@@ -83,6 +89,15 @@ pub struct DnsSpec {
     )]
     #[x_kube(validation = Rule::new("self == oldSelf").message("zoneId is immutable: create another Region"))]
     pub zone_id: String,
+
+    /// How long resolvers may keep our records, seconds. A change reaches records when they are next looked at.
+    #[serde(default = "default_ttl")]
+    #[schemars(range(min = 30, max = 86_400))]
+    pub ttl_seconds: u32,
+}
+
+fn default_ttl() -> u32 {
+    300
 }
 
 impl DnsSpec {

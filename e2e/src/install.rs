@@ -98,7 +98,9 @@ pub async fn operator(dir: &Dir, tools: &Tools, platform: &Platform) -> Result<(
     helm(dir, tools, &["upgrade", "--install", "reef-operator-crds"], "reef-operator-crds", &[]).await?;
     let client_id = format!("azure.clientId={}", platform.client_id);
     let ca = format!("azure.caConfigMap={AZURE_CA}");
-    let values = ["--set", "fleet=sandbox", "--set", &client_id, "--set", &ca];
+    // Azure's waits are shorter here, so ours are too.
+    let values =
+        ["--set", "fleet=sandbox", "--set", &client_id, "--set", &ca, "--set", "azure.pollSeconds=1"];
     helm(dir, tools, &["upgrade", "--install", "reef-operator"], "reef-operator", &values).await
 }
 

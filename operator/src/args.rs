@@ -97,6 +97,11 @@ pub struct RunArgs {
     #[arg(long, env = "REEF_OPERATOR_RESYNC_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(10..=86_400))]
     pub resync_seconds: u32,
 
+    /// An Azure operation about which Azure does not say when to ask again is asked about after this long,
+    /// seconds.
+    #[arg(long, env = "REEF_OPERATOR_AZURE_POLL_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=600))]
+    pub azure_poll_seconds: u32,
+
     /// An object that makes no progress for this long is called Stalled, seconds.
     #[arg(long, env = "REEF_OPERATOR_PROGRESS_DEADLINE_SECONDS", default_value_t = 1800, value_parser = clap::value_parser!(u32).range(10..=86_400))]
     pub progress_deadline_seconds: u32,

@@ -64,12 +64,27 @@ const fn own(verb: &'static str, group: &'static str, resource: &'static str, le
     Permission { verb, group, resource, namespaced: true, lease }
 }
 
-const PERMISSIONS: [Permission; 11] = [
+const PERMISSIONS: [Permission; 26] = [
     cluster("list", GROUP, "regions"),
     cluster("watch", GROUP, "regions"),
+    cluster("patch", GROUP, "regions"),
     cluster("patch", GROUP, "regions/status"),
+    cluster("get", GROUP, "reefclasses"),
+    cluster("list", GROUP, "reefclasses"),
+    cluster("watch", GROUP, "reefclasses"),
+    cluster("patch", GROUP, "reefclasses/status"),
+    cluster("get", GROUP, "regions"),
+    cluster("get", GROUP, "reefs"),
+    cluster("list", GROUP, "reefs"),
+    cluster("watch", GROUP, "reefs"),
+    cluster("patch", GROUP, "reefs"),
+    cluster("patch", GROUP, "reefs/status"),
     cluster("create", "events.k8s.io", "events"),
     cluster("patch", "events.k8s.io", "events"),
+    own("get", "apps", "controllerrevisions", false),
+    own("list", "apps", "controllerrevisions", false),
+    own("create", "apps", "controllerrevisions", false),
+    own("delete", "apps", "controllerrevisions", false),
     own("get", "", "secrets", false),
     own("list", "", "secrets", false),
     own("watch", "", "secrets", false),

@@ -34,10 +34,15 @@ pub enum Error {
 /// `NO_PROXY` name. It does not retry by itself: the controllers do, and see each failure.
 pub async fn new() -> Result<Client, Error> {
     let mut config = Config::infer().await?;
-    config.proxy_url = proxy_for(&config.cluster_url, |name| std::env::var(name).ok())?;
+    config.proxy_url = proxy(&config.cluster_url)?;
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(5));
     Ok(ClientBuilder::try_from(config)?.with_layer(&TimeoutLayer::new(FIRST_BYTE)).build())
+}
+
+/// The proxy for a server, as this process's environment says.
+pub fn proxy(server: &Uri) -> Result<Option<Uri>, Error> {
+    proxy_for(server, |name| std::env::var(name).ok())
 }
 
 /// The proxy for a server, as `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` say. kube 5 reads them for
@@ -63,7 +68,7 @@ fn host_of(proxy: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn proxy(server: &str, env: &[(&str, &str)]) -> Option<String> {
+    fn chosen(server: &str, env: &[(&str, &str)]) -> Option<String> {
         let get = |name: &str| env.iter().find(|(k, _)| *k == name).map(|(_, v)| (*v).to_owned());
         proxy_for(&server.parse().unwrap(), get).unwrap().map(|uri| uri.to_string())
     }
@@ -72,15 +77,15 @@ mod tests {
     fn the_proxy_is_taken_unless_the_server_is_excepted() {
         let server = "https://172.16.0.1:443/";
         let via = ("HTTPS_PROXY", "http://127.0.0.1:3128");
-        assert_eq!(proxy(server, &[]), None);
-        assert_eq!(proxy(server, &[via]).as_deref(), Some("http://127.0.0.1:3128/"));
+        assert_eq!(chosen(server, &[]), None);
+        assert_eq!(chosen(server, &[via]).as_deref(), Some("http://127.0.0.1:3128/"));
         // An exception for the proxy's own address is none for the server.
-        assert!(proxy(server, &[via, ("NO_PROXY", "localhost,127.0.0.1")]).is_some());
+        assert!(chosen(server, &[via, ("NO_PROXY", "localhost,127.0.0.1")]).is_some());
         for except in ["172.16.0.1", "172.16.0.0/16", "*", "a.example,172.16.0.1"] {
-            assert_eq!(proxy(server, &[via, ("NO_PROXY", except)]), None, "{except}");
+            assert_eq!(chosen(server, &[via, ("NO_PROXY", except)]), None, "{except}");
         }
-        assert_eq!(proxy("https://api.example:6443", &[via, ("no_proxy", ".example")]), None);
-        let with_user = proxy(server, &[("https_proxy", "http://u:p@proxy.example:8080")]);
+        assert_eq!(chosen("https://api.example:6443", &[via, ("no_proxy", ".example")]), None);
+        let with_user = chosen(server, &[("https_proxy", "http://u:p@proxy.example:8080")]);
         assert_eq!(with_user.as_deref(), Some("http://u:p@proxy.example:8080/"));
     }
 

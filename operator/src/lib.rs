@@ -8,6 +8,7 @@ pub mod args;
 pub mod azure;
 pub mod check;
 pub mod client;
+pub mod cluster;
 pub mod controller;
 pub mod controllers;
 pub mod leader;

@@ -10,8 +10,8 @@ use std::{
 use azure_core::{
     credentials::TokenCredential,
     http::{
-        ClientOptions, Context, Method, Pipeline, PipelineSendOptions, RawResponse, Request, RetryOptions,
-        Transport, Url, headers::HeaderName,
+        ClientOptions, Context, Method, Pipeline, PipelineSendOptions, Request, RetryOptions, Transport, Url,
+        headers::HeaderName,
     },
 };
 use azure_identity::{
@@ -20,7 +20,10 @@ use azure_identity::{
 use clap::Args;
 use serde_json::Value;
 
-use super::ArmError;
+use super::{
+    ArmError, Begun, Class, Operation, Progress,
+    operation::{self, Answer},
+};
 use crate::metrics::{ByCall, Metrics};
 
 /// Longest wait for an answer. Azure was seen to take up to 120 s.
@@ -129,6 +132,20 @@ pub struct Arm {
     metrics: Arc<Metrics>,
 }
 
+/// Longest list that is read, pages.
+const PAGES: usize = 100;
+
+/// When a write is not to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unless {
+    /// Always do it.
+    Never,
+    /// Only if there is nothing of this name: somebody else's is not overwritten.
+    Exists,
+    /// Only if it still has this ETag.
+    Changed(String),
+}
+
 const ENDPOINT: &str = "https://management.azure.com";
 const SCOPE: &str = "https://management.azure.com/.default";
 
@@ -160,32 +177,152 @@ impl Arm {
 
     /// Reads a resource by its id.
     pub async fn get(&self, id: &str, api_version: &str) -> Result<Value, ArmError> {
-        let answer = self.call(Method::Get, id, api_version).await?;
-        serde_json::from_slice(answer.body()).map_err(|e| ArmError::NoAnswer(format!("not JSON: {e}")))
+        let answer = self.call(Method::Get, &path(id, api_version), id, None, Unless::Never).await?;
+        serde_json::from_slice(&answer.body).map_err(|e| ArmError::NoAnswer(format!("not JSON: {e}")))
     }
 
-    async fn call(&self, method: Method, id: &str, api_version: &str) -> Result<RawResponse, ArmError> {
-        let url = format!("{ENDPOINT}{id}?api-version={api_version}");
-        let url = Url::parse(&url).map_err(|e| ArmError::NoAnswer(format!("{id} is not a path: {e}")))?;
+    /// Reads a list of resources, all pages of it.
+    pub async fn list(&self, path_of_list: &str, api_version: &str) -> Result<Vec<Value>, ArmError> {
+        let mut url = path(path_of_list, api_version);
+        let mut all = Vec::new();
+        for _ in 0..PAGES {
+            let answer = self.call(Method::Get, &url, path_of_list, None, Unless::Never).await?;
+            let mut page: Value = serde_json::from_slice(&answer.body)
+                .map_err(|e| ArmError::NoAnswer(format!("not JSON: {e}")))?;
+            let Some(items) = page["value"].as_array_mut() else {
+                // A list that cannot be read is not an empty one.
+                return Err(ArmError::NoAnswer("a list without `value`".to_owned()));
+            };
+            all.append(items);
+            match page["nextLink"].as_str() {
+                None | Some("") => return Ok(all),
+                Some(next) if next.starts_with(&format!("{ENDPOINT}/")) => next.clone_into(&mut url),
+                Some(_) => return Err(ArmError::NoAnswer("the next page is on another host".to_owned())),
+            }
+        }
+        Err(ArmError::NoAnswer(format!("a list of more than {PAGES} pages")))
+    }
+
+    /// Makes or replaces a resource.
+    pub async fn put(
+        &self,
+        id: &str,
+        api_version: &str,
+        body: &Value,
+        unless: Unless,
+    ) -> Result<Begun, ArmError> {
+        let answer = self.call(Method::Put, &path(id, api_version), id, Some(body), unless).await?;
+        Ok(operation::begun(&answer))
+    }
+
+    /// Deletes a resource. One that is not there is as good as deleted.
+    pub async fn delete(&self, id: &str, api_version: &str) -> Result<Begun, ArmError> {
+        match self.call(Method::Delete, &path(id, api_version), id, None, Unless::Never).await {
+            Ok(answer) => Ok(operation::begun(&answer)),
+            Err(error) if error.class() == Class::Missing => Ok(Begun::Done(Value::Null)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Calls an action of a resource that answers at once, for example `.../listClusterUserCredential`.
+    pub async fn post(&self, action: &str, api_version: &str) -> Result<Value, ArmError> {
+        let answer = self.call(Method::Post, &path(action, api_version), action, None, Unless::Never).await?;
+        serde_json::from_slice(&answer.body).map_err(|e| ArmError::NoAnswer(format!("not JSON: {e}")))
+    }
+
+    /// Looks once how an operation goes.
+    pub async fn poll(&self, operation: &Operation) -> Result<Progress, ArmError> {
+        let Some(url) = operation.url() else { return Ok(Progress::Lost) };
+        let answer = self.send(Method::Get, url, "/providers/operations", None, Unless::Never).await?;
+        operation::progress(operation, &answer)
+    }
+
+    /// The header with which our identity calls another service, for example an AKS cluster.
+    pub async fn bearer(&self, scope: &str) -> Result<String, ArmError> {
+        let token = self.credential.get_token(&[scope], None).await;
+        let token = token.map_err(|e| no_token(&self.identity, &e))?;
+        Ok(format!("Bearer {}", token.token.secret()))
+    }
+
+    /// The object id of our identity in Entra, from its token.
+    pub async fn principal(&self) -> Result<String, ArmError> {
+        let header = self.bearer(SCOPE).await?;
+        principal_of(&header).ok_or_else(|| {
+            ArmError::NoAnswer("Entra's token does not say whose it is (claim oid)".to_owned())
+        })
+    }
+
+    async fn call(
+        &self,
+        method: Method,
+        url: &str,
+        id: &str,
+        body: Option<&Value>,
+        unless: Unless,
+    ) -> Result<Answer, ArmError> {
+        let answer = self.send(method, url, id, body, unless).await?;
+        if (200..300).contains(&answer.status) {
+            return Ok(answer);
+        }
+        Err(ArmError::from_answer(answer.status, answer.retry_after.as_deref(), &answer.body))
+    }
+
+    /// One request and its answer, whatever its status. `id` is for metrics.
+    async fn send(
+        &self,
+        method: Method,
+        url: &str,
+        id: &str,
+        body: Option<&Value>,
+        unless: Unless,
+    ) -> Result<Answer, ArmError> {
+        let url = Url::parse(url).map_err(|e| ArmError::NoAnswer(format!("{id} is not a path: {e}")))?;
         // Apart from the call, so that trouble with Entra is told from trouble with ARM. The credential
         // caches the token and renews it in time.
-        let token = self.credential.get_token(&[SCOPE], None).await;
-        let token = token.map_err(|e| no_token(&self.identity, &e))?;
+        let bearer = self.bearer(SCOPE).await?;
         let mut request = Request::new(url, method);
-        request.insert_header("authorization", format!("Bearer {}", token.token.secret()));
+        request.insert_header("authorization", bearer);
+        match unless {
+            Unless::Never => {}
+            Unless::Exists => request.insert_header("if-none-match", "*"),
+            Unless::Changed(etag) => request.insert_header("if-match", etag),
+        }
+        if let Some(body) = body {
+            request.insert_header("content-type", "application/json");
+            request.set_body(body.to_string());
+        }
         let began = Instant::now();
         let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
         let answer = self.pipeline.send(&Context::new(), &mut request, Some(options)).await;
-        let code = answer.as_ref().map_or(0, |a| u16::from(a.status()));
-        let by = ByCall { service: service(id), method: method.as_ref().to_owned(), code };
+        let status = answer.as_ref().map_or(0, |a| u16::from(a.status()));
+        let by = ByCall { service: service(id), method: method.as_ref().to_owned(), code: status };
         self.metrics.azure_called(&by, began.elapsed());
         let answer = answer.map_err(|e| ArmError::NoAnswer(one_line(&e)))?;
-        if (200..300).contains(&code) {
-            return Ok(answer);
-        }
-        let retry_after = answer.headers().get_optional_str(&HeaderName::from_static("retry-after"));
-        Err(ArmError::from_answer(code, retry_after, answer.body()))
+        let header = |name: &'static str| {
+            answer.headers().get_optional_str(&HeaderName::from_static(name)).map(str::to_owned)
+        };
+        Ok(Answer {
+            status,
+            async_operation: header("azure-asyncoperation"),
+            location: header("location"),
+            retry_after: header("retry-after"),
+            body: answer.body().to_vec(),
+        })
     }
+}
+
+fn path(id: &str, api_version: &str) -> String {
+    let separator = if id.contains('?') { '&' } else { '?' };
+    format!("{ENDPOINT}{id}{separator}api-version={api_version}")
+}
+
+/// The claim `oid` of a token that Entra gave us; not verified, because we do not decide by it who may
+/// what, but tell Azure who we are.
+fn principal_of(header: &str) -> Option<String> {
+    let payload = header.split('.').nth(1)?;
+    let bytes = azure_core::base64::decode_url_safe(payload).ok()?;
+    let claims: Value = serde_json::from_slice(&bytes).ok()?;
+    Some(claims["oid"].as_str()?.to_owned())
 }
 
 /// The provider that a path belongs to, for metrics: few values, no names of resources.

@@ -21,6 +21,12 @@ pub enum Class {
     Invalid,
     /// What is asked for does not exist.
     Missing,
+    /// Somebody in Azure has this name.
+    NameTaken,
+    /// A lock of Azure forbids it.
+    Locked,
+    /// The subscription has not used this resource provider yet.
+    NotRegistered,
 }
 
 /// A failed call.
@@ -51,18 +57,39 @@ pub enum ArmError {
         /// `Retry-After`.
         retry_after: Option<Duration>,
     },
+    /// An operation that was accepted and ended in a failure.
+    #[error("the operation failed with {code}: {message}")]
+    Failed {
+        /// ARM's code, or the word with which it ended.
+        code: String,
+        /// ARM's text, one line.
+        message: String,
+    },
 }
 
 impl ArmError {
     /// From an answer with an error status.
     pub fn from_answer(status: u16, retry_after: Option<&str>, body: &[u8]) -> Self {
-        let (code, message) = parse(body).unwrap_or_default();
+        let (code, message) = Self::parse(body).unwrap_or_default();
         Self::Answer {
             status,
             code: if code.is_empty() { status.to_string() } else { code },
-            message: stable(&message),
+            message,
             retry_after: retry_after.and_then(|v| v.trim().parse().ok()).map(Duration::from_secs),
         }
+    }
+
+    /// Code and message in any of the envelopes that are seen: `{"error":{code,message}}`, `{code,message}`,
+    /// `{Code,Message}`; a code may be a number.
+    pub(super) fn parse(body: &[u8]) -> Option<(String, String)> {
+        let value: Value = serde_json::from_slice(body).ok()?;
+        let inner = value.get("error").filter(|e| e.is_object()).unwrap_or(&value);
+        let text = |names: [&str; 2]| match names.iter().find_map(|n| inner.get(n)) {
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Number(number)) => number.to_string(),
+            _ => String::new(),
+        };
+        Some((text(["code", "Code"]), stable(&text(["message", "Message"]))))
     }
 
     /// How to go on. Unknown codes are transient: most refusals pass by waiting.
@@ -71,6 +98,24 @@ impl ArmError {
             Self::NoToken { refused: true, .. } => Class::Auth,
             Self::NoToken { .. } | Self::NoAnswer(_) => Class::Transient,
             Self::Answer { status, code, .. } => classify(*status, code),
+            // What was accepted and failed often works the next time.
+            Self::Failed { code, .. } => classify(0, code),
+        }
+    }
+
+    /// ARM's code; empty where there was no answer.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Answer { code, .. } | Self::Failed { code, .. } => code,
+            Self::NoToken { .. } | Self::NoAnswer(_) => "",
+        }
+    }
+
+    /// When ARM wants to be asked again.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Answer { retry_after, .. } => *retry_after,
+            _ => None,
         }
     }
 }
@@ -81,6 +126,8 @@ fn classify(status: u16, code: &str) -> Class {
         "ResourceQuotaExceeded"
         | "QuotaExceeded"
         | "AllocationFailed"
+        | "ServerQuotaExceeded"
+        | "MaxStorageAccountsCountPerSubscriptionExceeded"
         | "SkuNotAvailable"
         | "ManagedClusterCountExceedsQuotaLimit"
         | "RoleAssignmentLimitExceeded"
@@ -98,6 +145,17 @@ fn classify(status: u16, code: &str) -> Class {
         | "PropertyChangeNotAllowed"
         | "InvalidResourceGroupLocation"
         | "InvalidResourceLocation" => Class::Invalid,
+        "K8sVersionNotSupported" | "InvalidParameter" | "InvalidResourceName" => Class::Invalid,
+        // Names that are the same in all of Azure.
+        "NameAlreadyExists" | "StorageAccountAlreadyTaken" => Class::NameTaken,
+        // AKS's word for an operation that runs.
+        "OperationNotAllowed"
+        | "ConflictingServerOperation"
+        | "ConflictingDatabaseOperation"
+        | "CreateDatabaseAttemptedWithRotationInProgress"
+        | "InUseSubnetCannotBeDeleted" => Class::Conflict,
+        "ScopeLocked" => Class::Locked,
+        "MissingSubscriptionRegistration" => Class::NotRegistered,
         // The network provider's word for a lock, with the status of throttling.
         "RetryableError" => Class::Conflict,
         _ => match status {
@@ -108,19 +166,6 @@ fn classify(status: u16, code: &str) -> Class {
             _ => Class::Transient,
         },
     }
-}
-
-/// Code and message in any of the envelopes that are seen: `{"error":{code,message}}`, `{code,message}`,
-/// `{Code,Message}`; a code may be a number.
-fn parse(body: &[u8]) -> Option<(String, String)> {
-    let value: Value = serde_json::from_slice(body).ok()?;
-    let inner = value.get("error").filter(|e| e.is_object()).unwrap_or(&value);
-    let text = |names: [&str; 2]| match names.iter().find_map(|n| inner.get(n)) {
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Number(number)) => number.to_string(),
-        _ => String::new(),
-    };
-    Some((text(["code", "Code"]), text(["message", "Message"])))
 }
 
 /// One line without URLs and request ids, so that the same failure gives the same text each time.
@@ -176,6 +221,11 @@ mod tests {
             (429, "429", Class::Throttled),
             (409, "QuotaExceeded", Class::Capacity),
             (400, "InvalidRequestContent", Class::Invalid),
+            (409, "StorageAccountAlreadyTaken", Class::NameTaken),
+            (409, "ScopeLocked", Class::Locked),
+            (409, "MissingSubscriptionRegistration", Class::NotRegistered),
+            (400, "K8sVersionNotSupported", Class::Invalid),
+            (409, "OperationNotAllowed", Class::Conflict),
             (400, "PrincipalNotFound", Class::Transient),
             (400, "NeverHeardOf", Class::Transient),
             (503, "", Class::Transient),

@@ -4,7 +4,10 @@
 //! retry, and see each failure. Knows nothing of what our kinds mean.
 
 mod client;
+pub mod compare;
 pub mod error;
+pub mod operation;
 
-pub use client::{Arm, Arms, AzureArgs, Error as AzureError, Identity};
+pub use client::{Arm, Arms, AzureArgs, Error as AzureError, Identity, Unless};
 pub use error::{ArmError, Class};
+pub use operation::{Begun, Operation, Progress};

@@ -1,7 +1,10 @@
 //! What all controllers share: context, the wrapper around each reconcile, retries, status, Events.
 
+pub mod finalizers;
+pub mod hash;
 pub mod requeue;
 pub mod status;
+pub mod trouble;
 
 use std::{
     collections::HashMap,
@@ -42,6 +45,8 @@ pub struct Policy {
     pub resync: Duration,
     /// An object without progress for this long is Stalled.
     pub progress_deadline: Duration,
+    /// Pause between looks at an Azure operation about which Azure does not say when to ask again.
+    pub azure_poll: Duration,
 }
 
 /// What a controller works with.
@@ -56,6 +61,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Settings that decisions depend on.
     pub policy: Policy,
+    /// The fleet: part of the identity of everything that the operator makes.
+    pub fleet: String,
     /// Namespace of the operator.
     pub namespace: String,
     /// Name of this replica in Events.
@@ -74,8 +81,10 @@ impl Context {
             metrics,
             policy: Policy {
                 resync: Duration::from_secs(u64::from(args.resync_seconds)),
+                azure_poll: Duration::from_secs(u64::from(args.azure_poll_seconds)),
                 progress_deadline: Duration::from_secs(u64::from(args.progress_deadline_seconds)),
             },
+            fleet: args.fleet.clone(),
             namespace: args.place.namespace.clone(),
             identity: args.identity.clone(),
             concurrency: args.concurrency,

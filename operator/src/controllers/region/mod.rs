@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Resource, ResourceExt,
+    api::ListParams,
     core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
         Config, Controller, Predicate, PredicateConfig, WatchStreamExt,
@@ -25,12 +26,12 @@ use kube::{
         watcher,
     },
 };
-use reef_crds::{Region, RegionStatus, condition::ours};
+use reef_crds::{Reef, Region, RegionStatus, condition::ours, meta::REGION_FINALIZER};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::Readiness,
-    controller::{Context, Error, Reconciles, publish, status, watch_log},
+    controller::{Context, Error, Reconciles, finalizers, publish, status, trouble::transition, watch_log},
     metrics::ByRegion,
 };
 
@@ -75,12 +76,23 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
         .inspect(watch_log(CONTROLLER, "secrets", context.metrics.clone()))
         .touched_objects()
         .predicate_filter(predicates::resource_version, PredicateConfig::default());
-    let cache = store.clone();
+    // The last Reef that goes lets its Region go.
+    let reefs =
+        watcher(Api::<PartialObjectMeta<Reef>>::all(context.client.clone()), watcher::Config::default())
+            .default_backoff()
+            .inspect(watch_log(CONTROLLER, "reefs", context.metrics.clone()))
+            .touched_objects()
+            .predicate_filter(predicates::resource_version, PredicateConfig::default());
+    let (cache, leaving) = (store.clone(), store.clone());
     Controller::for_stream(regions, store)
         .with_config(Config::default().concurrency(shared.context.concurrency))
         .watches_stream(secrets, move |secret| {
             let users = cache.state_filter(|region| refers_to(region, &secret));
             users.into_iter().map(|region| ObjectRef::from_obj(&*region)).collect::<Vec<_>>()
+        })
+        .watches_stream(reefs, move |_| {
+            let leaving = leaving.state_filter(|region| region.meta().deletion_timestamp.is_some());
+            leaving.into_iter().map(|region| ObjectRef::from_obj(&*region)).collect::<Vec<_>>()
         })
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile, |_, never: &std::convert::Infallible, _| match *never {}, shared)
@@ -99,7 +111,7 @@ fn forget(name: &str, shared: &Shared) {
 
 /// What makes a Region worth a look: its spec or its annotations changed.
 fn intent<K: Resource>() -> impl Predicate<K> {
-    predicates::generation.combine(predicates::annotations)
+    predicates::generation.combine(predicates::annotations).combine(predicates::finalizers)
 }
 
 fn refers_to(region: &Guarded, secret: &PartialObjectMeta<Secret>) -> bool {
@@ -125,24 +137,57 @@ async fn look(region: &Region, shared: &Shared) -> Result<Action, Error> {
     let context = &*shared.context;
     context.claim.check()?;
     if region.metadata.deletion_timestamp.is_some() {
+        return remove(region, shared).await;
+    }
+    if !finalizers::has(region, REGION_FINALIZER) {
+        finalizers::add(context, region, REGION_FINALIZER).await?;
         return Ok(Action::await_change());
     }
     let observation = observe::observe(region, &context.client, &context.arms).await;
     let now = Timestamp::now();
     let plan = plan::plan(region, &observation, &context.policy, now);
     let next = report::report(region, &plan, &context.policy, now);
-    let api = Api::<Region>::all(context.client.clone());
-    let old = region.status.clone().map(|s| RegionStatus { conditions: ours(&s.conditions), ..s });
-    if status::write(context, &api, region, old.as_ref(), &next, "regions/status").await? {
-        announce(region, &next, shared).await;
-    }
+    write(region, &next, shared).await?;
     gauge(region, &next, context);
     Ok(Action::requeue(plan.look_again))
 }
 
+/// A Region goes when nothing refers to it any more, and takes nothing with it.
+async fn remove(region: &Region, shared: &Shared) -> Result<Action, Error> {
+    let context = &*shared.context;
+    if !finalizers::has(region, REGION_FINALIZER) {
+        return Ok(Action::await_change());
+    }
+    let name = region.name_any();
+    // From the API server itself: an empty cache is no empty region.
+    let reefs = Api::<Reef>::all(context.client.clone());
+    let reefs = reefs.list(&ListParams::default()).await.map_err(Error::api("list Reefs"))?;
+    let users: Vec<_> =
+        reefs.items.iter().filter(|r| r.spec.region_ref.name == name).map(ResourceExt::name_any).collect();
+    if users.is_empty() {
+        tracing::info!(controller = CONTROLLER, name, "region deleted");
+        finalizers::remove(context, region, REGION_FINALIZER).await?;
+        return Ok(Action::await_change());
+    }
+    let next = report::deleting(region, &users, Timestamp::now());
+    write(region, &next, shared).await?;
+    Ok(Action::requeue(plan::WAITING))
+}
+
+/// Writes the status if it differs, and tells people of a change.
+async fn write(region: &Region, next: &RegionStatus, shared: &Shared) -> Result<(), Error> {
+    let api = Api::<Region>::all(shared.context.client.clone());
+    let old = region.status.clone().map(|s| RegionStatus { conditions: ours(&s.conditions), ..s });
+    if status::write(&shared.context, &api, region, old.as_ref(), next, "regions/status").await? {
+        announce(region, next, shared).await;
+    }
+    Ok(())
+}
+
 /// One Event and one line in the log when Ready or its reason changes.
 async fn announce(region: &Region, next: &RegionStatus, shared: &Shared) {
-    let Some(change) = report::transition(region.status.as_ref(), next) else { return };
+    let before = region.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
+    let Some(change) = transition(&before, &next.conditions) else { return };
     let name = region.name_any();
     tracing::info!(
         controller = CONTROLLER,

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     azure::{ArmError, Class},
-    controller::Policy,
+    controller::{Policy, trouble::Trouble},
     observed::Observed,
 };
 
@@ -23,7 +23,7 @@ use crate::{
 const SHORTEST: Duration = Duration::from_secs(5);
 
 /// Pause while something that is not watched is waited for.
-const WAITING: Duration = Duration::from_secs(30);
+pub const WAITING: Duration = Duration::from_secs(30);
 
 /// Pause while we could not look.
 const BLIND: Duration = Duration::from_secs(10);
@@ -59,15 +59,6 @@ pub enum Verdict<T> {
     },
     /// We could not find out.
     Unknown(Trouble),
-}
-
-/// A reason with its words.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
-    /// Why.
-    pub reason: Reason,
-    /// In words, one line, with what to do.
-    pub message: String,
 }
 
 fn trouble(reason: Reason, message: impl Into<String>) -> Trouble {
@@ -123,9 +114,13 @@ fn azure(region: &Region, seen: &Observation) -> (Verdict<()>, Verdict<Zone>) {
             let blind = trouble(Reason::AzureUnavailable, format!("spec.azure: {error}"));
             (Verdict::Unknown(blind), unknown(Reason::AzureUnavailable))
         }
-        Class::Transient | Class::Conflict | Class::Capacity | Class::Invalid => {
-            (Verdict::Good(()), unknown(Reason::AzureUnavailable))
-        }
+        Class::Transient
+        | Class::Conflict
+        | Class::Capacity
+        | Class::Invalid
+        | Class::NameTaken
+        | Class::Locked
+        | Class::NotRegistered => (Verdict::Good(()), unknown(Reason::AzureUnavailable)),
     }
 }
 

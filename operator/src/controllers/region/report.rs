@@ -12,9 +12,12 @@ use reef_crds::{
 
 use super::{
     certificate::Certificate,
-    plan::{Plan, Trouble, Verdict},
+    plan::{Plan, Verdict},
 };
-use crate::controller::Policy;
+use crate::controller::{
+    Policy,
+    trouble::{Trouble, is_late, progress},
+};
 
 /// At most this many name servers are shown.
 const NAME_SERVERS: usize = 8;
@@ -39,8 +42,7 @@ pub fn report(region: &Region, plan: &Plan, policy: &Policy, now: Timestamp) -> 
     let before = of_this_spec(&old.conditions, generation);
     let mut decided = vec![ready(obstacle.as_ref())];
     if let Some(obstacle) = &obstacle {
-        let since = true_since(&before, ConditionType::Reconciling);
-        let late = since.is_some_and(|since| is_over(since, policy, now));
+        let late = is_late(&before, policy, now);
         let already = true_since(&before, ConditionType::Stalled).is_some();
         decided.push(progress(&obstacle.trouble, obstacle.stalled || late || already));
     }
@@ -62,10 +64,6 @@ pub fn report(region: &Region, plan: &Plan, policy: &Policy, now: Timestamp) -> 
         dns: dns(region, plan, old.dns),
         certificate: certificate(&plan.certificate, old.certificate),
     }
-}
-
-fn is_over(since: Timestamp, policy: &Policy, now: Timestamp) -> bool {
-    now.duration_since(since).unsigned_abs() >= policy.progress_deadline && now > since
 }
 
 /// The first thing that is bad; else the first that is not known.
@@ -100,16 +98,6 @@ fn ready(obstacle: Option<&Obstacle>) -> Decided {
         Some(Obstacle { trouble, .. }) => (false, trouble.reason, trouble.message.clone()),
     };
     Decided { type_: ConditionType::Ready, status: Some(status), reason, message }
-}
-
-/// `Stalled`, or `Reconciling` while there is hope; never both.
-fn progress(trouble: &Trouble, stalled: bool) -> Decided {
-    let (type_, reason) = if stalled {
-        (ConditionType::Stalled, trouble.reason)
-    } else {
-        (ConditionType::Reconciling, Reason::ProgressingWithRetry)
-    };
-    Decided { type_, status: Some(true), reason, message: trouble.message.clone() }
 }
 
 fn condition<T>(type_: ConditionType, verdict: &Verdict<T>, good: impl FnOnce(&T) -> String) -> Decided {
@@ -147,26 +135,25 @@ fn certificate(verdict: &Verdict<Certificate>, old: Option<CertificateStatus>) -
     })
 }
 
-/// A change that people should hear of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Transition {
-    /// Whether the object is Ready now.
-    pub ready: bool,
-    /// Why it is, or is not.
-    pub reason: Reason,
-    /// In words.
-    pub message: String,
-}
-
-/// The change of Ready or its reason between two statuses.
-pub fn transition(old: Option<&RegionStatus>, next: &RegionStatus) -> Option<Transition> {
-    let find = |status: &RegionStatus| {
-        status.conditions.iter().find(|c| c.type_ == ConditionType::Ready.as_str()).cloned()
+/// The status of a Region that is being deleted while Reefs refer to it.
+pub fn deleting(region: &Region, users: &[String], now: Timestamp) -> RegionStatus {
+    let generation = region.metadata.generation.unwrap_or(0);
+    let old = region.status.clone().unwrap_or_default();
+    let some: Vec<_> = users.iter().take(5).cloned().collect();
+    let message =
+        format!("deletion waits for {} Reefs that refer to this Region: {}", users.len(), some.join(", "));
+    let trouble = Trouble::new(Reason::DeletionBlocked, message);
+    let ready = Decided {
+        type_: ConditionType::Ready,
+        status: Some(false),
+        reason: trouble.reason,
+        message: trouble.message.clone(),
     };
-    let (before, after) = (old.and_then(find), find(next)?);
-    if before.as_ref().is_some_and(|b| b.status == after.status && b.reason == after.reason) {
-        return None;
+    let decided = [ready, progress(&trouble, false)];
+    RegionStatus {
+        observed_generation: Some(generation),
+        conditions: merge(&old.conditions, &decided, generation, now),
+        last_handled_reconcile_at: region.annotations().get(RECONCILE_REQUESTED_AT).cloned(),
+        ..old
     }
-    let reason = Reason::ALL.into_iter().find(|r| r.as_str() == after.reason)?;
-    Some(Transition { ready: after.status == "True", reason, message: after.message })
 }

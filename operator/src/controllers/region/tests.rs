@@ -12,12 +12,23 @@ use super::{
     certificate::Certificate,
     observe::{Observation, Zone},
     plan::plan,
-    report::{report, transition},
+    report::report,
 };
-use crate::{azure::ArmError, controller::Policy, observed::Observed};
+use crate::{
+    azure::ArmError,
+    controller::{Policy, trouble},
+    observed::Observed,
+};
 
-const POLICY: Policy =
-    Policy { resync: Duration::from_secs(600), progress_deadline: Duration::from_secs(1800) };
+const POLICY: Policy = Policy {
+    resync: Duration::from_secs(600),
+    progress_deadline: Duration::from_secs(1800),
+    azure_poll: Duration::from_secs(15),
+};
+
+fn transition(old: Option<&RegionStatus>, next: &RegionStatus) -> Option<trouble::Transition> {
+    trouble::transition(&old.map(|s| s.conditions.clone()).unwrap_or_default(), &next.conditions)
+}
 
 const TENANT: &str = "00000000-0000-4000-8000-00000000000a";
 

@@ -1,0 +1,140 @@
+//! The clusters of reefs: how the operator reaches one, as itself, through Entra.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use http::{HeaderValue, Request, Uri, header::AUTHORIZATION};
+use kube::{
+    Client, Config,
+    client::{Body, ClientBuilder},
+};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use serde_json::Value;
+use tower::{
+    BoxError,
+    buffer::BufferLayer,
+    filter::{AsyncFilterLayer, AsyncPredicate},
+    timeout::TimeoutLayer,
+};
+
+use crate::{
+    azure::{Arm, ArmError},
+    client::proxy,
+};
+
+/// The server side of every AKS cluster that uses Entra; the same application in all tenants.
+const SCOPE: &str = "6dae42f8-4368-4678-94ff-3960e28e3630/.default";
+
+/// How long a reef's API server may take to begin an answer.
+const FIRST_BYTE: Duration = Duration::from_secs(15);
+
+/// Why a cluster cannot be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Azure gave no credential.
+    #[error(transparent)]
+    Azure(#[from] ArmError),
+    /// What Azure gave is no kubeconfig that we understand.
+    #[error("the cluster's credential: {0}")]
+    Credential(String),
+    /// No client can be made.
+    #[error("client: {0}")]
+    Client(String),
+}
+
+/// A connection to a reef's cluster.
+#[derive(Clone)]
+pub struct ReefCluster {
+    /// Host of the API server that it is for.
+    pub host: String,
+    /// The client.
+    pub client: Client,
+}
+
+#[derive(Clone)]
+struct Bearer(Arc<Arm>);
+
+impl AsyncPredicate<Request<Body>> for Bearer {
+    type Future = BoxFuture<'static, Result<Request<Body>, BoxError>>;
+    type Request = Request<Body>;
+
+    fn check(&mut self, mut request: Request<Body>) -> Self::Future {
+        let arm = self.0.clone();
+        Box::pin(async move {
+            let mut header = HeaderValue::from_str(&arm.bearer(SCOPE).await?)?;
+            header.set_sensitive(true);
+            request.headers_mut().insert(AUTHORIZATION, header);
+            Ok(request)
+        })
+    }
+}
+
+/// Connects to the AKS cluster with this id, whose API server is at `host`. One call to Azure for the
+/// certificate of the cluster's authority; everything else is the token of our own identity.
+pub async fn connect(arm: &Arc<Arm>, id: &str, api: &str, host: &str) -> Result<ReefCluster, Error> {
+    let answer = arm.post(&format!("{id}/listClusterUserCredential"), api).await?;
+    let ca = authority(&answer)?;
+    let uri: Uri =
+        format!("https://{host}:443").parse().map_err(|e| Error::Credential(format!("host {host}: {e}")))?;
+    let mut config = Config::new(uri);
+    config.proxy_url = proxy(&config.cluster_url).map_err(|e| Error::Client(e.to_string()))?;
+    config.root_cert = Some(ca);
+    config.connect_timeout = Some(Duration::from_secs(5));
+    config.default_retry = false;
+    let client = ClientBuilder::try_from(config)
+        .map_err(|e| Error::Client(e.to_string()))?
+        .with_layer(&BufferLayer::new(1024))
+        .with_layer(&AsyncFilterLayer::new(Bearer(arm.clone())))
+        .with_layer(&TimeoutLayer::new(FIRST_BYTE))
+        .build();
+    Ok(ReefCluster { host: host.to_owned(), client })
+}
+
+/// The certificates in a credential of AKS.
+fn authority(answer: &Value) -> Result<Vec<Vec<u8>>, Error> {
+    let bad = |what: &str| Error::Credential(what.to_owned());
+    let value = answer["kubeconfigs"][0]["value"].as_str().ok_or_else(|| bad("no kubeconfig"))?;
+    let text = azure_core::base64::decode(value).map_err(|_| bad("not base64"))?;
+    let text = String::from_utf8(text).map_err(|_| bad("not text"))?;
+    let parsed = kube::config::Kubeconfig::from_yaml(&text).map_err(|e| Error::Credential(e.to_string()))?;
+    let data = parsed
+        .clusters
+        .first()
+        .and_then(|c| c.cluster.as_ref())
+        .and_then(|c| c.certificate_authority_data.clone());
+    let pem = azure_core::base64::decode(data.ok_or_else(|| bad("no authority"))?)
+        .map_err(|_| bad("not base64"))?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let certificates = certificates.map_err(|e| Error::Credential(e.to_string()))?;
+    if certificates.is_empty() {
+        return Err(bad("no certificate of an authority"));
+    }
+    Ok(certificates.into_iter().map(|c| c.to_vec()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_credential_that_is_none_is_an_error() {
+        let encode = |text: &str| azure_core::base64::encode(text);
+        let pem = rcgen::generate_simple_self_signed(vec!["a".to_owned()]).unwrap().cert.pem();
+        let config = |ca: &str| {
+            let cluster = json!({ "name": "c", "cluster": { "server": "https://a", "certificate-authority-data": encode(ca) } });
+            encode(&json!({ "apiVersion": "v1", "kind": "Config", "clusters": [cluster] }).to_string())
+        };
+        let answer = |value: &str| json!({ "kubeconfigs": [{ "name": "clusterUser", "value": value }] });
+        assert_eq!(authority(&answer(&config(&pem))).unwrap().len(), 1);
+        for (bad, expect) in [
+            (json!({}), "no kubeconfig"),
+            (answer("%"), "not base64"),
+            (answer(&encode("{}")), "no authority"),
+            (answer(&config("no certificate")), "no certificate"),
+        ] {
+            let error = authority(&bad).unwrap_err().to_string();
+            assert!(error.contains(expect), "{bad}: {error}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Writes to Azure for a reef.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::{
+    memory::Memory,
+    plan::{Pauses, Write},
+};
+use crate::{
+    azure::{Arm, ArmError, Begun, Class},
+    leader::Claim,
+};
+
+/// API of the registration of resource providers.
+const PROVIDERS_API: &str = "2021-04-01";
+
+/// Does all writes of a plan at once. True if one is done already, so that its dependants can go on.
+pub async fn act(
+    arm: &Arc<Arm>,
+    claim: &Claim,
+    writes: Vec<Write>,
+    memory: &mut Memory,
+    (pauses, spread, now): (Pauses, f64, Timestamp),
+) -> bool {
+    let answers = join_all(writes.into_iter().map(|write| async move {
+        if claim.check().is_err() {
+            return None;
+        }
+        tracing::info!(
+            controller = "reef",
+            azure_resource_id = write.id,
+            why = write.why,
+            "writing to Azure"
+        );
+        let answer = arm.put(&write.id, write.api, &write.body, write.unless.clone()).await;
+        Some((write, answer))
+    }))
+    .await;
+    let mut done = false;
+    for (write, answer) in answers.into_iter().flatten() {
+        done |= note(arm, &write.id, answer, memory, (pauses, spread, now)).await;
+    }
+    done
+}
+
+/// Remembers how a write went. True if it is done.
+pub async fn note(
+    arm: &Arc<Arm>,
+    id: &str,
+    answer: Result<Begun, ArmError>,
+    memory: &mut Memory,
+    (pauses, spread, now): (Pauses, f64, Timestamp),
+) -> bool {
+    match answer {
+        Ok(Begun::Done(_)) => {
+            memory.succeeded(id);
+            memory.stale(id);
+            true
+        }
+        Ok(Begun::Running(operation)) => {
+            memory.began(id, operation, pauses.poll, now);
+            false
+        }
+        Err(error) => {
+            tracing::warn!(controller = "reef", azure_resource_id = id, %error, "Azure refused");
+            if error.class() == Class::NotRegistered {
+                register(arm, id).await;
+            }
+            memory.failed(id, error, spread, now);
+            false
+        }
+    }
+}
+
+/// Asks for the resource provider of an id. It takes minutes, so the write is simply tried again.
+async fn register(arm: &Arc<Arm>, id: &str) {
+    let mut segments = id.split('/');
+    let (Some(subscription), Some(provider)) = (segments.nth(2), provider(id)) else { return };
+    let action = format!("/subscriptions/{subscription}/providers/{provider}/register");
+    match arm.post(&action, PROVIDERS_API).await {
+        Ok(_) => tracing::info!(controller = "reef", provider, "registered the resource provider"),
+        Err(error) => {
+            tracing::warn!(controller = "reef", provider, %error, "cannot register the resource provider")
+        }
+    }
+}
+
+fn provider(id: &str) -> Option<&str> {
+    let (_, rest) = id.split_once("/providers/")?;
+    rest.split('/').next()
+}
+
+/// Names of resources of a type in a list of a group.
+pub fn names_of(list: &[Value], kind: &str, tags: &Value) -> Vec<String> {
+    let of_kind = |r: &&Value| r["type"].as_str().is_some_and(|t| t.eq_ignore_ascii_case(kind));
+    let ours = list.iter().filter(of_kind).filter(|r| super::names::marked(&r["tags"], tags));
+    let mut names: Vec<_> = ours.filter_map(|r| r["name"].as_str().map(str::to_owned)).collect();
+    names.sort();
+    names
+}

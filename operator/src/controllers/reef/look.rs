@@ -1,0 +1,468 @@
+//! One look at a Reef.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use ipnet::Ipv4Net;
+use jiff::Timestamp;
+use kube::{Api, Resource, ResourceExt, api::ListParams, runtime::controller::Action};
+use reef_crds::{
+    Reef, ReefClassSpec, ReefStatus, Region,
+    condition::{Reason, ours},
+    meta::{CONFIRM_ADOPTION, CONFIRM_RECREATION, REEF_FINALIZER},
+    reef_class::{
+        ClusterClass, ClusterTier, PerDatabase, PoolClass, PoolSku, SqlClass, StorageClass, StorageSku,
+    },
+};
+
+use super::{
+    Shared, act, begin,
+    bodies::{AKS_API, GROUPS_API, Inputs},
+    delete,
+    in_cluster::{self, InCluster},
+    manifests,
+    memory::Memory,
+    names, observe,
+    parts::Part,
+    plan::{self, Facts, Pauses, Plan, Verdict},
+    references::{self, Held, References},
+    report,
+    teardown::{self, Step, annotated},
+};
+use crate::{
+    azure::Class,
+    cluster,
+    controller::{
+        Context, Error, finalizers, publish, status,
+        trouble::{Trouble, transition},
+    },
+    observed::Observed,
+};
+
+/// Pause while something that wakes us is waited for.
+const WAITING: Duration = Duration::from_secs(30);
+
+/// One look: sees, decides, acts, reports.
+pub async fn look(reef: &Reef, shared: &Shared) -> Result<Action, Error> {
+    let context = &*shared.context;
+    context.claim.check()?;
+    let uid = reef.uid().unwrap_or_default();
+    if reef.metadata.deletion_timestamp.is_some() {
+        if !finalizers::has(reef, REEF_FINALIZER) {
+            return Ok(Action::await_change());
+        }
+        let mut memory = shared.take(&uid);
+        let result = remove(reef, shared, &mut memory).await;
+        shared.put(&uid, memory);
+        return result;
+    }
+    if !finalizers::has(reef, REEF_FINALIZER) {
+        finalizers::add(context, reef, REEF_FINALIZER).await?;
+        return Ok(Action::await_change());
+    }
+    let references = match references::all(context, reef).await? {
+        Ok(references) => references,
+        Err(Held(trouble, stalled)) => return held(reef, shared, &trouble, stalled).await,
+    };
+    let status = match begun(reef, shared, &references).await? {
+        Ok(status) => status,
+        Err(Held(trouble, stalled)) => return held(reef, shared, &trouble, stalled).await,
+    };
+    let reef = Reef { status: Some(status), ..reef.clone() };
+    let mut memory = shared.take(&uid);
+    let result = work(&reef, shared, &references, &mut memory).await;
+    shared.put(&uid, memory);
+    result
+}
+
+fn pauses(context: &Context) -> Pauses {
+    Pauses { poll: context.policy.azure_poll, resync: context.policy.resync }
+}
+
+/// Any spread will do; the clock's last digits differ from look to look.
+fn spread(now: Timestamp) -> f64 {
+    f64::from(now.subsec_nanosecond() % 1000) / 1000.0
+}
+
+async fn work(
+    reef: &Reef,
+    shared: &Shared,
+    references: &References,
+    memory: &mut Memory,
+) -> Result<Action, Error> {
+    let context = &*shared.context;
+    let arm = &references.arm;
+    let pauses = pauses(context);
+    let now = Timestamp::now();
+    let spread = spread(now);
+    let mut inputs = inputs(context, reef, &references.region, references.revision.1.clone());
+    inputs.operator = arm.principal().await.ok();
+    observe::poll(arm, memory, pauses, spread, now).await;
+    let seen = observe::parts(arm, &inputs, memory, pauses, spread, now).await;
+    let in_cluster = cluster_of(context, &inputs, references, &seen, memory).await;
+    inputs.gateway =
+        in_cluster.address.clone().or_else(|| reef.status.as_ref()?.gateway.as_ref()?.address.clone());
+    let facts = Facts {
+        inputs: &inputs,
+        seen: &seen,
+        had_data: &had_data(reef),
+        may_adopt: may_adopt(reef, &references.region, now),
+        may_recreate: annotated(reef, CONFIRM_RECREATION),
+        now,
+    };
+    let plan = plan::plan(&facts);
+    if let Some(next) = rename(reef, context, &inputs, &seen) {
+        // The new name stands in the status before anything is made under it.
+        write(reef, shared, &next).await?;
+        return Ok(Action::requeue(Duration::from_millis(100)));
+    }
+    let done = act::act(arm, &context.claim, plan.writes.clone(), memory, (pauses, spread, now)).await;
+    let next = report::report(reef, &inputs, &plan, &seen, &in_cluster, &context.policy, now);
+    write(reef, shared, &next).await?;
+    Ok(Action::requeue(again(&plan, &in_cluster, memory, &seen, done, pauses, now)))
+}
+
+/// When to look again.
+fn again(
+    plan: &Plan,
+    in_cluster: &InCluster,
+    memory: &Memory,
+    seen: &std::collections::BTreeMap<Part, plan::Seen>,
+    done: bool,
+    pauses: Pauses,
+    now: Timestamp,
+) -> Duration {
+    if done {
+        // What waits for it goes on at once.
+        return Duration::from_millis(50);
+    }
+    let until = |at: Timestamp| {
+        Duration::try_from(at.duration_since(now)).unwrap_or_default().max(Duration::from_millis(50))
+    };
+    let polls = memory.operations.values().map(|running| until(running.poll_at));
+    let reads = memory.read.values().map(|read| until(read.again_at));
+    let cluster = match (&in_cluster.objects, &in_cluster.gateway) {
+        (Verdict::Good, Verdict::Good) | (Verdict::Waiting(_), _) => pauses.resync,
+        _ => pauses.poll,
+    };
+    let planned = plan::look_again(plan, seen, pauses, now);
+    polls.chain(reads).chain([cluster, planned]).min().unwrap_or(pauses.resync)
+}
+
+/// The name of a server or account that somebody else has is replaced by the next one.
+fn rename(
+    reef: &Reef,
+    context: &Context,
+    inputs: &Inputs,
+    seen: &std::collections::BTreeMap<Part, plan::Seen>,
+) -> Option<ReefStatus> {
+    let status = reef.status.as_ref()?;
+    let taken = seen.iter().find(|(part, seen)| {
+        let failed = seen.failure.as_ref().is_some_and(|f| f.error.class() == Class::NameTaken);
+        part.holds_data() && failed && seen.state == Observed::Absent
+    })?;
+    let id = inputs.id(*taken.0);
+    begin::renamed(status, &context.fleet, &reef.name_any(), id.rsplit('/').next().unwrap_or_default())
+}
+
+/// What the operator keeps in the cluster, if there is one.
+async fn cluster_of(
+    context: &Context,
+    inputs: &Inputs,
+    references: &References,
+    seen: &std::collections::BTreeMap<Part, plan::Seen>,
+    memory: &mut Memory,
+) -> InCluster {
+    let present = |part: Part| match seen.get(&part).map(|s| &s.state) {
+        Some(Observed::Present(value)) => Some(value),
+        _ => None,
+    };
+    let cluster = present(Part::Cluster);
+    let host = cluster.and_then(|c| c["properties"]["fqdn"].as_str());
+    let made = cluster.is_some_and(|c| c["properties"]["oidcIssuerProfile"]["issuerURL"].is_string());
+    let (Some(host), true, Some(_)) = (host, made, present(Part::ClusterAdmin)) else {
+        return InCluster::waiting("the AKS cluster");
+    };
+    if memory.cluster.as_ref().is_none_or(|c| c.host != host) {
+        match cluster::connect(&references.arm, &inputs.id(Part::Cluster), AKS_API, host).await {
+            Ok(connected) => memory.cluster = Some(connected),
+            Err(error) => {
+                let trouble = Trouble::new(Reason::ClusterUnreachable, error.to_string());
+                return InCluster::trouble(Verdict::Unknown(trouble));
+            }
+        }
+    }
+    let Some(connected) = memory.cluster.clone() else { return InCluster::waiting("the AKS cluster") };
+    let certificate = references::certificate(context, &references.region).await;
+    let agent = present(Part::AgentIdentity).and_then(|a| a["properties"]["clientId"].as_str());
+    let manifests = manifests::all(&manifests::Inputs {
+        fleet: &inputs.fleet,
+        reef: &inputs.reef,
+        agent_client: agent,
+        zone: references.region.spec.dns.zone_name(),
+        gateway_class: &inputs.class.cluster.gateway_class_name,
+        certificate: certificate.as_ref(),
+    });
+    let found = in_cluster::keep(context, &connected.client, &manifests).await;
+    if matches!(found.objects, Verdict::Unknown(_)) {
+        // The next look connects anew: the cluster's authority may have changed.
+        memory.cluster = None;
+    }
+    found
+}
+
+fn had_data(reef: &Reef) -> BTreeSet<Part> {
+    let Some(status) = &reef.status else { return BTreeSet::new() };
+    let server = status.sql_server.as_ref().is_some_and(|s| s.host.is_some()).then_some(Part::SqlServer);
+    let accounts = (1u8..).zip(&status.storage_accounts).filter(|(_, a)| a.ready);
+    server.into_iter().chain(accounts.map(|(n, _)| Part::StorageAccount(n))).collect()
+}
+
+fn may_adopt(reef: &Reef, region: &Region, now: Timestamp) -> bool {
+    annotated(reef, CONFIRM_ADOPTION) || region.spec.adopt_until.as_ref().is_some_and(|until| now < until.0)
+}
+
+/// The status with names, which is written before anything is made under them.
+async fn begun(
+    reef: &Reef,
+    shared: &Shared,
+    references: &References,
+) -> Result<Result<ReefStatus, Held>, Error> {
+    let old = reef.status.clone().unwrap_or_default();
+    let revision = &references.revision.0;
+    if old.resource_group.is_some() {
+        let next = ReefStatus { class_revision: Some(revision.clone()), ..old.clone() };
+        if next != old {
+            write(reef, shared, &next).await?;
+        }
+        return Ok(Ok(next));
+    }
+    let context = &*shared.context;
+    let existing = match existing(context, reef, references).await {
+        Ok(existing) => existing,
+        Err(held) => return Ok(Err(held)),
+    };
+    let turn = shared.allocation.lock().await;
+    let taken = taken(context, reef).await?;
+    let wish = reef.spec.address_space.as_deref();
+    let range = begin::allocate(&references.addresses, wish, existing.address_space.as_deref(), &taken);
+    let address_space = match range {
+        Ok(range) => range,
+        Err(trouble) => return Ok(Err(Held(trouble, true))),
+    };
+    let region = &references.region;
+    let name = reef.name_any();
+    let origin = begin::Origin {
+        fleet: &context.fleet,
+        reef: &name,
+        location: &region.spec.location,
+        subscription: reef.spec.subscription_id.as_deref().unwrap_or(&region.spec.azure.subscription_id),
+        zone: region.spec.dns.zone_name(),
+        revision,
+        address_space,
+    };
+    let next = begin::named(old, &origin, &existing);
+    write(reef, shared, &next).await?;
+    drop(turn);
+    Ok(Ok(next))
+}
+
+/// The ranges of the other reefs of the region, from the API server itself and not from a cache.
+async fn taken(context: &Context, reef: &Reef) -> Result<BTreeSet<Ipv4Net>, Error> {
+    let api = Api::<Reef>::all(context.client.clone());
+    let list = api.list(&ListParams::default()).await.map_err(Error::api("list Reefs"))?;
+    let others = list
+        .items
+        .iter()
+        .filter(|r| r.name_any() != reef.name_any() && r.spec.region_ref == reef.spec.region_ref);
+    let ranges = others.filter_map(|r| r.status.as_ref()?.address_space.clone());
+    Ok(ranges.filter_map(|range| range.parse().ok()).collect())
+}
+
+/// Names and network of what exists already for a reef of this name.
+async fn existing(context: &Context, reef: &Reef, references: &References) -> Result<begin::Existing, Held> {
+    let region = &references.region;
+    let (fleet, name) = (&context.fleet, reef.name_any());
+    let subscription = reef.spec.subscription_id.as_deref().unwrap_or(&region.spec.azure.subscription_id);
+    let group = format!("/subscriptions/{subscription}/resourceGroups/{}", names::group(fleet, &name));
+    let tags = names::tags(fleet, &region.name_any(), &name);
+    let unknown = |error: &crate::azure::ArmError| {
+        Held(Trouble::azure("what exists in Azure for the reef", error), false)
+    };
+    let list = match references.arm.list(&format!("{group}/resources"), GROUPS_API).await {
+        Ok(list) => list,
+        Err(error) if error.class() == Class::Missing => return Ok(begin::Existing::default()),
+        Err(error) => return Err(unknown(&error)),
+    };
+    let network = format!("{group}/providers/Microsoft.Network/virtualNetworks/reef");
+    let address_space = match observe::observed(references.arm.get(&network, "2025-03-01").await) {
+        Observed::Present(network) if names::marked(&network["tags"], &tags) => {
+            network["properties"]["addressSpace"]["addressPrefixes"][0].as_str().map(str::to_owned)
+        }
+        Observed::Unknown(why) => {
+            return Err(Held(
+                Trouble::new(Reason::AzureUnavailable, format!("virtual network: {why}")),
+                false,
+            ));
+        }
+        _ => None,
+    };
+    Ok(begin::Existing {
+        sql_server: act::names_of(&list, "Microsoft.Sql/servers", &tags).into_iter().next(),
+        storage_accounts: act::names_of(&list, "Microsoft.Storage/storageAccounts", &tags),
+        address_space,
+    })
+}
+
+fn inputs(context: &Context, reef: &Reef, region: &Region, class: ReefClassSpec) -> Inputs {
+    let status = reef.status.clone().unwrap_or_default();
+    let address_space = status.address_space.unwrap_or_default();
+    let subnet = address_space.parse::<Ipv4Net>().ok().and_then(|range| {
+        let length = region.spec.network.subnet_prefix_length.max(range.prefix_len());
+        range.subnets(length).ok()?.next()
+    });
+    Inputs {
+        fleet: context.fleet.clone(),
+        region: region.name_any(),
+        reef: reef.name_any(),
+        uid: reef.uid().unwrap_or_default(),
+        location: status.location.unwrap_or_default(),
+        subscription: status.subscription_id.unwrap_or_default(),
+        tenant: region.spec.azure.tenant_id.clone(),
+        zone: region.spec.dns.zone_id.clone(),
+        ttl: region.spec.dns.ttl_seconds,
+        subnet: subnet.map(|s| s.to_string()).unwrap_or_default(),
+        address_space,
+        sql_server: status.sql_server.map(|s| s.name).unwrap_or_default(),
+        storage_accounts: status.storage_accounts.into_iter().map(|a| a.name).collect(),
+        pools: u8::try_from(status.pools.len()).unwrap_or(u8::MAX),
+        class,
+        operator: None,
+        gateway: None,
+    }
+}
+
+async fn held(reef: &Reef, shared: &Shared, trouble: &Trouble, stalled: bool) -> Result<Action, Error> {
+    let next = report::held(reef, trouble, stalled, &shared.context.policy, Timestamp::now());
+    write(reef, shared, &next).await?;
+    Ok(Action::requeue(WAITING.min(shared.context.policy.resync)))
+}
+
+/// Writes the status if it differs, and tells people of a change.
+async fn write(reef: &Reef, shared: &Shared, next: &ReefStatus) -> Result<(), Error> {
+    let context = &*shared.context;
+    let api = Api::<Reef>::all(context.client.clone());
+    let old = reef.status.clone().map(|s| ReefStatus { conditions: ours(&s.conditions), ..s });
+    if !status::write(context, &api, reef, old.as_ref(), next, "reefs/status").await? {
+        return Ok(());
+    }
+    let before = old.map(|s| s.conditions).unwrap_or_default();
+    let Some(change) = transition(&before, &next.conditions) else { return Ok(()) };
+    tracing::info!(
+        controller = super::CONTROLLER,
+        name = reef.name_any(),
+        generation = reef.metadata.generation,
+        ready = change.ready,
+        reason = change.reason.as_str(),
+        change.message,
+        "reef changed"
+    );
+    if context.claim.check().is_ok() {
+        let calm = change.ready
+            || matches!(
+                change.reason,
+                Reason::Provisioning | Reason::WaitingForDependency | Reason::Deleting
+            );
+        publish(&shared.recorder, &reef.object_ref(&()), change.reason, !calm, "Reconcile", &change.message)
+            .await;
+    }
+    Ok(())
+}
+
+/// One step of a deletion.
+async fn remove(reef: &Reef, shared: &Shared, memory: &mut Memory) -> Result<Action, Error> {
+    let context = &*shared.context;
+    if let Some(trouble) = teardown::may_begin(reef) {
+        return held_back(reef, shared, &trouble, true).await;
+    }
+    // What has no names was never begun.
+    if reef.status.as_ref().is_none_or(|s| s.resource_group.is_none()) {
+        return finish(reef, context, "nothing was made for it").await;
+    }
+    let region = match references::region(context, reef).await? {
+        Ok(region) => region,
+        Err(Held(trouble, stalled)) => return held_back(reef, shared, &trouble, stalled).await,
+    };
+    let arm = match references::arm(context, &region) {
+        Ok(arm) => arm,
+        Err(Held(trouble, stalled)) => return held_back(reef, shared, &trouble, stalled).await,
+    };
+    let inputs = inputs(context, reef, &region, no_class());
+    let (pauses, now) = (pauses(context), Timestamp::now());
+    let step = delete::step(reef, &arm, &context.claim, &inputs, memory, (pauses, spread(now), now)).await;
+    match step {
+        Step::Done(why) => finish(reef, context, why).await,
+        Step::Held(trouble, stalled) => held_back(reef, shared, &trouble, stalled).await,
+        Step::Wait(what) => deleting(reef, shared, &what, memory, now).await,
+        Step::DeleteRecord => deleting(reef, shared, "DNS record", memory, now).await,
+        Step::DeleteLocks(_) => deleting(reef, shared, "locks", memory, now).await,
+        Step::DeleteGroup => deleting(reef, shared, "resource group", memory, now).await,
+    }
+}
+
+/// Deletion goes on: says what is still there, or what Azure refused.
+async fn deleting(
+    reef: &Reef,
+    shared: &Shared,
+    what: &str,
+    memory: &Memory,
+    now: Timestamp,
+) -> Result<Action, Error> {
+    let refused = memory.failures.values().find(|failure| failure.retry_at > now);
+    let trouble = match refused {
+        Some(failure) => Trouble::azure(what, &failure.error),
+        None => Trouble::new(Reason::Deleting, format!("deletion goes on: {what}")),
+    };
+    let next = report::held(reef, &trouble, false, &shared.context.policy, now);
+    write(reef, shared, &next).await?;
+    let poll = pauses(&shared.context).poll;
+    let until = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or_default();
+    let polls = memory.operations.values().map(|running| until(running.poll_at));
+    let retries = refused.map(|failure| until(failure.retry_at));
+    let quick = memory.operations.is_empty() && refused.is_none() && what != "resource group: being deleted";
+    let pause = if quick { Duration::from_millis(50) } else { polls.chain(retries).min().unwrap_or(poll) };
+    Ok(Action::requeue(pause.max(Duration::from_millis(50))))
+}
+
+async fn held_back(reef: &Reef, shared: &Shared, trouble: &Trouble, stalled: bool) -> Result<Action, Error> {
+    let next = report::held(reef, trouble, stalled, &shared.context.policy, Timestamp::now());
+    write(reef, shared, &next).await?;
+    Ok(Action::requeue(WAITING.min(shared.context.policy.resync)))
+}
+
+async fn finish(reef: &Reef, context: &Context, why: &str) -> Result<Action, Error> {
+    tracing::info!(controller = super::CONTROLLER, name = reef.name_any(), why, "reef deleted");
+    finalizers::remove(context, reef, REEF_FINALIZER).await?;
+    Ok(Action::await_change())
+}
+
+/// Deletion works by ids, which do not follow from the class: it goes on when the class is gone.
+fn no_class() -> ReefClassSpec {
+    let zero = || k8s_openapi::apimachinery::pkg::api::resource::Quantity("0".to_owned());
+    ReefClassSpec {
+        cluster: ClusterClass {
+            kubernetes_version: String::new(),
+            tier: ClusterTier::Standard,
+            node_pools: Vec::new(),
+            gateway_class_name: String::new(),
+        },
+        sql: SqlClass {
+            pool: PoolClass {
+                sku: PoolSku::StandardPool,
+                capacity: 0,
+                max_size: None,
+                per_database: PerDatabase { min: zero(), max: zero() },
+            },
+        },
+        storage: StorageClass { sku: StorageSku::Standard_LRS, soft_delete_days: 1 },
+    }
+}

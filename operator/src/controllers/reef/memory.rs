@@ -1,0 +1,122 @@
+//! What the controller remembers of a reef between looks. Nothing of it is needed: after a restart it is
+//! read again from Azure. Operation URLs are signed, so they are kept here and nowhere else.
+
+use std::{collections::HashMap, time::Duration};
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::plan::Failure;
+use crate::{
+    azure::{ArmError, Class, Operation},
+    cluster::ReefCluster,
+    observed::Observed,
+};
+
+/// What is remembered of one reef.
+#[derive(Default)]
+pub struct Memory {
+    /// Operations of ours that run, by the id of their resource.
+    pub operations: HashMap<String, Running>,
+    /// Resources as they were last read, by id.
+    pub read: HashMap<String, Read>,
+    /// Writes that failed, by id.
+    pub failures: HashMap<String, Failure>,
+    /// The connection to the reef's cluster.
+    pub cluster: Option<ReefCluster>,
+}
+
+/// An operation of ours that runs.
+pub struct Running {
+    /// How to follow it.
+    pub operation: Operation,
+    /// When to ask next.
+    pub poll_at: Timestamp,
+}
+
+/// A resource as it was last read.
+pub struct Read {
+    /// What was read.
+    pub state: Observed<Value>,
+    /// When to read it again.
+    pub again_at: Timestamp,
+}
+
+impl Memory {
+    /// Forgets what was read of a resource, so that it is read again.
+    pub fn stale(&mut self, id: &str) {
+        self.read.remove(id);
+    }
+
+    /// Remembers an operation that was begun.
+    pub fn began(&mut self, id: &str, operation: Operation, poll: Duration, now: Timestamp) {
+        self.stale(id);
+        let poll_at = after(now, operation.wait.unwrap_or(poll));
+        self.operations.insert(id.to_owned(), Running { operation, poll_at });
+    }
+
+    /// Remembers a write that failed. `spread` is 0 to 1.
+    pub fn failed(&mut self, id: &str, error: ArmError, spread: f64, now: Timestamp) {
+        self.stale(id);
+        let count = self.failures.get(id).map_or(1, |f| f.count.saturating_add(1));
+        let retry_at = after(now, pause(&error, count, spread));
+        self.failures.insert(id.to_owned(), Failure { error, count, retry_at });
+    }
+
+    /// Forgets that writes failed.
+    pub fn succeeded(&mut self, id: &str) {
+        self.failures.remove(id);
+    }
+}
+
+/// A moment later.
+pub fn after(now: Timestamp, pause: Duration) -> Timestamp {
+    now.checked_add(pause).unwrap_or(Timestamp::MAX)
+}
+
+/// The pause after a failed write: what Azure asks for, and more with each failure in a row.
+fn pause(error: &ArmError, count: u32, spread: f64) -> Duration {
+    let (first, longest) = match error.class() {
+        Class::Conflict | Class::NotRegistered | Class::Missing => (2.0, 60.0),
+        Class::Transient => (2.0, 120.0),
+        Class::Throttled => (10.0, 300.0),
+        Class::Auth => (10.0, 300.0),
+        Class::NameTaken => (0.5, 60.0),
+        Class::Capacity | Class::Invalid | Class::Locked => (30.0, 900.0),
+    };
+    let doublings = i32::try_from(count.saturating_sub(1).min(16)).unwrap_or(16);
+    let seconds = f64::min(first * f64::powi(2.0, doublings), longest) * (1.0 + 0.2 * spread.clamp(0.0, 1.0));
+    let asked = error.retry_after().unwrap_or_default();
+    Duration::from_secs_f64(seconds).max(asked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_keep_to_what_azure_asks() {
+        let answer = |status: u16, code: &str, wait: Option<&str>| {
+            ArmError::from_answer(status, wait, format!(r#"{{"code":"{code}"}}"#).as_bytes())
+        };
+        let seconds = |error: &ArmError, n| pause(error, n, 0.0).as_secs();
+        let conflict = answer(409, "AnotherOperationInProgress", None);
+        assert_eq!([1, 2, 3, 99].map(|n| seconds(&conflict, n)), [2, 4, 8, 60]);
+        let throttled = answer(429, "SubscriptionRequestsThrottled", Some("77"));
+        assert_eq!([1, 9].map(|n| seconds(&throttled, n)), [77, 300]);
+        assert_eq!(seconds(&answer(400, "InvalidRequestContent", None), 1), 30);
+    }
+
+    #[test]
+    fn a_resource_that_was_written_is_read_again() {
+        let now = Timestamp::UNIX_EPOCH;
+        let mut memory = Memory::default();
+        memory.read.insert("a".to_owned(), Read { state: Observed::Absent, again_at: Timestamp::MAX });
+        memory.failed("a", ArmError::NoAnswer("x".to_owned()), 0.0, now);
+        memory.failed("a", ArmError::NoAnswer("x".to_owned()), 0.0, now);
+        assert!(memory.read.is_empty());
+        assert_eq!(memory.failures["a"].count, 2);
+        memory.succeeded("a");
+        assert!(memory.failures.is_empty());
+    }
+}

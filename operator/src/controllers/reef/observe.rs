@@ -1,0 +1,142 @@
+//! What is in Azure for a reef. Only what may have changed is read.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::{
+    bodies::Inputs,
+    memory::{Memory, Read, after},
+    parts::Part,
+    plan::{Pauses, Seen},
+};
+use crate::{
+    azure::{Arm, ArmError, Class, Progress, operation::is_terminal},
+    observed::Observed,
+};
+
+/// Asks how our operations go that are due, and forgets those that ended.
+pub async fn poll(arm: &Arc<Arm>, memory: &mut Memory, pauses: Pauses, spread: f64, now: Timestamp) {
+    let due: Vec<_> = memory
+        .operations
+        .iter()
+        .filter(|(_, running)| running.poll_at <= now)
+        .map(|(id, running)| (id.clone(), running.operation.clone()))
+        .collect();
+    let answers = join_all(due.into_iter().map(|(id, operation)| async move {
+        let answer = arm.poll(&operation).await;
+        (id, answer)
+    }))
+    .await;
+    for (id, answer) in answers {
+        match answer {
+            Ok(Progress::Running(operation)) => memory.began(&id, operation, pauses.poll, now),
+            Ok(Progress::Succeeded | Progress::Lost) => {
+                memory.operations.remove(&id);
+                memory.stale(&id);
+            }
+            Ok(Progress::Failed(error)) => {
+                memory.operations.remove(&id);
+                memory.failed(&id, error, spread, now);
+            }
+            Err(error) => {
+                // That we could not ask says nothing about the operation.
+                let pause = error.retry_after().unwrap_or(pauses.poll.max(Duration::from_secs(5)));
+                if let Some(running) = memory.operations.get_mut(&id) {
+                    running.poll_at = after(now, pause);
+                }
+            }
+        }
+    }
+}
+
+/// What is known of each part, read anew where that is due.
+pub async fn parts(
+    arm: &Arc<Arm>,
+    inputs: &Inputs,
+    memory: &mut Memory,
+    pauses: Pauses,
+    spread: f64,
+    now: Timestamp,
+) -> BTreeMap<Part, Seen> {
+    // With the seen of none the ids and versions are known, and that is all that is needed here.
+    let nothing = BTreeMap::new();
+    let group = inputs.wanted(Part::Group, &nothing);
+    read(arm, memory, vec![(group.id.clone(), group.api)], pauses, spread, now).await;
+    let group_is_absent = matches!(memory.read.get(&group.id), Some(Read { state: Observed::Absent, .. }));
+    let all: Vec<_> = inputs.parts().into_iter().map(|part| (part, inputs.wanted(part, &nothing))).collect();
+    let calls = all
+        .iter()
+        .filter(|(part, _)| *part == Part::Record || !group_is_absent)
+        .map(|(_, wanted)| (wanted.id.clone(), wanted.api))
+        .collect();
+    read(arm, memory, calls, pauses, spread, now).await;
+    let known = |part: Part, id: &str| match memory.read.get(id) {
+        Some(read) => read.state.clone(),
+        // Nothing is in a group that is not there.
+        None if group_is_absent && part != Part::Record => Observed::Absent,
+        None => Observed::Unknown("not read yet".to_owned()),
+    };
+    all.into_iter()
+        .map(|(part, wanted)| {
+            let seen = Seen {
+                state: known(part, &wanted.id),
+                operation: memory.operations.get(&wanted.id).map(|running| running.operation.message.clone()),
+                failure: memory.failures.get(&wanted.id).cloned(),
+            };
+            (part, seen)
+        })
+        .collect()
+}
+
+async fn read(
+    arm: &Arc<Arm>,
+    memory: &mut Memory,
+    calls: Vec<(String, &'static str)>,
+    pauses: Pauses,
+    spread: f64,
+    now: Timestamp,
+) {
+    // What is due soon is read now: the reads of a reef stay together.
+    let soon = after(now, pauses.resync / 4);
+    let due = |id: &String| {
+        let read = memory.read.get(id);
+        let busy = memory.operations.contains_key(id);
+        !busy && read.is_none_or(|read| read.again_at <= if is_settled(&read.state) { soon } else { now })
+    };
+    let due: Vec<_> = calls.into_iter().filter(|(id, _)| due(id)).collect();
+    let answers = join_all(due.into_iter().map(|(id, api)| async move {
+        let answer = arm.get(&id, api).await;
+        (id, answer)
+    }))
+    .await;
+    for (id, answer) in answers {
+        let state = observed(answer);
+        let pause = match &state {
+            state if is_settled(state) => pauses.resync.mul_f64(0.9 + 0.2 * spread),
+            Observed::Present(_) => pauses.poll,
+            Observed::Absent => pauses.poll.max(pauses.resync / 20),
+            Observed::Unknown(_) => pauses.poll.max(Duration::from_secs(5)),
+        };
+        memory.read.insert(id, Read { state, again_at: after(now, pause) });
+    }
+}
+
+/// What an answer to GET says about a resource.
+pub fn observed(answer: Result<Value, ArmError>) -> Observed<Value> {
+    match answer {
+        Ok(value) => Observed::Present(value),
+        Err(error @ ArmError::Answer { status: 404, .. }) if error.class() == Class::Missing => {
+            Observed::Absent
+        }
+        Err(error) => Observed::Unknown(error.to_string()),
+    }
+}
+
+fn is_settled(state: &Observed<Value>) -> bool {
+    let Observed::Present(value) = state else { return false };
+    let state = value["properties"]["provisioningState"].as_str().unwrap_or("Succeeded");
+    is_terminal(state)
+}

@@ -1,0 +1,289 @@
+//! What to write in Azure for a reef, what it waits for, and why (pure).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use reef_crds::condition::Reason;
+use serde_json::Value;
+
+use super::{
+    bodies::{Inputs, Wanted},
+    names::{self, TAG_CLAIM},
+    parts::Part,
+};
+use crate::{
+    azure::{ArmError, Class, Unless, compare, operation::is_terminal},
+    controller::trouble::Trouble,
+    observed::Observed,
+};
+
+/// What is known of a part.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Seen {
+    /// Its last known state.
+    pub state: Observed<Value>,
+    /// What Azure says of an operation of ours that runs on it.
+    pub operation: Option<String>,
+    /// The last write that failed.
+    pub failure: Option<Failure>,
+}
+
+/// A write that failed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failure {
+    /// What Azure said.
+    pub error: ArmError,
+    /// How many in a row.
+    pub count: u32,
+    /// When to try again.
+    pub retry_at: Timestamp,
+}
+
+/// What the plan follows from.
+pub struct Facts<'a> {
+    /// What is wanted.
+    pub inputs: &'a Inputs,
+    /// What is known, by part.
+    pub seen: &'a BTreeMap<Part, Seen>,
+    /// Parts that hold data and were good once.
+    pub had_data: &'a BTreeSet<Part>,
+    /// Whether what belongs to an earlier Reef of this name may be taken over.
+    pub may_adopt: bool,
+    /// Whether a part that held data and is gone may be made again.
+    pub may_recreate: bool,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// How a part is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// As wanted.
+    Good,
+    /// Being made or changed.
+    Working(String),
+    /// Not begun, because something else has to be there first.
+    Waiting(String),
+    /// Not as wanted; tried again by itself.
+    Failed(Trouble),
+    /// Not as wanted; only a human can help.
+    Blocked(Trouble),
+    /// We could not look.
+    Unknown(Trouble),
+}
+
+/// A write.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Write {
+    /// Which part.
+    pub part: Part,
+    /// Its id.
+    pub id: String,
+    /// Version of its API.
+    pub api: &'static str,
+    /// The whole body.
+    pub body: Value,
+    /// When it is not to be written.
+    pub unless: Unless,
+    /// What differs, or that it is not there; for the log.
+    pub why: String,
+}
+
+/// The plan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// How each part is.
+    pub verdicts: BTreeMap<Part, Verdict>,
+    /// What to write now.
+    pub writes: Vec<Write>,
+}
+
+/// Decides.
+pub fn plan(facts: &Facts<'_>) -> Plan {
+    let present: BTreeMap<Part, Value> = facts
+        .seen
+        .iter()
+        .filter_map(|(part, seen)| match &seen.state {
+            Observed::Present(value) => Some((*part, value.clone())),
+            _ => None,
+        })
+        .collect();
+    let mut plan = Plan { verdicts: BTreeMap::new(), writes: Vec::new() };
+    for part in facts.inputs.parts() {
+        let wanted = facts.inputs.wanted(part, &present);
+        let (verdict, write) = decide(facts, part, wanted, &plan.verdicts);
+        plan.verdicts.insert(part, verdict);
+        plan.writes.extend(write);
+    }
+    plan
+}
+
+fn decide(
+    facts: &Facts<'_>,
+    part: Part,
+    wanted: Wanted,
+    before: &BTreeMap<Part, Verdict>,
+) -> (Verdict, Option<Write>) {
+    let what = part.what();
+    let Some(seen) = facts.seen.get(&part) else {
+        return (Verdict::Waiting(format!("{what}: its name is not known yet")), None);
+    };
+    if let Some(progress) = &seen.operation {
+        let progress = if progress.is_empty() { "in progress" } else { progress };
+        return (Verdict::Working(format!("{what}: {progress}")), None);
+    }
+    let found = match &seen.state {
+        Observed::Unknown(why) => {
+            return (
+                Verdict::Unknown(Trouble::new(Reason::AzureUnavailable, format!("{what}: {why}"))),
+                None,
+            );
+        }
+        Observed::Absent => {
+            if part.holds_data() && facts.had_data.contains(&part) && !facts.may_recreate {
+                return (Verdict::Blocked(data_is_gone(&what, &wanted.id)), None);
+            }
+            return write(facts, part, seen, wanted, before, "absent".to_owned());
+        }
+        Observed::Present(found) => found,
+    };
+    if let Some(trouble) = not_ours(facts, part, found) {
+        return (Verdict::Blocked(trouble), None);
+    }
+    let state = state(found);
+    if !is_terminal(state) {
+        return (Verdict::Working(format!("{what}: {state}")), None);
+    }
+    let Some(body) = &wanted.body else {
+        return (waits_for_facts(part, before, &what), None);
+    };
+    let why = if state.eq_ignore_ascii_case("Succeeded") {
+        compare::difference(body, found)
+    } else {
+        Some(state.to_owned())
+    };
+    let Some(why) = why else { return (Verdict::Good, None) };
+    let etag = found["etag"].as_str().filter(|_| wanted.unless == Unless::Exists);
+    let unless = etag.map_or(Unless::Never, |etag| Unless::Changed(etag.to_owned()));
+    let wanted = Wanted { body: Some(compare::merged(body, found)), unless, ..wanted };
+    write(facts, part, seen, wanted, before, why)
+}
+
+/// A write, unless it has to wait.
+fn write(
+    facts: &Facts<'_>,
+    part: Part,
+    seen: &Seen,
+    wanted: Wanted,
+    before: &BTreeMap<Part, Verdict>,
+    why: String,
+) -> (Verdict, Option<Write>) {
+    let what = part.what();
+    // Nothing is written into a group that is not ours for certain.
+    let claimed = part == Part::Group || before.get(&Part::Group) == Some(&Verdict::Good);
+    let unmet = part.needs().into_iter().find(|need| before.get(need) != Some(&Verdict::Good));
+    if let Some(need) = unmet.or((!claimed).then_some(Part::Group)) {
+        return (Verdict::Waiting(format!("{what} waits for: {}", need.what())), None);
+    }
+    if let Some(failure) = &seen.failure
+        && failure.retry_at > facts.now
+    {
+        let trouble = Trouble::azure(&what, &failure.error);
+        // Asked again slowly all the same: limits are raised and policies change without an edit here.
+        let verdict = match failure.error.class() {
+            Class::Invalid => Verdict::Blocked(trouble),
+            _ => Verdict::Failed(trouble),
+        };
+        return (verdict, None);
+    }
+    let Some(body) = wanted.body else { return (waits_for_facts(part, before, &what), None) };
+    let write = Write { part, id: wanted.id, api: wanted.api, body, unless: wanted.unless, why };
+    (Verdict::Working(format!("{what}: being made or changed")), Some(write))
+}
+
+fn waits_for_facts(part: Part, before: &BTreeMap<Part, Verdict>, what: &str) -> Verdict {
+    let unmet = part.needs().into_iter().find(|need| before.get(need) != Some(&Verdict::Good));
+    let missing = match (part, unmet) {
+        (_, Some(need)) => need.what(),
+        (Part::Record, None) => "address of the gateway".to_owned(),
+        (_, None) => "what it follows from".to_owned(),
+    };
+    Verdict::Waiting(format!("{what} waits for: {missing}"))
+}
+
+fn data_is_gone(what: &str, id: &str) -> Trouble {
+    let message = format!(
+        "{what} {id} was there and is gone. It is not made again by itself, because customers' data lay in it: restore it, or annotate the Reef with {}=true to have an empty one",
+        reef_crds::meta::CONFIRM_RECREATION
+    );
+    Trouble::new(Reason::DataResourceMissing, message)
+}
+
+/// Why something that exists is not this Reef's.
+fn not_ours(facts: &Facts<'_>, part: Part, found: &Value) -> Option<Trouble> {
+    let marks = match part {
+        Part::Record => &found["properties"]["metadata"],
+        part if part.has_tags() => &found["tags"],
+        _ => return None,
+    };
+    let what = part.what();
+    if !names::marked(marks, &facts.inputs.tags()) {
+        let id = facts.inputs.id(part);
+        let message = format!(
+            "{what} {id} exists and does not carry the marks of this reef: somebody else made it, and it is left alone"
+        );
+        return Some(Trouble::new(Reason::NameTaken, message));
+    }
+    let claim = marks[TAG_CLAIM].as_str().unwrap_or_default();
+    let foreign = part == Part::Group && claim != facts.inputs.uid;
+    (foreign && !facts.may_adopt).then(|| {
+        let message = format!(
+            "{what} {} belongs to an earlier Reef of this name (uid {claim}): annotate this one with {}=true to take it over with all that is in it",
+            facts.inputs.id(part),
+            reef_crds::meta::CONFIRM_ADOPTION
+        );
+        Trouble::new(Reason::AdoptionRequired, message)
+    })
+}
+
+/// The state that a resource shows, in the words of `provisioningState`.
+fn state(found: &Value) -> &str {
+    let properties = &found["properties"];
+    match (properties["provisioningState"].as_str(), properties["state"].as_str()) {
+        (Some(state), _) => state,
+        // SQL: servers, pools and rules are Ready, or being made.
+        (None, Some("Ready") | None) => "Succeeded",
+        (None, Some("Disabled" | "Failed")) => "Failed",
+        (None, Some(state)) => state,
+    }
+}
+
+/// Settings of the waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Pauses {
+    /// Between looks at something that changes.
+    pub poll: Duration,
+    /// Between looks at a reef that is good.
+    pub resync: Duration,
+}
+
+/// When to look again: at the latest of nothing, after the resync; earlier while something goes on.
+pub fn look_again(plan: &Plan, seen: &BTreeMap<Part, Seen>, pauses: Pauses, now: Timestamp) -> Duration {
+    let until = |at: Timestamp| {
+        Duration::try_from(at.duration_since(now)).unwrap_or(pauses.poll).max(Duration::from_millis(100))
+    };
+    let pause = |(part, verdict): (&Part, &Verdict)| match verdict {
+        Verdict::Good => pauses.resync,
+        Verdict::Working(_) => pauses.poll,
+        Verdict::Unknown(_) => pauses.poll.max(Duration::from_secs(5)),
+        // What it waits for wakes us, or has a pause of its own.
+        Verdict::Waiting(_) => pauses.resync,
+        Verdict::Failed(_) | Verdict::Blocked(_) => {
+            seen.get(part).and_then(|s| s.failure.as_ref()).map_or(pauses.resync, |f| until(f.retry_at))
+        }
+    };
+    plan.verdicts.iter().map(pause).min().unwrap_or(pauses.resync).min(pauses.resync)
+}
