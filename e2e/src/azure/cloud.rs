@@ -163,6 +163,22 @@ impl Cloud {
         }
         if well && let Some(resource) = self.resources.get_mut(key) {
             self.slots.created(key, resource);
+            let (id, kind) = (resource["id"].clone(), resource["type"].clone());
+            let location = resource["location"].clone();
+            self.born_with(id.as_str().unwrap_or_default(), kind.as_str().unwrap_or_default(), &location);
+        }
+    }
+
+    /// What the provider itself makes in a new resource.
+    fn born_with(&mut self, id: &str, kind: &str, location: &Value) {
+        let (child, body) = match kind {
+            "Microsoft.Sql/servers" => ("databases/master", json!({ "location": location, "sku": { "name": "System" } })),
+            "Microsoft.Storage/storageAccounts" => ("fileServices/default", json!({})),
+            _ => return,
+        };
+        let path = format!("{id}/{child}");
+        if !self.resources.contains_key(&key(&path)) {
+            self.seed_resource(&path, &body);
         }
     }
 
