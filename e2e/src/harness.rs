@@ -3,6 +3,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::mpsc,
@@ -19,7 +20,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{cluster, tools::Tools};
+use crate::{cluster, probe, tools::Tools};
 
 /// Longest wait for anything, generous because the machine may be busy; nothing waits this long when all
 /// is well.
@@ -169,6 +170,47 @@ impl Sandbox {
         answer
     }
 
+    /// Calls the emulated Azure as the owner of the subscription: status and body.
+    pub fn arm(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        let text = std::fs::read_to_string(self.folder.join("azure.json")).expect("azure.json");
+        let access: Value = serde_json::from_str(&text).expect("JSON");
+        let field = |name: &str| access[name].as_str().expect("a field of azure.json").to_owned();
+        let ca = std::fs::read_to_string(field("ca")).expect("the CA");
+        let address = field("arm").trim_start_matches("https://").parse().expect("an address");
+        let separator = if path.contains('?') { '&' } else { '?' };
+        let target = format!("{path}{separator}api-version=2025-01-01");
+        let call = probe::Call { address, host: "localhost", ca: &ca };
+        let bearer = format!("Bearer {}", field("token"));
+        let (status, body) = call.send(method, &target, &[("Authorization", &bearer)], body);
+        (status, serde_json::from_str(&body).unwrap_or_default())
+    }
+
+    /// Ids of all resources of a group and of what is in them, as Azure keeps them, sorted.
+    pub fn azure_ids(&self) -> Vec<String> {
+        let answer = self.azure_control("GET", "/resources", "");
+        let mut ids: Vec<_> =
+            answer.lines().filter(|l| l.starts_with("/subscriptions/")).map(str::to_owned).collect();
+        ids.sort();
+        ids
+    }
+
+    /// The administrator of a reef's cluster, by the name of the AKS cluster.
+    pub async fn reef_client(&self, cluster: &str) -> Client {
+        let path = self.folder.join("reefs").join(format!("{cluster}.kubeconfig"));
+        cluster::client(&std::fs::read_to_string(path).expect("kubeconfig of the reef"))
+            .await
+            .expect("a client")
+    }
+
+    /// Asks a reef's gateway for a page of a host, by the name of the AKS cluster; the status, if it answers.
+    pub fn through_gateway(&self, cluster: &str, host: &str, ca: &str) -> Option<u16> {
+        let path = self.folder.join("reefs").join(format!("{cluster}.gateways.json"));
+        let ports: Value = serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
+        let port = ports.as_object()?.values().next()?.as_u64()?;
+        let address = SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).ok()?));
+        probe::Call { address, host, ca }.try_send("GET", "/", &[], None).ok().map(|(status, _)| status)
+    }
+
     /// The audit log of the management cluster, one event each.
     pub fn audit(&self) -> Vec<Value> {
         let path = self.folder.join("logs/management-audit.log");
@@ -179,6 +221,20 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
+        if thread::panicking() && matches!(self.child.try_wait(), Ok(None)) {
+            let format = "-o=jsonpath={range .items[*]}{.kind} {.metadata.name} {.metadata.annotations} {.status.conditions}{\"\\n\"}{end}";
+            let objects = self.kubectl(&["get", "reef-operator", format]);
+            eprintln!("objects of the failed story:\n{}", String::from_utf8_lossy(&objects.stdout));
+            let pods = self.kubectl(&[
+                "-n",
+                "reef-operator",
+                "logs",
+                "-l",
+                "app.kubernetes.io/component=operator",
+                "--tail=15",
+            ]);
+            eprintln!("the operator's last words:\n{}", String::from_utf8_lossy(&pods.stdout));
+        }
         if matches!(self.child.try_wait(), Ok(None)) {
             self.signal(Signal::TERM);
             let _ = self.child.wait();

@@ -14,6 +14,7 @@ pub mod install;
 pub mod net;
 pub mod node;
 pub mod pki;
+pub mod probe;
 pub mod process;
 pub mod reefs;
 pub mod runtime;

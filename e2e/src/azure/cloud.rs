@@ -84,6 +84,12 @@ impl Cloud {
             .collect()
     }
 
+    /// Ids of everything that exists or is being made.
+    pub fn ids(&self) -> Vec<String> {
+        let all = self.resources.values().chain(self.pending.values());
+        all.filter_map(|r| r["id"].as_str().map(str::to_owned)).collect()
+    }
+
     /// Makes the operation that an answer started end in a failure.
     pub fn fail_operation(&mut self, answer: &Response, code: &str, message: &str) {
         let urls =
@@ -172,7 +178,9 @@ impl Cloud {
     /// What the provider itself makes in a new resource.
     fn born_with(&mut self, id: &str, kind: &str, location: &Value) {
         let (child, body) = match kind {
-            "Microsoft.Sql/servers" => ("databases/master", json!({ "location": location, "sku": { "name": "System" } })),
+            "Microsoft.Sql/servers" => {
+                ("databases/master", json!({ "location": location, "sku": { "name": "System" } }))
+            }
             "Microsoft.Storage/storageAccounts" => ("fileServices/default", json!({})),
             _ => return,
         };

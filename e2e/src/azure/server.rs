@@ -99,6 +99,7 @@ impl Azure {
         tokio::spawn(async move { axum::serve(tls, arm).await });
         let router = Router::new()
             .route("/journal", get(journal))
+            .route("/resources", get(resources))
             .route("/faults", post(add_fault).delete(clear_faults))
             .with_state(azure.clone());
         tokio::spawn(async move { axum::serve(control, router).await });
@@ -382,6 +383,11 @@ fn http(answer: Response) -> HttpResponse {
 async fn journal(State(azure): State<Azure>) -> String {
     let journal = lock(&azure.0.journal);
     journal.iter().map(|entry| format!("{entry}\n")).collect::<Vec<_>>().concat()
+}
+
+/// The ids of everything that exists, one a line: for comparing the whole of two worlds.
+async fn resources(State(azure): State<Azure>) -> String {
+    lock(&azure.0.cloud).ids().into_iter().map(|id| id + "\n").collect()
 }
 
 async fn add_fault(State(azure): State<Azure>, Json(rule): Json<Rule>) -> Result<StatusCode, Infallible> {

@@ -176,6 +176,9 @@ async fn cluster_of(
         Some(Observed::Present(value)) => Some(value),
         _ => None,
     };
+    if !plan::is_claimed(inputs, seen) {
+        return InCluster::waiting("the resource group");
+    }
     let cluster = present(Part::Cluster);
     let host = cluster.and_then(|c| c["properties"]["fqdn"].as_str());
     let made = cluster.is_some_and(|c| c["properties"]["oidcIssuerProfile"]["issuerURL"].is_string());

@@ -249,6 +249,12 @@ fn not_ours(facts: &Facts<'_>, part: Part, found: &Value) -> Option<Trouble> {
     })
 }
 
+/// Whether the resource group was seen and is this Reef's: before, nothing in it is touched.
+pub fn is_claimed(inputs: &Inputs, seen: &BTreeMap<Part, Seen>) -> bool {
+    let Some(Observed::Present(group)) = seen.get(&Part::Group).map(|s| &s.state) else { return false };
+    names::marked(&group["tags"], &inputs.tags()) && group["tags"][TAG_CLAIM] == inputs.uid.as_str()
+}
+
 /// The state that a resource shows, in the words of `provisioningState`.
 fn state(found: &Value) -> &str {
     let properties = &found["properties"];

@@ -109,7 +109,10 @@ fn in_the_way(reef: &Reef, remains: &Remains, tags: &Value) -> Option<Step> {
         Observed::Unknown(why) => return unknown("resources of the group", why),
         Observed::Absent => {}
         Observed::Present(resources) => {
-            let foreign: Vec<_> = resources.iter().filter(|r| !names::marked(&r["tags"], tags)).collect();
+            // Azure lists databases too, with `master`, which carries no marks; data is looked at below.
+            let is_nested = |r: &&Value| r["type"].as_str().is_some_and(|t| t.matches('/').count() > 1);
+            let foreign: Vec<_> =
+                resources.iter().filter(|r| !is_nested(r) && !names::marked(&r["tags"], tags)).collect();
             if let Some(first) = foreign.first() {
                 let id = first["id"].as_str().unwrap_or_default();
                 let count = foreign.len();

@@ -82,7 +82,9 @@ fn nothing() -> World {
 fn made(part: Part, body: &Value) -> Value {
     let mut found = body.clone();
     match part {
-        Part::SqlServer | Part::SqlNetworkRule | Part::Pool(_) => found["properties"]["state"] = json!("Ready"),
+        Part::SqlServer | Part::SqlNetworkRule | Part::Pool(_) => {
+            found["properties"]["state"] = json!("Ready")
+        }
         Part::Record => {}
         _ => found["properties"]["provisioningState"] = json!("Succeeded"),
     }
@@ -159,7 +161,9 @@ fn an_empty_subscription_is_filled_in_few_rounds_and_then_nothing_is_written() {
 }
 
 fn change(given: &mut Given, part: Part, change: impl Fn(&mut Value)) {
-    let Some(Seen { state: Observed::Present(value), .. }) = given.seen.get_mut(&part) else { panic!("{part:?}") };
+    let Some(Seen { state: Observed::Present(value), .. }) = given.seen.get_mut(&part) else {
+        panic!("{part:?}")
+    };
     change(value);
 }
 
@@ -184,7 +188,10 @@ fn what_was_changed_by_hand_is_put_back_and_the_rest_is_left_alone() {
         assert_eq!(writes[0].body["theirs"], "kept", "{part:?}");
     }
     let mut given = complete();
-    change(&mut given, Part::Cluster, |c| c["properties"]["agentPoolProfiles"] = json!([{ "name": "other" }, c["properties"]["agentPoolProfiles"][0]]));
+    change(&mut given, Part::Cluster, |c| {
+        c["properties"]["agentPoolProfiles"] =
+            json!([{ "name": "other" }, c["properties"]["agentPoolProfiles"][0]])
+    });
     change(&mut given, Part::NodePool(1), |p| p["properties"]["count"] = json!(7));
     assert!(given.writes().is_empty(), "other pools and the autoscaler's count are not ours");
 }
@@ -216,7 +223,9 @@ fn what_was_not_seen_is_never_written() {
 #[test]
 fn a_part_with_a_running_operation_is_left_alone() {
     let mut given = complete();
-    given.seen.insert(Part::Pool(1), Seen { operation: Some("InProgress".to_owned()), ..seen(Observed::Absent) });
+    given
+        .seen
+        .insert(Part::Pool(1), Seen { operation: Some("InProgress".to_owned()), ..seen(Observed::Absent) });
     assert!(given.writes().is_empty());
     for state in ["Creating", "Updating", "Deleting", "a new word"] {
         let mut given = complete();
@@ -239,7 +248,9 @@ fn what_is_not_ours_is_left_alone() {
         });
         let plan = given.plan();
         assert!(plan.writes.is_empty(), "{part:?}");
-        let Verdict::Blocked(trouble) = &plan.verdicts[&part] else { panic!("{part:?}: {:?}", plan.verdicts[&part]) };
+        let Verdict::Blocked(trouble) = &plan.verdicts[&part] else {
+            panic!("{part:?}: {:?}", plan.verdicts[&part])
+        };
         assert_eq!(trouble.reason, Reason::NameTaken);
     }
 }
@@ -268,7 +279,9 @@ fn what_held_data_and_is_gone_is_not_made_again_by_itself() {
         given.had_data.insert(part);
         let plan = given.plan();
         assert!(plan.writes.is_empty());
-        assert!(matches!(&plan.verdicts[&part], Verdict::Blocked(t) if t.reason == Reason::DataResourceMissing));
+        assert!(
+            matches!(&plan.verdicts[&part], Verdict::Blocked(t) if t.reason == Reason::DataResourceMissing)
+        );
         given.may_recreate = true;
         assert_eq!(given.writes(), [part]);
     }
@@ -287,11 +300,15 @@ fn a_failed_write_waits_its_time() {
     let mut given = complete();
     given.seen.insert(Part::Pool(1), failed("ConflictingServerOperation", 1001));
     assert!(given.writes().is_empty());
-    assert!(matches!(&given.plan().verdicts[&Part::Pool(1)], Verdict::Failed(t) if t.reason == Reason::AzureConflict));
+    assert!(
+        matches!(&given.plan().verdicts[&Part::Pool(1)], Verdict::Failed(t) if t.reason == Reason::AzureConflict)
+    );
     given.seen.insert(Part::Pool(1), failed("ConflictingServerOperation", 1000));
     assert_eq!(given.writes(), [Part::Pool(1)]);
     given.seen.insert(Part::Pool(1), failed("InvalidParameter", 1001));
-    assert!(matches!(&given.plan().verdicts[&Part::Pool(1)], Verdict::Blocked(t) if t.reason == Reason::AzureRejected));
+    assert!(
+        matches!(&given.plan().verdicts[&Part::Pool(1)], Verdict::Blocked(t) if t.reason == Reason::AzureRejected)
+    );
 }
 
 #[test]
@@ -404,7 +421,10 @@ fn remains() -> Remains {
     Remains {
         group: Observed::Present(group),
         record: Observed::Present(json!({ "properties": { "metadata": tags } })),
-        resources: Observed::Present(vec![json!({ "id": "/x", "tags": tags })]),
+        resources: Observed::Present(vec![
+            json!({ "id": "/x", "type": "Microsoft.Sql/servers", "tags": tags }),
+            json!({ "id": "/x/databases/master", "type": "Microsoft.Sql/servers/databases" }),
+        ]),
         data: Observed::Present(vec![]),
         restorable: Observed::Present(vec![]),
         locks: Observed::Present(vec!["/lock".to_owned()]),
@@ -455,12 +475,25 @@ fn nothing_is_deleted_on_what_was_not_seen_or_is_not_ours_or_would_lose_data() {
     for (left, expect) in [
         (Remains { data: some("database d"), ..remains() }, "not empty"),
         (Remains { restorable: some("database d"), ..remains() }, "can still be restored"),
-        (Remains { resources: Observed::Present(vec![json!({ "id": "/foreign" })]), ..remains() }, "/foreign"),
+        (
+            Remains {
+                resources: Observed::Present(vec![
+                    json!({ "id": "/foreign", "type": "Microsoft.Network/publicIPAddresses" }),
+                ]),
+                ..remains()
+            },
+            "/foreign",
+        ),
     ] {
         let Step::Held(trouble, true) = next(&go, &left) else { panic!("{left:?}") };
-        assert!(trouble.reason == Reason::DeletionBlocked && trouble.message.contains(expect), "{}", trouble.message);
+        assert!(
+            trouble.reason == Reason::DeletionBlocked && trouble.message.contains(expect),
+            "{}",
+            trouble.message
+        );
     }
-    let forced = json!({ "metadata": { "annotations": { "confirmation.cloud.octopus.com/force-deletion": "true" } } });
+    let forced =
+        json!({ "metadata": { "annotations": { "confirmation.cloud.octopus.com/force-deletion": "true" } } });
     let restorable = Remains { restorable: some("database d"), ..remains() };
     assert_eq!(next(&forced, &restorable), Step::DeleteRecord);
     let data = Remains { data: some("database d"), ..remains() };
@@ -478,7 +511,8 @@ fn nothing_is_deleted_on_what_was_not_seen_or_is_not_ours_or_would_lose_data() {
 
 #[test]
 fn deletion_begins_only_when_it_is_confirmed() {
-    let confirm = json!({ "metadata": { "annotations": { "confirmation.cloud.octopus.com/deletion": "true" } } });
+    let confirm =
+        json!({ "metadata": { "annotations": { "confirmation.cloud.octopus.com/deletion": "true" } } });
     assert_eq!(teardown::may_begin(&reef(&json!({}))).unwrap().reason, Reason::DeletionUnconfirmed);
     assert_eq!(teardown::may_begin(&reef(&confirm)), None);
     let yes = json!({ "metadata": { "annotations": { "confirmation.cloud.octopus.com/deletion": "yes" } } });
@@ -490,7 +524,11 @@ fn deletion_begins_only_when_it_is_confirmed() {
 fn names_in_a_new_management_cluster_are_the_same() {
     assert_eq!(names::group("f", "r"), "reef-f-r");
     let ids: Vec<_> = inputs().parts().into_iter().map(|part| inputs().id(part)).collect();
-    let again: Vec<_> = Inputs { uid: "another".to_owned(), ..inputs() }.parts().into_iter().map(|p| Inputs { uid: "another".to_owned(), ..inputs() }.id(p)).collect();
+    let again: Vec<_> = Inputs { uid: "another".to_owned(), ..inputs() }
+        .parts()
+        .into_iter()
+        .map(|p| Inputs { uid: "another".to_owned(), ..inputs() }.id(p))
+        .collect();
     assert_eq!(ids, again);
     let different: BTreeSet<_> = ids.iter().map(|id| id.to_lowercase()).collect();
     assert_eq!(different.len(), ids.len(), "no two parts have one id");
