@@ -1,0 +1,132 @@
+//! Story: the management cluster is lost and the same manifests are applied to a new one: what runs in Azure
+//! is found again, and nothing of it is made, changed or restarted.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a step that fails is to fail its story"
+)]
+
+use kube::{Api, Client};
+use reef_crds::{Reef, ReefStatus};
+use reef_e2e::{
+    harness::{Sandbox, eventually, ok},
+    install::{NAMESPACE, charts},
+};
+use serde_json::Value;
+
+const SAMPLES: [&str; 3] = [
+    include_str!("../../docs/samples/10-region.yaml"),
+    include_str!("../../docs/samples/20-reefclass.yaml"),
+    include_str!("../../docs/samples/30-reefs.yaml"),
+];
+
+#[tokio::test]
+async fn git_applied_again_finds_what_exists() {
+    let sandbox = Sandbox::start(env!("CARGO_BIN_EXE_reef-sandbox"), &["--reef-slots=2", "--time-scale=200"]);
+    let client = sandbox.client().await;
+    for sample in SAMPLES {
+        ok(&sandbox.kubectl_with(&["apply", "-f", "-"], sample));
+    }
+    let before = [ready(&client, "weu-1").await, ready(&client, "weu-2").await];
+    let (ids, calls) = (sandbox.azure_ids(), sandbox.azure_journal().len());
+    let in_reefs = before.each_ref().map(|status| audit(&sandbox, status));
+
+    wipe(&sandbox);
+    let region =
+        SAMPLES[0].replace("spec:\n  location", "spec:\n  adoptUntil: \"2999-01-01T00:00:00Z\"\n  location");
+    assert_ne!(region, SAMPLES[0]);
+    for sample in [region.as_str(), SAMPLES[1], SAMPLES[2]] {
+        ok(&sandbox.kubectl_with(&["apply", "-f", "-"], sample));
+    }
+    let after = [ready(&client, "weu-1").await, ready(&client, "weu-2").await];
+
+    for (before, after) in before.iter().zip(&after) {
+        let facts = |s: &ReefStatus| ReefStatus {
+            conditions: Vec::new(),
+            last_handled_reconcile_at: None,
+            ..s.clone()
+        };
+        assert_eq!(facts(before), facts(after), "the status is rebuilt");
+    }
+    assert_eq!(sandbox.azure_ids(), ids);
+    let writes: Vec<_> =
+        sandbox.azure_journal().into_iter().skip(calls).filter(|e| e["method"] != "GET").collect();
+    for write in &writes {
+        let path = write["path"].as_str().unwrap();
+        let claim = write["method"] == "PUT" && path.split('/').count() == 5;
+        assert!(claim || path.ends_with("/token") || path.ends_with("/listClusterUserCredential"), "{write}");
+    }
+    for (status, before) in after.iter().zip(in_reefs) {
+        assert_eq!(audit(&sandbox, status), before, "writes in the reef's cluster");
+    }
+}
+
+/// Writes of users of Entra in a reef's cluster so far: the operator's.
+fn audit(sandbox: &Sandbox, status: &ReefStatus) -> usize {
+    let issuer = status.cluster.as_ref().unwrap().issuer.as_ref().unwrap();
+    let slot = issuer.rsplit('/').nth(1).unwrap();
+    let text = std::fs::read_to_string(sandbox.folder().join(format!("logs/{slot}-audit.log"))).unwrap();
+    let events = text.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
+    // Their names are object ids; everybody else's have a colon or are words.
+    events
+        .filter(|e| e["user"]["username"].as_str().is_some_and(|u| u.len() == 36 && !u.contains(':')))
+        .count()
+}
+
+async fn ready(client: &Client, name: &str) -> ReefStatus {
+    eventually(&format!("{name} is Ready"), || async {
+        let status = Api::<Reef>::all(client.clone()).get(name).await.ok()?.status?;
+        status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True").then_some(status)
+    })
+    .await
+}
+
+/// Everything of ours in the management cluster goes at once, and nobody is there to see it; then the charts
+/// come back.
+fn wipe(sandbox: &Sandbox) {
+    let values =
+        ok(&sandbox.helm(&["get", "values", "reef-operator", "--namespace", NAMESPACE, "-o", "json"]));
+    let values_file = sandbox.folder().join("run/values.json");
+    std::fs::write(&values_file, values).unwrap();
+    ok(&sandbox.helm(&["uninstall", "reef-operator", "--namespace", NAMESPACE, "--wait"]));
+    ok(&sandbox.kubectl(&["delete", "validatingadmissionpolicybinding", "--all"]));
+    for kind in ["reefs", "regions", "reefclasses"] {
+        for object in ok(&sandbox.kubectl(&["get", kind, "-o", "name"])).lines() {
+            ok(&sandbox.kubectl(&[
+                "patch",
+                object,
+                "--type=merge",
+                "-p",
+                r#"{"metadata":{"finalizers":null}}"#,
+            ]));
+        }
+        eventually_deleted(sandbox, kind);
+        ok(&sandbox.kubectl(&["delete", "crd", &format!("{kind}.cloud.octopus.com")]));
+    }
+    ok(&sandbox.kubectl(&["-n", NAMESPACE, "delete", "controllerrevisions", "--all"]));
+    ok(&sandbox.helm(&["uninstall", "reef-operator-crds", "--namespace", NAMESPACE]));
+    let install = |chart: &str, more: &[&str]| {
+        let path = charts().join(chart);
+        let base = [
+            "upgrade",
+            "--install",
+            chart,
+            path.to_str().unwrap(),
+            "--namespace",
+            NAMESPACE,
+            "--wait",
+            "--take-ownership",
+        ];
+        ok(&sandbox.helm(&[&base[..], more].concat()));
+    };
+    install("reef-operator-crds", &[]);
+    install("reef-operator", &["--values", values_file.to_str().unwrap()]);
+}
+
+/// The policy stays in force for a moment after its binding is gone.
+fn eventually_deleted(sandbox: &Sandbox, kind: &str) {
+    reef_e2e::harness::until(&format!("{kind} are deleted"), || {
+        sandbox.kubectl(&["delete", kind, "--all"]).status.success().then_some(())
+    });
+}

@@ -1,0 +1,166 @@
+//! Story: the operator is killed again and again while a reef is made and while it is deleted; what comes of
+//! it is what comes of it without.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a step that fails is to fail its story"
+)]
+
+use std::{collections::BTreeMap, time::Duration};
+
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, Client, api::DeleteParams};
+use reef_crds::Reef;
+use reef_e2e::{
+    azure::PLATFORM_GROUP,
+    harness::{Sandbox, eventually, ok, processes, send},
+    install::{NAMESPACE, charts},
+};
+use rustix::process::Signal;
+use tokio::sync::watch;
+
+const SAMPLES: [&str; 2] =
+    [include_str!("../../docs/samples/10-region.yaml"), include_str!("../../docs/samples/20-reefclass.yaml")];
+
+const REEF: &str = "\
+apiVersion: cloud.octopus.com/v1alpha1
+kind: Reef
+metadata:
+  name: weu-1
+spec:
+  regionRef: { name: westeurope }
+  classRef: { name: standard }
+  deletionPolicy: Delete
+  deletionProtection: false
+";
+
+/// Moments of the kills differ from run to run; `REEF_SEED` repeats one.
+fn seed() -> u64 {
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros();
+    let given = std::env::var("REEF_SEED").ok().and_then(|s| s.parse().ok());
+    given.unwrap_or_else(|| u64::try_from(now() % 1_000_000).unwrap())
+}
+
+#[tokio::test]
+async fn a_reef_survives_its_operator() {
+    let seed = seed();
+    println!("REEF_SEED={seed}");
+    let sandbox = Sandbox::start(env!("CARGO_BIN_EXE_reef-sandbox"), &["--reef-slots=1", "--time-scale=60"]);
+    let client = sandbox.client().await;
+    let chart = charts().join("reef-operator");
+    let chart = chart.to_str().unwrap();
+    let upgrade = ["upgrade", "reef-operator", chart, "--namespace", NAMESPACE, "--reuse-values", "--wait"];
+    // A short lease, so that there are many kills in little time.
+    ok(&sandbox.helm(&[&upgrade[..], &["--set", "lease.durationSeconds=3"]].concat()));
+    for sample in SAMPLES {
+        ok(&sandbox.kubectl_with(&["apply", "-f", "-"], sample));
+    }
+
+    // Without a kill.
+    ok(&sandbox.kubectl_with(&["apply", "-f", "-"], REEF));
+    ready(&client).await;
+    let expected = sandbox.azure_ids();
+    ok(&sandbox.kubectl(&["delete", "reef", "weu-1", "--wait=false"]));
+    gone(&client).await;
+    let empty = sandbox.azure_ids();
+    assert!(
+        empty.iter().all(|id| !id.contains("/resourceGroups/") || id.contains(&format!("/{PLATFORM_GROUP}")))
+    );
+    let began = sandbox.azure_journal().len();
+
+    // With kills.
+    let (stop, killer) = kill_leaders(client.clone(), seed);
+    ok(&sandbox.kubectl_with(&["apply", "-f", "-"], REEF));
+    ready(&client).await;
+    stop.send_replace(true);
+    let while_made = killer.await.unwrap();
+    assert_eq!(sandbox.azure_ids(), expected, "what was made is what is made without kills");
+    nothing_was_made_twice(&sandbox, began);
+
+    let (stop, killer) = kill_leaders(client.clone(), seed ^ 0x5eed);
+    ok(&sandbox.kubectl(&["delete", "reef", "weu-1", "--wait=false"]));
+    gone(&client).await;
+    stop.send_replace(true);
+    let while_deleted = killer.await.unwrap();
+    assert_eq!(sandbox.azure_ids(), empty, "nothing is left");
+    println!("killed {while_made} times while it was made, {while_deleted} times while it was deleted");
+    assert!(while_made >= 2, "{while_made}: the story was not one");
+}
+
+async fn ready(client: &Client) {
+    eventually("the reef is Ready", || async {
+        let status = Api::<Reef>::all(client.clone()).get("weu-1").await.ok()?.status?;
+        status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True").then_some(())
+    })
+    .await;
+}
+
+async fn gone(client: &Client) {
+    eventually("the reef is gone", || async {
+        Api::<Reef>::all(client.clone()).get_opt("weu-1").await.ok()?.is_none().then_some(())
+    })
+    .await;
+}
+
+/// Each resource came into being once: a PUT that made something (201, or 202 for what takes time) has no
+/// second one.
+fn nothing_was_made_twice(sandbox: &Sandbox, began: usize) {
+    let mut made = BTreeMap::new();
+    for entry in sandbox.azure_journal().into_iter().skip(began) {
+        if entry["method"] == "PUT" && (entry["status"] == 201 || entry["status"] == 202) {
+            *made.entry(entry["path"].as_str().unwrap().to_owned()).or_insert(0) += 1;
+        }
+    }
+    let twice: Vec<_> = made.iter().filter(|(_, n)| **n > 1).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+    assert!(made.len() >= 20, "{}", made.len());
+}
+
+/// Kills whoever leads, after a random while each time, until told to stop; how many times.
+fn kill_leaders(client: Client, seed: u64) -> (watch::Sender<bool>, tokio::task::JoinHandle<u32>) {
+    let (stop, mut stopped) = watch::channel(false);
+    let mut dice = seed | 1;
+    let killer = tokio::spawn(async move {
+        let leases = Api::<Lease>::namespaced(client.clone(), NAMESPACE);
+        let mut killed = 0;
+        while !*stopped.borrow_and_update() {
+            let Some(leader) = leader(&leases).await else {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            dice ^= dice << 13;
+            dice ^= dice >> 7;
+            dice ^= dice << 17;
+            // From at once to well into its work.
+            let pause = Duration::from_millis(50 + dice % 1500);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = stopped.changed() => break,
+            }
+            let variable = format!("POD_NAME={leader}\0");
+            let process = processes()
+                .into_iter()
+                .find(|p| p.command.starts_with("/reef-operator\0run") && p.environment.contains(&variable));
+            if let Some(process) = process {
+                send(process.pid, Signal::KILL);
+                killed += 1;
+            }
+            // A new pod instead of the old one's back-off.
+            let now = DeleteParams::default().grace_period(0);
+            let pods = Api::<k8s_openapi::api::core::v1::Pod>::namespaced(client.clone(), NAMESPACE);
+            let _ = pods.delete(&leader, &now).await;
+            wait_for_another(&leases, &leader).await;
+        }
+        killed
+    });
+    (stop, killer)
+}
+
+async fn leader(leases: &Api<Lease>) -> Option<String> {
+    leases.get("reef-operator").await.ok()?.spec?.holder_identity.filter(|holder| !holder.is_empty())
+}
+
+async fn wait_for_another(leases: &Api<Lease>, before: &str) {
+    eventually("another leads", || async { leader(leases).await.filter(|l| l != before) }).await;
+}
