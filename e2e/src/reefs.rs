@@ -109,7 +109,7 @@ impl Reefs {
     }
 
     /// Which program of which cluster has ended by itself.
-    pub async fn ended(&self) -> Option<String> {
+    pub fn ended(&self) -> Option<String> {
         // Busy means that one is being started; there is a next time.
         let mut running = self.running.try_lock().ok()?;
         running.clusters.iter_mut().find_map(|reef| reef.cluster.ended())
@@ -243,7 +243,7 @@ async fn install_gateway_api(client: &Client, tools: &Tools) -> Result<(), Error
         match classes.patch(gateway::CLASS, &apply, &Patch::Apply(&class)).await {
             Ok(_) => return Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => {
-                tokio::time::sleep(Duration::from_millis(100)).await
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
             Err(error) => return Err(error.into()),
         }

@@ -106,11 +106,11 @@ struct Running {
 }
 
 impl Running {
-    async fn ended(&mut self) -> Option<String> {
+    fn ended(&mut self) -> Option<String> {
         let etcd = self.etcd.as_mut().and_then(Etcd::ended);
         let ended = etcd.or_else(|| self.management.as_mut().and_then(Cluster::ended));
         match (&ended, &self.reefs) {
-            (None, Some(reefs)) => reefs.ended().await,
+            (None, Some(reefs)) => reefs.ended(),
             _ => ended,
         }
     }
@@ -161,7 +161,7 @@ async fn live(args: &WorldArgs, dir: &Dir, running: &mut Running) -> Result<(), 
         outcome.print(dir);
     }
     loop {
-        if let Some(what) = running.ended().await {
+        if let Some(what) = running.ended() {
             return Err(Error::Ended(what));
         }
         tokio::time::sleep(Duration::from_millis(500)).await;

@@ -7,7 +7,7 @@
 )]
 
 use kube::{
-    Api,
+    Api, Client,
     api::{DynamicObject, Patch, PatchParams, PostParams},
     core::{ApiResource, GroupVersionKind},
 };
@@ -23,37 +23,30 @@ async fn the_schemas_accept_and_refuse() {
     let chart = charts().join("reef-operator-crds");
     ok(&sandbox.helm(&["install", "crds", chart.to_str().unwrap(), "--wait"]));
     let client = sandbox.client().await;
-    let gvk = GroupVersionKind::gvk("cloud.octopus.com", "v1alpha1", "Region");
-    let regions = Api::<DynamicObject>::all_with(client, &ApiResource::from_gvk(&gvk));
+    let regions = of(&client, "Region", "regions");
 
     // What is rendered is what is stored: nothing that Argo CD would see as a difference.
     let rendered = ok(&sandbox.helm(&["template", "crds", chart.to_str().unwrap()]));
     let diff = sandbox.kubectl_with(&["diff", "-f", "-"], &rendered);
     assert!(diff.status.success(), "{}", String::from_utf8_lossy(&diff.stdout));
 
-    for (change, expect) in creates() {
-        let object = object("probe", &change);
-        let dry = PostParams { dry_run: true, ..PostParams::default() };
-        match (regions.create(&dry, &object).await, expect) {
-            (Ok(_), None) => {}
-            (Err(error), Some(expect)) => assert!(error.to_string().contains(expect), "{change}: {error}"),
-            (Ok(_), Some(expect)) => panic!("{change} was taken; it should be refused: {expect}"),
-            (Err(error), None) => panic!("{change} should be taken: {error}"),
-        }
-    }
+    created(&regions, region(), creates()).await;
+    created(&of(&client, "ReefClass", "reefclasses"), class(), classes()).await;
+    let reefs = of(&client, "Reef", "reefs");
+    created(&reefs, reef(), created_reefs()).await;
+    let kept = reefs.create(&PostParams::default(), &object(reef(), "kept", &json!({}))).await.unwrap();
+    assert_eq!(kept.data["status"]["observedGeneration"], -1);
+    assert_eq!(
+        (&kept.data["spec"]["deletionPolicy"], &kept.data["spec"]["deletionProtection"]),
+        (&json!("Retain"), &json!(true))
+    );
+    updated(&reefs, changed_reefs()).await;
 
-    let created = regions.create(&PostParams::default(), &object("kept", &json!({}))).await.unwrap();
+    let created =
+        regions.create(&PostParams::default(), &object(region(), "kept", &json!({}))).await.unwrap();
     assert_eq!(created.data["status"]["observedGeneration"], -1, "a new object is not a finished one");
     assert_eq!(created.data["spec"]["network"]["addressSpace"], "10.0.0.0/8");
-    for (change, expect) in updates() {
-        let patch = Patch::Merge(json!({ "spec": change }));
-        let result = regions.patch("kept", &PatchParams::default(), &patch).await;
-        match (result, expect) {
-            (Ok(_), None) => {}
-            (Err(error), Some(expect)) => assert!(error.to_string().contains(expect), "{change}: {error}"),
-            (result, expect) => panic!("{change}: {result:?}, expected {expect:?}"),
-        }
-    }
+    updated(&regions, updates()).await;
 
     let explained = eventually("kubectl explain knows the kind", || async {
         let output = sandbox.kubectl(&["explain", "region.spec.network"]);
@@ -67,19 +60,139 @@ async fn the_schemas_accept_and_refuse() {
 
 const UUID: &str = "00000000-0000-4000-8000-000000000001";
 
-fn object(name: &str, change: &Value) -> DynamicObject {
-    let mut object = json!({
-        "apiVersion": "cloud.octopus.com/v1alpha1",
+fn of(client: &Client, kind: &str, plural: &str) -> Api<DynamicObject> {
+    let gvk = GroupVersionKind::gvk("cloud.octopus.com", "v1alpha1", kind);
+    Api::all_with(client.clone(), &ApiResource::from_gvk_with_plural(&gvk, plural))
+}
+
+type Table = Vec<(Value, Option<&'static str>)>;
+
+/// Each change of a good object, and the words with which it is refused, if it is.
+async fn created(api: &Api<DynamicObject>, good: Value, table: Table) {
+    for (change, expect) in table {
+        let dry = PostParams { dry_run: true, ..PostParams::default() };
+        match (api.create(&dry, &object(good.clone(), "probe", &change)).await, expect) {
+            (Ok(_), None) => {}
+            (Err(error), Some(expect)) => assert!(error.to_string().contains(expect), "{change}: {error}"),
+            (Ok(_), Some(expect)) => panic!("{change} was taken; it should be refused: {expect}"),
+            (Err(error), None) => panic!("{change} should be taken: {error}"),
+        }
+    }
+}
+
+/// Each change of the spec of the object `kept`.
+async fn updated(api: &Api<DynamicObject>, table: Table) {
+    for (change, expect) in table {
+        let patch = Patch::Merge(json!({ "spec": change }));
+        let result = api.patch("kept", &PatchParams::default(), &patch).await;
+        match (result, expect) {
+            (Ok(_), None) => {}
+            (Err(error), Some(expect)) => assert!(error.to_string().contains(expect), "{change}: {error}"),
+            (result, expect) => panic!("{change}: {result:?}, expected {expect:?}"),
+        }
+    }
+}
+
+fn object(mut good: Value, name: &str, change: &Value) -> DynamicObject {
+    good["apiVersion"] = json!("cloud.octopus.com/v1alpha1");
+    good["metadata"] = json!({ "name": name });
+    merge(&mut good, change);
+    serde_json::from_value(good).unwrap()
+}
+
+fn region() -> Value {
+    json!({
         "kind": "Region",
-        "metadata": { "name": name },
         "spec": {
             "location": "westeurope",
             "azure": { "tenantId": UUID, "subscriptionId": UUID },
             "dns": { "zoneId": format!("/subscriptions/{UUID}/resourceGroups/g/providers/Microsoft.Network/dnsZones/a.example") },
             "tls": { "secretRef": { "namespace": "ns", "name": "tls" } } },
-    });
-    merge(&mut object, change);
-    serde_json::from_value(object).unwrap()
+    })
+}
+
+fn class() -> Value {
+    json!({
+        "kind": "ReefClass",
+        "spec": {
+            "cluster": { "kubernetesVersion": "1.36", "nodePools": [pool("system", "System", 2, 5)] },
+            "sql": { "pool": { "sku": "StandardPool", "capacity": 100, "perDatabase": { "min": 0, "max": "50" } } },
+            "storage": { "sku": "Standard_ZRS", "softDeleteDays": 14 },
+        },
+    })
+}
+
+fn pool(name: &str, mode: &str, min: u16, max: u16) -> Value {
+    json!({ "name": name, "mode": mode, "vmSize": "Standard_D4s_v5", "minCount": min, "maxCount": max })
+}
+
+fn reef() -> Value {
+    json!({ "kind": "Reef", "spec": { "regionRef": { "name": "west" }, "classRef": { "name": "standard" } } })
+}
+
+fn classes() -> Table {
+    let pools = |pools: Value| json!({ "spec": { "cluster": { "nodePools": pools } } });
+    let sql = |v: Value| json!({ "spec": { "sql": { "pool": v } } });
+    vec![
+        (json!({}), None),
+        (json!({ "metadata": { "name": "a".repeat(41) } }), Some("must have at most 40 characters")),
+        (json!({ "spec": { "cluster": { "kubernetesVersion": "1.36.3", "tier": "Free" } } }), None),
+        (
+            json!({ "spec": { "cluster": { "kubernetesVersion": "latest" } } }),
+            Some("spec.cluster.kubernetesVersion"),
+        ),
+        (json!({ "spec": { "cluster": { "tier": "Gold" } } }), Some("spec.cluster.tier")),
+        (pools(json!([])), Some("spec.cluster.nodePools")),
+        (pools(json!([pool("a", "User", 1, 2)])), Some("exactly one pool with mode System")),
+        (
+            pools(json!([pool("a", "System", 1, 2), pool("b", "System", 1, 2)])),
+            Some("exactly one pool with mode System"),
+        ),
+        (
+            pools(json!([pool("a", "System", 1, 2), pool("a", "User", 1, 2)])),
+            Some("must have different names"),
+        ),
+        (pools(json!([pool("a", "System", 3, 2)])), Some("minCount must not be greater than maxCount")),
+        (pools(json!([pool("Upper", "System", 1, 2)])), Some("nodePools[0].name")),
+        (pools(json!([pool("thirteenchars", "System", 1, 2)])), Some("nodePools[0].name")),
+        (sql(json!({ "sku": "HugePool" })), Some("spec.sql.pool.sku")),
+        (sql(json!({ "sku": "GP_Gen5", "capacity": 8, "perDatabase": { "min": "250m", "max": 2 } })), None),
+        (sql(json!({ "capacity": 1 })), Some("spec.sql.pool.capacity")),
+        (sql(json!({ "perDatabase": { "min": 60 } })), Some("min must not be greater than perDatabase.max")),
+        (sql(json!({ "perDatabase": { "max": "much" } })), Some("max must be a quantity")),
+        (sql(json!({ "maxSize": "100Gi" })), None),
+        (sql(json!({ "maxSize": "1Mi" })), Some("more than 1Gi")),
+        (json!({ "spec": { "storage": { "sku": "Premium_LRS" } } }), Some("spec.storage.sku")),
+        (json!({ "spec": { "storage": { "softDeleteDays": 0 } } }), Some("spec.storage.softDeleteDays")),
+        (json!({ "spec": { "storage": null } }), Some("spec.storage: Required value")),
+    ]
+}
+
+fn created_reefs() -> Table {
+    vec![
+        (json!({}), None),
+        (json!({ "metadata": { "name": "a".repeat(40) } }), None),
+        (json!({ "metadata": { "name": "a".repeat(41) } }), Some("at most 40 characters")),
+        (json!({ "metadata": { "name": "1-reef" } }), Some("must begin with a lower-case letter")),
+        (json!({ "metadata": { "name": "a.b" } }), Some("inner dashes")),
+        (json!({ "spec": { "regionRef": null } }), Some("spec.regionRef: Required value")),
+        (json!({ "spec": { "classRef": { "name": "" } } }), Some("spec.classRef.name")),
+        (json!({ "spec": { "subscriptionId": UUID, "addressSpace": "10.7.0.0/16" } }), None),
+        (json!({ "spec": { "subscriptionId": "mine" } }), Some("spec.subscriptionId")),
+        (json!({ "spec": { "addressSpace": "10.7.0.0" } }), Some("spec.addressSpace")),
+        (json!({ "spec": { "deletionPolicy": "Orphan" } }), Some("spec.deletionPolicy")),
+    ]
+}
+
+fn changed_reefs() -> Table {
+    vec![
+        (json!({ "deletionPolicy": "Delete" }), None),
+        (json!({ "deletionProtection": false }), None),
+        (json!({ "classRef": { "name": "other" } }), None),
+        (json!({ "regionRef": { "name": "other" } }), Some("regionRef is immutable")),
+        (json!({ "subscriptionId": UUID }), Some("subscriptionId is immutable")),
+        (json!({ "addressSpace": "10.7.0.0/16" }), Some("addressSpace is immutable")),
+    ]
 }
 
 fn merge(target: &mut Value, change: &Value) {
@@ -93,7 +206,7 @@ fn merge(target: &mut Value, change: &Value) {
     }
 }
 
-fn creates() -> Vec<(Value, Option<&'static str>)> {
+fn creates() -> Table {
     let network = |v: Value| json!({ "spec": { "network": v } });
     vec![
         (json!({}), None),
@@ -117,6 +230,9 @@ fn creates() -> Vec<(Value, Option<&'static str>)> {
         (json!({ "spec": { "azure": { "clientId": UUID } } }), None),
         (json!({ "spec": { "azure": { "clientId": "" } } }), Some("spec.azure.clientId")),
         (json!({ "spec": { "dns": { "zoneId": "a.example" } } }), Some("spec.dns.zoneId")),
+        (json!({ "spec": { "dns": { "ttlSeconds": 5 } } }), Some("spec.dns.ttlSeconds")),
+        (json!({ "spec": { "adoptUntil": "2030-01-01T00:00:00Z" } }), None),
+        (json!({ "spec": { "adoptUntil": "tomorrow" } }), Some("spec.adoptUntil")),
         (
             json!({ "spec": { "dns": { "zoneId": format!("/subscriptions/{UUID}/resourceGroups/g/providers/Microsoft.Network/privateDnsZones/a.example") } } }),
             Some("spec.dns.zoneId"),
@@ -149,7 +265,7 @@ fn creates() -> Vec<(Value, Option<&'static str>)> {
     ]
 }
 
-fn updates() -> Vec<(Value, Option<&'static str>)> {
+fn updates() -> Table {
     vec![
         (json!({ "tls": { "secretRef": { "name": "other" } } }), None),
         (json!({ "location": "northeurope" }), Some("location is immutable")),

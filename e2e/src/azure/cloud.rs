@@ -437,12 +437,11 @@ impl Cloud {
 /// Shows that a resource is as it has to be, or that making it failed.
 pub(super) fn set_state(kind: &Kind, resource: &mut Value, well: bool) {
     match kind.state {
-        State::None => {}
         State::Provisioning(_) => {
             resource["properties"]["provisioningState"] = json!(if well { "Succeeded" } else { "Failed" });
         }
         State::Own(property, word) if well => resource["properties"][property] = json!(word),
-        State::Own(..) => {}
+        State::None | State::Own(..) => {}
     }
 }
 

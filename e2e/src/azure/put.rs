@@ -37,23 +37,7 @@ impl Cloud {
             self.resources.insert(key, resource.clone());
             return self.done(target, &resource, status);
         }
-        // An update that is done at once says Succeeded and still names an operation.
-        match kind.state {
-            State::Provisioning(_) if seconds == 0 => set_state(kind, &mut resource, true),
-            State::Provisioning(word) => {
-                let word = if old.is_some() { "Updating" } else { word };
-                resource["properties"]["provisioningState"] = json!(word);
-            }
-            State::Own(property, word) => resource["properties"][property] = json!(word),
-            State::None => {}
-        }
-        if matches!(kind.state, State::Own(..)) {
-            self.pending.insert(key.clone(), resource.clone());
-        } else {
-            self.resources.insert(key.clone(), resource.clone());
-            self.slots.wanted(kind, &key, resource["name"].as_str().unwrap_or_default());
-            self.put_children(kind, &key, &body, seconds);
-        }
+        self.store(kind, &key, &mut resource, (&body, old.is_some()), seconds);
         let wait = match style {
             Style::Body(wait) | Style::Both(wait) => wait,
             Style::Location(wait) => Some(wait),
@@ -78,6 +62,34 @@ impl Cloud {
         };
         let answer = answer.header("azure-asyncoperation", url(Url::Status));
         with_retry_after(answer, wait, self.scale)
+    }
+
+    /// Stores what is being made or changed, in the state that its provider shows meanwhile.
+    fn store(
+        &mut self,
+        kind: &Kind,
+        key: &str,
+        resource: &mut Value,
+        (body, exists): (&Value, bool),
+        seconds: u32,
+    ) {
+        // An update that is done at once says Succeeded and still names an operation.
+        match kind.state {
+            State::Provisioning(_) if seconds == 0 => set_state(kind, resource, true),
+            State::Provisioning(word) => {
+                let word = if exists { "Updating" } else { word };
+                resource["properties"]["provisioningState"] = json!(word);
+            }
+            State::Own(property, word) => resource["properties"][property] = json!(word),
+            State::None => {}
+        }
+        if matches!(kind.state, State::Own(..)) {
+            self.pending.insert(key.to_owned(), resource.clone());
+        } else {
+            self.resources.insert(key.to_owned(), resource.clone());
+            self.slots.wanted(kind, key, resource["name"].as_str().unwrap_or_default());
+            self.put_children(kind, key, body, seconds);
+        }
     }
 
     /// The answer to a PUT that is done.

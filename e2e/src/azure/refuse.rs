@@ -236,9 +236,7 @@ impl Cloud {
                 }
                 let rules =
                     body["properties"]["networkAcls"]["virtualNetworkRules"].as_array().into_iter().flatten();
-                if let Some(why) =
-                    rules.filter_map(|r| self.subnet_lacks(&r["id"], "Microsoft.Storage")).next()
-                {
+                if let Some(why) = { rules }.find_map(|r| self.subnet_lacks(&r["id"], "Microsoft.Storage")) {
                     return Some(Response::error(400, "NetworkAclsValidationFailure", why));
                 }
                 let here = |r: &Value| r["location"] == body["location"];
@@ -271,7 +269,7 @@ impl Cloud {
         };
         let properties = &body["properties"];
         if kind.ends_with("/agentpools") {
-            let Some(id) = self.missing(&properties["vnetSubnetID"]) else { return None };
+            let id = self.missing(&properties["vnetSubnetID"])?;
             return flat(400, "InvalidParameter", format!("vnetSubnetID {id} does not exist."));
         }
         let pools = properties["agentPoolProfiles"].as_array().cloned().unwrap_or_default();
@@ -352,10 +350,11 @@ impl Cloud {
             }
             "microsoft.network/publicipaddresses" => {
                 let gateways = self.resources("Microsoft.Network/natGateways");
-                let used = gateways.iter().flat_map(|g| {
+                let taken = gateways.iter().flat_map(|g| {
                     g["properties"]["publicIpAddresses"].as_array().cloned().unwrap_or_default()
                 });
-                used.into_iter()
+                taken
+                    .into_iter()
                     .any(|a| super::defaults::same(&a["id"], at))
                     .then_some("PublicIPAddressCannotBeDeleted")?
             }
@@ -375,14 +374,11 @@ fn pool_databases(sku: &Value) -> usize {
     let capacity = sku["capacity"].as_u64().unwrap_or(0);
     match (sku["tier"].as_str(), capacity) {
         (Some("Premium"), ..=125) => 50,
-        (Some("Premium"), _) => 100,
-        (Some("GeneralPurpose"), ..=2) => 100,
-        (Some("GeneralPurpose"), ..=4) => 200,
-        (Some("BusinessCritical"), _) => 100,
+        (Some("Premium" | "BusinessCritical"), _)
+        | (Some("GeneralPurpose"), ..=2)
+        | (Some("Basic" | "Standard"), ..=50) => 100,
+        (Some("GeneralPurpose"), ..=4) | (Some("Basic" | "Standard"), ..=100) => 200,
         (Some("Hyperscale"), _) => 25,
-        (Some("GeneralPurpose"), _) => 500,
-        (_, ..=50) => 100,
-        (_, ..=100) => 200,
         _ => 500,
     }
 }

@@ -136,6 +136,9 @@ fn classify(status: u16, code: &str) -> Class {
         | "40889"
         | "1132" => Class::Capacity,
         "InvalidRequestContent"
+        | "K8sVersionNotSupported"
+        | "InvalidParameter"
+        | "InvalidResourceName"
         | "InvalidResourceType"
         | "LocationRequired"
         | "MissingApiVersionParameter"
@@ -145,19 +148,18 @@ fn classify(status: u16, code: &str) -> Class {
         | "PropertyChangeNotAllowed"
         | "InvalidResourceGroupLocation"
         | "InvalidResourceLocation" => Class::Invalid,
-        "K8sVersionNotSupported" | "InvalidParameter" | "InvalidResourceName" => Class::Invalid,
         // Names that are the same in all of Azure.
         "NameAlreadyExists" | "StorageAccountAlreadyTaken" => Class::NameTaken,
-        // AKS's word for an operation that runs.
-        "OperationNotAllowed"
+        "ScopeLocked" => Class::Locked,
+        "MissingSubscriptionRegistration" => Class::NotRegistered,
+        // `RetryableError` is the network provider's word for a lock, with the status of throttling;
+        // `OperationNotAllowed` is AKS's word for an operation that runs.
+        "RetryableError"
+        | "OperationNotAllowed"
         | "ConflictingServerOperation"
         | "ConflictingDatabaseOperation"
         | "CreateDatabaseAttemptedWithRotationInProgress"
         | "InUseSubnetCannotBeDeleted" => Class::Conflict,
-        "ScopeLocked" => Class::Locked,
-        "MissingSubscriptionRegistration" => Class::NotRegistered,
-        // The network provider's word for a lock, with the status of throttling.
-        "RetryableError" => Class::Conflict,
         _ => match status {
             401 | 403 => Class::Auth,
             404 | 410 => Class::Missing,

@@ -74,7 +74,10 @@ impl fmt::Debug for Operation {
             Follow::Result(_) => "result",
             Follow::Resource => "resource",
         };
-        f.debug_struct("Operation").field("follow", &follow).field("message", &self.message).finish()
+        f.debug_struct("Operation")
+            .field("follow", &follow)
+            .field("message", &self.message)
+            .finish_non_exhaustive()
     }
 }
 
@@ -132,8 +135,7 @@ pub fn progress(operation: &Operation, answer: &Answer) -> Result<Progress, ArmE
     };
     match (&operation.follow, answer.status) {
         (_, 404 | 410) => Ok(Progress::Lost),
-        (_, 408 | 429 | 500..) => Err(error()),
-        (_, 401 | 403) => Err(error()),
+        (_, 401 | 403 | 408 | 429 | 500..) => Err(error()),
         (Follow::Status(_), 200..300) => {
             let body = answer.json();
             match body["status"].as_str().unwrap_or_default() {

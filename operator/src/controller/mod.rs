@@ -5,6 +5,7 @@ pub mod hash;
 pub mod requeue;
 pub mod status;
 pub mod trouble;
+pub mod watch;
 
 use std::{
     collections::HashMap,

@@ -84,7 +84,7 @@ async fn register(arm: &Arc<Arm>, id: &str) {
     match arm.post(&action, PROVIDERS_API).await {
         Ok(_) => tracing::info!(controller = "reef", provider, "registered the resource provider"),
         Err(error) => {
-            tracing::warn!(controller = "reef", provider, %error, "cannot register the resource provider")
+            tracing::warn!(controller = "reef", provider, %error, "cannot register the resource provider");
         }
     }
 }

@@ -45,7 +45,7 @@ pub struct Origin<'a> {
 
 /// The range for a reef: the one that it has, the one that it asks for, or the first that nobody has.
 pub fn allocate(
-    plan: &AddressPlan,
+    plan: AddressPlan,
     wish: Option<&str>,
     existing: Option<&str>,
     taken: &BTreeSet<Ipv4Net>,
@@ -139,10 +139,10 @@ mod tests {
             (None, Some("10.9.0.0/16"), set(&[]), Ok("10.9.0.0/16")),
             (None, None, set(&["10.0.0.0/14"]), Err("all 4 ranges")),
         ] {
-            match (allocate(&plan(), wish, existing, &taken), expect) {
+            match (allocate(plan(), wish, existing, &taken), expect) {
                 (Ok(range), Ok(expect)) => assert_eq!(range.to_string(), expect),
                 (Err(trouble), Err(expect)) => {
-                    assert!(trouble.message.contains(expect), "{}", trouble.message)
+                    assert!(trouble.message.contains(expect), "{}", trouble.message);
                 }
                 (result, expect) => panic!("{result:?}, expected {expect:?}"),
             }
@@ -179,7 +179,7 @@ mod tests {
             let mut taken = BTreeSet::new();
             for wish in wishes {
                 let wish = wish.map(|n| format!("10.{n}.0.0/16"));
-                if let Ok(range) = allocate(&plan(), wish.as_deref(), None, &taken) {
+                if let Ok(range) = allocate(plan(), wish.as_deref(), None, &taken) {
                     prop_assert!(plan().has(range));
                     prop_assert!(taken.insert(range));
                 }

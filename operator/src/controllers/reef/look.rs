@@ -247,7 +247,7 @@ async fn begun(
     let turn = shared.allocation.lock().await;
     let taken = taken(context, reef).await?;
     let wish = reef.spec.address_space.as_deref();
-    let range = begin::allocate(&references.addresses, wish, existing.address_space.as_deref(), &taken);
+    let range = begin::allocate(references.addresses, wish, existing.address_space.as_deref(), &taken);
     let address_space = match range {
         Ok(range) => range,
         Err(trouble) => return Ok(Err(Held(trouble, true))),

@@ -79,8 +79,7 @@ fn pause(error: &ArmError, count: u32, spread: f64) -> Duration {
     let (first, longest) = match error.class() {
         Class::Conflict | Class::NotRegistered | Class::Missing => (2.0, 60.0),
         Class::Transient => (2.0, 120.0),
-        Class::Throttled => (10.0, 300.0),
-        Class::Auth => (10.0, 300.0),
+        Class::Throttled | Class::Auth => (10.0, 300.0),
         Class::NameTaken => (0.5, 60.0),
         Class::Capacity | Class::Invalid | Class::Locked => (30.0, 900.0),
     };

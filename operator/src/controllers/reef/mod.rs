@@ -19,6 +19,8 @@ mod report;
 mod teardown;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_teardown;
 
 use std::{
     collections::HashMap,
@@ -45,7 +47,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::Readiness,
-    controller::{Context, Reconciles, watch_log},
+    controller::{Context, Reconciles, watch, watch_log},
 };
 use memory::Memory;
 
@@ -102,23 +104,13 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
         .applied_objects()
         .predicate_filter(intent(), PredicateConfig::default());
     // Regions and classes wake the reefs that name them when their status changes too: a reef waits for them.
-    let regions = watcher(Api::<PartialObjectMeta<Region>>::all(client.clone()), watcher::Config::default())
-        .default_backoff()
-        .inspect(watch_log(CONTROLLER, "regions", context.metrics.clone()))
-        .touched_objects()
-        .predicate_filter(predicates::resource_version, PredicateConfig::default());
-    let classes =
-        watcher(Api::<PartialObjectMeta<ReefClass>>::all(client.clone()), watcher::Config::default())
-            .default_backoff()
-            .inspect(watch_log(CONTROLLER, "reefclasses", context.metrics.clone()))
-            .touched_objects()
-            .predicate_filter(predicates::resource_version, PredicateConfig::default());
+    let metrics = || context.metrics.clone();
+    let regions = Api::<PartialObjectMeta<Region>>::all(client.clone());
+    let regions = watch::touched(regions, CONTROLLER, "regions", metrics());
+    let classes = Api::<PartialObjectMeta<ReefClass>>::all(client.clone());
+    let classes = watch::touched(classes, CONTROLLER, "reefclasses", metrics());
     let secrets = Api::<PartialObjectMeta<Secret>>::namespaced(client, &context.namespace);
-    let secrets = watcher(secrets, watcher::Config::default())
-        .default_backoff()
-        .inspect(watch_log(CONTROLLER, "secrets", context.metrics.clone()))
-        .touched_objects()
-        .predicate_filter(predicates::resource_version, PredicateConfig::default());
+    let secrets = watch::touched(secrets, CONTROLLER, "secrets", metrics());
     let (by_region, by_class, all) = (store.clone(), store.clone(), store.clone());
     Controller::for_stream(reefs, store)
         .with_config(Config::default().concurrency(shared.context.concurrency))
@@ -129,9 +121,7 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
             these(&by_class, |reef| reef.spec.class_ref.name == class.name_any())
         })
         // A certificate may be any region's, and a look that finds nothing to do writes nothing.
-        .watches_stream(secrets, move |secret| {
-            these(&all, |_| secret.types.is_some() || secret.metadata.name.is_some())
-        })
+        .watches_stream(secrets, move |_| these(&all, |_| true))
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile, |_, never: &Infallible, _| match *never {}, shared)
         .for_each(|result| async move {
@@ -161,5 +151,5 @@ async fn reconcile(reef: Arc<Guarded>, shared: Arc<Shared>) -> Result<Action, In
         }
     };
     let name = reef.name_any();
-    Ok(shared.reconciles.run(name, look::look(&reef, &shared)).await)
+    Ok(shared.reconciles.run(name, Box::pin(look::look(&reef, &shared))).await)
 }

@@ -259,11 +259,10 @@ pub fn is_claimed(inputs: &Inputs, seen: &BTreeMap<Part, Seen>) -> bool {
 fn state(found: &Value) -> &str {
     let properties = &found["properties"];
     match (properties["provisioningState"].as_str(), properties["state"].as_str()) {
-        (Some(state), _) => state,
         // SQL: servers, pools and rules are Ready, or being made.
         (None, Some("Ready") | None) => "Succeeded",
         (None, Some("Disabled" | "Failed")) => "Failed",
-        (None, Some(state)) => state,
+        (Some(state), _) | (None, Some(state)) => state,
     }
 }
 
@@ -282,11 +281,10 @@ pub fn look_again(plan: &Plan, seen: &BTreeMap<Part, Seen>, pauses: Pauses, now:
         Duration::try_from(at.duration_since(now)).unwrap_or(pauses.poll).max(Duration::from_millis(100))
     };
     let pause = |(part, verdict): (&Part, &Verdict)| match verdict {
-        Verdict::Good => pauses.resync,
         Verdict::Working(_) => pauses.poll,
         Verdict::Unknown(_) => pauses.poll.max(Duration::from_secs(5)),
         // What it waits for wakes us, or has a pause of its own.
-        Verdict::Waiting(_) => pauses.resync,
+        Verdict::Good | Verdict::Waiting(_) => pauses.resync,
         Verdict::Failed(_) | Verdict::Blocked(_) => {
             seen.get(part).and_then(|s| s.failure.as_ref()).map_or(pauses.resync, |f| until(f.retry_at))
         }

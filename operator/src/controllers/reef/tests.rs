@@ -20,7 +20,6 @@ use super::{
     parts::Part,
     plan::{Facts, Failure, Plan, Seen, Verdict, plan},
     report::{held, report},
-    teardown::{self, Remains, Step},
 };
 use crate::{
     azure::{ArmError, Unless},
@@ -38,7 +37,7 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-fn inputs() -> Inputs {
+pub(super) fn inputs() -> Inputs {
     Inputs {
         fleet: "f".to_owned(),
         region: "g".to_owned(),
@@ -83,7 +82,7 @@ fn made(part: Part, body: &Value) -> Value {
     let mut found = body.clone();
     match part {
         Part::SqlServer | Part::SqlNetworkRule | Part::Pool(_) => {
-            found["properties"]["state"] = json!("Ready")
+            found["properties"]["state"] = json!("Ready");
         }
         Part::Record => {}
         _ => found["properties"]["provisioningState"] = json!("Succeeded"),
@@ -190,13 +189,13 @@ fn what_was_changed_by_hand_is_put_back_and_the_rest_is_left_alone() {
     let mut given = complete();
     change(&mut given, Part::Cluster, |c| {
         c["properties"]["agentPoolProfiles"] =
-            json!([{ "name": "other" }, c["properties"]["agentPoolProfiles"][0]])
+            json!([{ "name": "other" }, c["properties"]["agentPoolProfiles"][0]]);
     });
     change(&mut given, Part::NodePool(1), |p| p["properties"]["count"] = json!(7));
     assert!(given.writes().is_empty(), "other pools and the autoscaler's count are not ours");
 }
 
-fn merge(target: &mut Value, change: &Value) {
+pub(super) fn merge(target: &mut Value, change: &Value) {
     match (target, change) {
         (Value::Object(target), Value::Object(change)) => {
             for (name, value) in change {
@@ -324,7 +323,7 @@ fn a_record_is_made_only_where_none_is_and_changed_only_as_it_was_read() {
     assert_eq!(given.plan().writes[0].unless, Unless::Changed("e".to_owned()));
 }
 
-fn reef(change: &Value) -> Reef {
+pub(super) fn reef(change: &Value) -> Reef {
     let mut reef = json!({
         "apiVersion": "cloud.octopus.com/v1alpha1", "kind": "Reef",
         "metadata": { "name": "r", "uid": "u", "generation": 1 },
@@ -412,112 +411,6 @@ fn a_good_reef_whose_references_cannot_be_read_stays_as_it_is() {
     let now = held(&was_good, &trouble, true, &POLICY, at(30));
     is(&now, ConditionType::Ready, ("False", "ReferenceNotFound"));
     is(&now, ConditionType::SqlReady, ("True", "ReconcileSucceeded"));
-}
-
-fn remains() -> Remains {
-    let tags = inputs().tags();
-    let mut group = json!({ "tags": tags, "properties": { "provisioningState": "Succeeded" } });
-    group["tags"][TAG_CLAIM] = json!("u");
-    Remains {
-        group: Observed::Present(group),
-        record: Observed::Present(json!({ "properties": { "metadata": tags } })),
-        resources: Observed::Present(vec![
-            json!({ "id": "/x", "type": "Microsoft.Sql/servers", "tags": tags }),
-            json!({ "id": "/x/databases/master", "type": "Microsoft.Sql/servers/databases" }),
-        ]),
-        data: Observed::Present(vec![]),
-        restorable: Observed::Present(vec![]),
-        locks: Observed::Present(vec!["/lock".to_owned()]),
-    }
-}
-
-fn next(change: &Value, remains: &Remains) -> Step {
-    teardown::next(&reef(change), remains, &inputs().tags())
-}
-
-#[test]
-fn a_reef_goes_step_by_step() {
-    let mut left = remains();
-    let go = json!({});
-    assert_eq!(next(&go, &left), Step::DeleteRecord);
-    left.record = Observed::Absent;
-    assert_eq!(next(&go, &left), Step::DeleteLocks(vec!["/lock".to_owned()]));
-    left.locks = Observed::Present(vec![]);
-    assert_eq!(next(&go, &left), Step::DeleteGroup);
-    left.group = match left.group {
-        Observed::Present(mut group) => {
-            group["properties"]["provisioningState"] = json!("Deleting");
-            Observed::Present(group)
-        }
-        other => other,
-    };
-    assert!(matches!(next(&go, &left), Step::Wait(_)));
-    left.group = Observed::Absent;
-    assert!(matches!(next(&go, &left), Step::Done(_)));
-    assert!(matches!(next(&json!({ "spec": { "deletionPolicy": "Retain" } }), &remains()), Step::Done(_)));
-}
-
-#[test]
-fn nothing_is_deleted_on_what_was_not_seen_or_is_not_ours_or_would_lose_data() {
-    let unknown = || Observed::Unknown("no answer".to_owned());
-    let go = json!({});
-    for blind in [
-        Remains { group: Observed::Unknown("x".to_owned()), ..remains() },
-        Remains { record: Observed::Unknown("x".to_owned()), ..remains() },
-        Remains { resources: Observed::Unknown("x".to_owned()), ..remains() },
-        Remains { data: unknown(), ..remains() },
-        Remains { restorable: unknown(), ..remains() },
-        Remains { locks: unknown(), record: Observed::Absent, ..remains() },
-    ] {
-        assert!(matches!(next(&go, &blind), Step::Held(_, false)), "{blind:?}");
-    }
-    let some = |text: &str| Observed::Present(vec![text.to_owned()]);
-    for (left, expect) in [
-        (Remains { data: some("database d"), ..remains() }, "not empty"),
-        (Remains { restorable: some("database d"), ..remains() }, "can still be restored"),
-        (
-            Remains {
-                resources: Observed::Present(vec![
-                    json!({ "id": "/foreign", "type": "Microsoft.Network/publicIPAddresses" }),
-                ]),
-                ..remains()
-            },
-            "/foreign",
-        ),
-    ] {
-        let Step::Held(trouble, true) = next(&go, &left) else { panic!("{left:?}") };
-        assert!(
-            trouble.reason == Reason::DeletionBlocked && trouble.message.contains(expect),
-            "{}",
-            trouble.message
-        );
-    }
-    let forced =
-        json!({ "metadata": { "annotations": { "confirmation.cloud.octopus.com/force-deletion": "true" } } });
-    let restorable = Remains { restorable: some("database d"), ..remains() };
-    assert_eq!(next(&forced, &restorable), Step::DeleteRecord);
-    let data = Remains { data: some("database d"), ..remains() };
-    assert!(matches!(next(&forced, &data), Step::Held(..)), "live data is never given up");
-    // Another object's group, and a record that somebody else made.
-    let mut other = remains();
-    let Observed::Present(group) = &mut other.group else { panic!() };
-    group["tags"][TAG_CLAIM] = json!("later");
-    assert!(matches!(next(&go, &other), Step::Done(_)));
-    let foreign = Observed::Present(json!({ "properties": { "metadata": {} } }));
-    let left = Remains { record: foreign.clone(), group: Observed::Absent, ..remains() };
-    assert!(matches!(next(&go, &left), Step::Done(_)), "somebody else's record stays");
-    assert!(matches!(next(&go, &Remains { record: foreign, ..remains() }), Step::DeleteLocks(_)));
-}
-
-#[test]
-fn deletion_begins_only_when_it_is_confirmed() {
-    let confirm =
-        json!({ "metadata": { "annotations": { "confirmation.cloud.octopus.com/deletion": "true" } } });
-    assert_eq!(teardown::may_begin(&reef(&json!({}))).unwrap().reason, Reason::DeletionUnconfirmed);
-    assert_eq!(teardown::may_begin(&reef(&confirm)), None);
-    let yes = json!({ "metadata": { "annotations": { "confirmation.cloud.octopus.com/deletion": "yes" } } });
-    assert!(teardown::may_begin(&reef(&yes)).is_some());
-    assert_eq!(teardown::may_begin(&reef(&json!({ "spec": { "deletionProtection": false } }))), None);
 }
 
 #[test]

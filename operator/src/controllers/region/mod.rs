@@ -31,7 +31,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::Readiness,
-    controller::{Context, Error, Reconciles, finalizers, publish, status, trouble::transition, watch_log},
+    controller::{
+        Context, Error, Reconciles, finalizers, publish, status, trouble::transition, watch, watch_log,
+    },
     metrics::ByRegion,
 };
 
@@ -70,19 +72,11 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
         .applied_objects()
         .predicate_filter(intent(), PredicateConfig::default());
     // Secrets elsewhere are read when a Region is looked at; watching them all would mean reading them all.
-    let secrets = Api::<PartialObjectMeta<Secret>>::namespaced(client, &context.namespace);
-    let secrets = watcher(secrets, watcher::Config::default())
-        .default_backoff()
-        .inspect(watch_log(CONTROLLER, "secrets", context.metrics.clone()))
-        .touched_objects()
-        .predicate_filter(predicates::resource_version, PredicateConfig::default());
+    let secrets = Api::<PartialObjectMeta<Secret>>::namespaced(client.clone(), &context.namespace);
+    let secrets = watch::touched(secrets, CONTROLLER, "secrets", context.metrics.clone());
     // The last Reef that goes lets its Region go.
-    let reefs =
-        watcher(Api::<PartialObjectMeta<Reef>>::all(context.client.clone()), watcher::Config::default())
-            .default_backoff()
-            .inspect(watch_log(CONTROLLER, "reefs", context.metrics.clone()))
-            .touched_objects()
-            .predicate_filter(predicates::resource_version, PredicateConfig::default());
+    let reefs = Api::<PartialObjectMeta<Reef>>::all(client);
+    let reefs = watch::touched(reefs, CONTROLLER, "reefs", context.metrics.clone());
     let (cache, leaving) = (store.clone(), store.clone());
     Controller::for_stream(regions, store)
         .with_config(Config::default().concurrency(shared.context.concurrency))
