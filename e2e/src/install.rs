@@ -247,12 +247,15 @@ impl Outcome {
             "\nTry, in another terminal:\n  \
              {path}export KUBECONFIG={}\n  \
              kubectl get reef-operator                                # all our objects\n  \
-             kubectl describe region westeurope\n  \
+             kubectl describe reef weu-1\n  \
+             kubectl delete reef weu-2                                # refused: deletion has to be confirmed\n  \
+             KUBECONFIG={}/<cluster>.kubeconfig kubectl -n reef-system get gateways,secrets\n  \
              kubectl -n {NAMESPACE} get pods,leases\n  \
              kubectl -n {NAMESPACE} logs deployment/reef-operator\n  \
              kubectl -n {NAMESPACE} delete pod --all                  # they come back, one leads\n\
              Logs: {}\nCtrl-C ends it all.",
             dir.management_kubeconfig().display(),
+            dir.join("reefs").display(),
             dir.join("logs").display(),
         );
     }

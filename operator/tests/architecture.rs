@@ -12,7 +12,23 @@ use std::{
 };
 
 /// Files that decide and therefore take time, randomness and the world as parameters.
-const PURE: [&str; 4] = ["plan.rs", "report.rs", "requeue.rs", "certificate.rs"];
+const PURE: [&str; 15] = [
+    "plan.rs",
+    "report.rs",
+    "requeue.rs",
+    "certificate.rs",
+    "parts.rs",
+    "bodies.rs",
+    "names.rs",
+    "begin.rs",
+    "teardown.rs",
+    "manifests.rs",
+    "revision.rs",
+    "trouble.rs",
+    "hash.rs",
+    "compare.rs",
+    "operation.rs",
+];
 const PURE_FOLDERS: [&str; 2] = ["placement", "rollout"];
 
 /// What makes code impure. Times and sizes come in as arguments.
@@ -44,7 +60,7 @@ fn is_pure(path: &Path) -> bool {
 fn deciding_code_does_no_input_or_output() {
     let all = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
     let pure: Vec<_> = all.into_iter().filter(|path| is_pure(path)).collect();
-    assert!(pure.len() >= 4, "the list of pure files no longer matches the tree: {pure:?}");
+    assert!(pure.len() >= PURE.len(), "the list of pure files no longer matches the tree: {pure:?}");
     for path in pure {
         let text = fs::read_to_string(&path).unwrap();
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();

@@ -29,6 +29,9 @@ use crate::metrics::{ByCall, Metrics};
 /// Longest wait for an answer. Azure was seen to take up to 120 s.
 const ANSWER: Duration = Duration::from_secs(130);
 
+/// Longest wait for an answer to a read. Nearly all come within two seconds, and a look reads several times.
+const ANSWER_TO_READ: Duration = Duration::from_secs(30);
+
 /// Where Azure is and how the operator proves who it is.
 #[derive(Args, Clone, Debug)]
 pub struct AzureArgs {
@@ -293,11 +296,15 @@ impl Arm {
         }
         let began = Instant::now();
         let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
-        let answer = self.pipeline.send(&Context::new(), &mut request, Some(options)).await;
-        let status = answer.as_ref().map_or(0, |a| u16::from(a.status()));
+        let limit = if request.method() == Method::Get { ANSWER_TO_READ } else { ANSWER };
+        let context = Context::new();
+        let answer =
+            tokio::time::timeout(limit, self.pipeline.send(&context, &mut request, Some(options))).await;
+        let status = answer.as_ref().ok().and_then(|a| a.as_ref().ok()).map_or(0, |a| u16::from(a.status()));
         let by = ByCall { service: service(id), method: method.as_ref().to_owned(), code: status };
         self.metrics.azure_called(&by, began.elapsed());
-        let answer = answer.map_err(|e| ArmError::NoAnswer(one_line(&e)))?;
+        let late = |_| ArmError::NoAnswer(format!("no answer within {} s", limit.as_secs()));
+        let answer = answer.map_err(late)?.map_err(|e| ArmError::NoAnswer(one_line(&e)))?;
         let header = |name: &'static str| {
             answer.headers().get_optional_str(&HeaderName::from_static(name)).map(str::to_owned)
         };

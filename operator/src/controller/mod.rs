@@ -36,8 +36,8 @@ use crate::{
 use requeue::{ErrorClass, delay};
 
 /// A reconcile that takes longer is given up and tried again: one that hangs would hold its object for ever.
-/// Longer than the longest answer of Azure.
-const LONGEST: Duration = Duration::from_secs(180);
+/// Longer than three rounds of reads, a look at a cluster and a round of writes that all hang in Azure.
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// Settings that decisions depend on.
 #[derive(Clone, Copy, Debug)]

@@ -41,6 +41,9 @@ use crate::{
 /// Pause while something that wakes us is waited for.
 const WAITING: Duration = Duration::from_secs(30);
 
+/// How long a look at the reef's cluster may take in all.
+const LONGEST_IN_CLUSTER: Duration = Duration::from_secs(30);
+
 /// One look: sees, decides, acts, reports.
 pub async fn look(reef: &Reef, shared: &Shared) -> Result<Action, Error> {
     let context = &*shared.context;
@@ -139,7 +142,9 @@ fn again(
         Duration::try_from(at.duration_since(now)).unwrap_or_default().max(Duration::from_millis(50))
     };
     let polls = memory.operations.values().map(|running| until(running.poll_at));
-    let reads = memory.read.values().map(|read| until(read.again_at));
+    // What an operation runs on is not read before it ends.
+    let idle = memory.read.iter().filter(|(id, _)| !memory.operations.contains_key(*id));
+    let reads = idle.map(|(_, read)| until(read.again_at));
     let cluster = match (&in_cluster.objects, &in_cluster.gateway) {
         (Verdict::Good, Verdict::Good) | (Verdict::Waiting(_), _) => pauses.resync,
         _ => pauses.poll,
@@ -205,7 +210,12 @@ async fn cluster_of(
         gateway_class: &inputs.class.cluster.gateway_class_name,
         certificate: certificate.as_ref(),
     });
-    let found = in_cluster::keep(context, &connected.client, &manifests).await;
+    let keep = in_cluster::keep(context, &connected.client, &manifests);
+    let found = tokio::time::timeout(LONGEST_IN_CLUSTER, keep).await.unwrap_or_else(|_| {
+        let message =
+            format!("the reef's API server did not answer within {} s", LONGEST_IN_CLUSTER.as_secs());
+        InCluster::trouble(Verdict::Unknown(Trouble::new(Reason::ClusterUnreachable, message)))
+    });
     if matches!(found.objects, Verdict::Unknown(_)) {
         // The next look connects anew: the cluster's authority may have changed.
         memory.cluster = None;

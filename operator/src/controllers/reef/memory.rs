@@ -1,9 +1,13 @@
 //! What the controller remembers of a reef between looks. Nothing of it is needed: after a restart it is
 //! read again from Azure. Operation URLs are signed, so they are kept here and nowhere else.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use jiff::Timestamp;
+use reef_crds::condition::Reason;
 use serde_json::Value;
 
 use super::plan::Failure;
@@ -40,12 +44,23 @@ pub struct Read {
     pub state: Observed<Value>,
     /// When to read it again.
     pub again_at: Timestamp,
+    /// Why it could not be read, if it could not.
+    pub blind: Option<Reason>,
 }
 
 impl Memory {
-    /// Forgets what was read of a resource, so that it is read again.
+    /// What was read of a resource is no longer to be relied on: it is read again before the next decision,
+    /// unless an operation runs, which is waited for.
     pub fn stale(&mut self, id: &str) {
-        self.read.remove(id);
+        if let Some(read) = self.read.get_mut(id) {
+            read.again_at = Timestamp::MIN;
+        }
+    }
+
+    /// Forgets what is not about one of these resources: names that were given up.
+    pub fn retain(&mut self, ids: &BTreeSet<String>) {
+        self.read.retain(|id, _| ids.contains(id));
+        self.failures.retain(|id, _| ids.contains(id));
     }
 
     /// Remembers an operation that was begun.
@@ -110,12 +125,17 @@ mod tests {
     fn a_resource_that_was_written_is_read_again() {
         let now = Timestamp::UNIX_EPOCH;
         let mut memory = Memory::default();
-        memory.read.insert("a".to_owned(), Read { state: Observed::Absent, again_at: Timestamp::MAX });
+        let read = || Read { state: Observed::Absent, again_at: Timestamp::MAX, blind: None };
+        memory.read.insert("a".to_owned(), read());
+        memory.read.insert("b".to_owned(), read());
         memory.failed("a", ArmError::NoAnswer("x".to_owned()), 0.0, now);
         memory.failed("a", ArmError::NoAnswer("x".to_owned()), 0.0, now);
-        assert!(memory.read.is_empty());
+        assert!(memory.read["a"].again_at < now && memory.read["b"].again_at > now);
         assert_eq!(memory.failures["a"].count, 2);
-        memory.succeeded("a");
-        assert!(memory.failures.is_empty());
+        memory.retain(&BTreeSet::from(["b".to_owned()]));
+        assert!(
+            memory.failures.is_empty() && memory.read.len() == 1,
+            "a name that was given up is forgotten"
+        );
     }
 }

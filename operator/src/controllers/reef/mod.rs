@@ -20,6 +20,8 @@ mod teardown;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_report;
+#[cfg(test)]
 mod tests_teardown;
 
 use std::{

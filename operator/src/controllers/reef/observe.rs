@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     azure::{Arm, ArmError, Class, Progress, operation::is_terminal},
+    controller::trouble,
     observed::Observed,
 };
 
@@ -65,17 +66,22 @@ pub async fn parts(
     let nothing = BTreeMap::new();
     let group = inputs.wanted(Part::Group, &nothing);
     read(arm, memory, vec![(group.id.clone(), group.api)], pauses, spread, now).await;
-    let group_is_absent = matches!(memory.read.get(&group.id), Some(Read { state: Observed::Absent, .. }));
     let all: Vec<_> = inputs.parts().into_iter().map(|part| (part, inputs.wanted(part, &nothing))).collect();
+    memory.retain(&all.iter().map(|(_, wanted)| wanted.id.clone()).collect());
+    let group_is_absent = matches!(memory.read.get(&group.id), Some(Read { state: Observed::Absent, .. }));
     let calls = all
         .iter()
         .filter(|(part, _)| *part == Part::Record || !group_is_absent)
         .map(|(_, wanted)| (wanted.id.clone(), wanted.api))
         .collect();
     read(arm, memory, calls, pauses, spread, now).await;
+    if group_is_absent {
+        // Nothing is in a group that is not there.
+        let outside = [inputs.id(Part::Group), inputs.id(Part::Record)].into();
+        memory.retain(&outside);
+    }
     let known = |part: Part, id: &str| match memory.read.get(id) {
         Some(read) => read.state.clone(),
-        // Nothing is in a group that is not there.
         None if group_is_absent && part != Part::Record => Observed::Absent,
         None => Observed::Unknown("not read yet".to_owned()),
     };
@@ -83,6 +89,7 @@ pub async fn parts(
         .map(|(part, wanted)| {
             let seen = Seen {
                 state: known(part, &wanted.id),
+                blind: memory.read.get(&wanted.id).and_then(|read| read.blind),
                 operation: memory.operations.get(&wanted.id).map(|running| running.operation.message.clone()),
                 failure: memory.failures.get(&wanted.id).cloned(),
             };
@@ -113,6 +120,7 @@ async fn read(
     }))
     .await;
     for (id, answer) in answers {
+        let blind = answer.as_ref().err().map(trouble::reason);
         let state = observed(answer);
         let pause = match &state {
             state if is_settled(state) => pauses.resync.mul_f64(0.9 + 0.2 * spread),
@@ -120,7 +128,7 @@ async fn read(
             Observed::Absent => pauses.poll.max(pauses.resync / 20),
             Observed::Unknown(_) => pauses.poll.max(Duration::from_secs(5)),
         };
-        memory.read.insert(id, Read { state, again_at: after(now, pause) });
+        memory.read.insert(id, Read { state, again_at: after(now, pause), blind });
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Seen {
     pub state: Observed<Value>,
     /// What Azure says of an operation of ours that runs on it.
     pub operation: Option<String>,
+    /// Why it could not be looked at, where it could not.
+    pub blind: Option<Reason>,
     /// The last write that failed.
     pub failure: Option<Failure>,
 }
@@ -137,13 +139,13 @@ fn decide(
     }
     let found = match &seen.state {
         Observed::Unknown(why) => {
-            return (
-                Verdict::Unknown(Trouble::new(Reason::AzureUnavailable, format!("{what}: {why}"))),
-                None,
-            );
+            let reason = seen.blind.unwrap_or(Reason::AzureUnavailable);
+            return (Verdict::Unknown(Trouble::new(reason, format!("{what}: {why}"))), None);
         }
         Observed::Absent => {
-            if part.holds_data() && facts.had_data.contains(&part) && !facts.may_recreate {
+            // With the group all of it is gone.
+            let had = facts.had_data.contains(&part) || (part == Part::Group && !facts.had_data.is_empty());
+            if had && !facts.may_recreate {
                 return (Verdict::Blocked(data_is_gone(&what, &wanted.id)), None);
             }
             return write(facts, part, seen, wanted, before, "absent".to_owned());
@@ -160,16 +162,28 @@ fn decide(
     let Some(body) = &wanted.body else {
         return (waits_for_facts(part, before, &what), None);
     };
+    let owns_list = part == Part::SecurityGroup && rules(body) != rules(found);
     let why = if state.eq_ignore_ascii_case("Succeeded") {
         compare::difference(body, found)
     } else {
         Some(state.to_owned())
     };
+    let why = why.or_else(|| owns_list.then(|| "properties.securityRules".to_owned()));
     let Some(why) = why else { return (Verdict::Good, None) };
     let etag = found["etag"].as_str().filter(|_| wanted.unless == Unless::Exists);
     let unless = etag.map_or(Unless::Never, |etag| Unless::Changed(etag.to_owned()));
-    let wanted = Wanted { body: Some(compare::merged(body, found)), unless, ..wanted };
+    let mut merged = compare::merged(body, found);
+    if owns_list {
+        merged["properties"]["securityRules"] = body["properties"]["securityRules"].clone();
+    }
+    let wanted = Wanted { body: Some(merged), unless, ..wanted };
     write(facts, part, seen, wanted, before, why)
+}
+
+/// How many rules a security group has. A rule that somebody added would open what is closed by default, so
+/// here, unlike elsewhere, what is not ours does not stay.
+fn rules(group: &Value) -> usize {
+    group["properties"]["securityRules"].as_array().map_or(0, Vec::len)
 }
 
 /// A write, unless it has to wait.
@@ -204,14 +218,24 @@ fn write(
     (Verdict::Working(format!("{what}: being made or changed")), Some(write))
 }
 
+/// Something that the part follows from is not there, or is not known.
 fn waits_for_facts(part: Part, before: &BTreeMap<Part, Verdict>, what: &str) -> Verdict {
-    let unmet = part.needs().into_iter().find(|need| before.get(need) != Some(&Verdict::Good));
-    let missing = match (part, unmet) {
-        (_, Some(need)) => need.what(),
-        (Part::Record, None) => "address of the gateway".to_owned(),
-        (_, None) => "what it follows from".to_owned(),
-    };
-    Verdict::Waiting(format!("{what} waits for: {missing}"))
+    let verdict = |need: &Part| before.get(need).filter(|v| **v != Verdict::Good).map(|v| (*need, v.clone()));
+    match part.needs().iter().find_map(verdict) {
+        Some((need, Verdict::Unknown(trouble))) => {
+            let message = format!("{what} follows from: {}", need.what());
+            Verdict::Unknown(Trouble::new(
+                trouble.reason,
+                format!("{message}, which is not known: {}", trouble.message),
+            ))
+        }
+        Some((need, _)) => Verdict::Waiting(format!("{what} waits for: {}", need.what())),
+        None if part == Part::Record => Verdict::Waiting(format!("{what} waits for: address of the gateway")),
+        None => {
+            let message = format!("{what}: who the operator is in Entra is not known");
+            Verdict::Unknown(Trouble::new(Reason::AzureUnavailable, message))
+        }
+    }
 }
 
 fn data_is_gone(what: &str, id: &str) -> Trouble {

@@ -1,36 +1,23 @@
-//! Plan, report and teardown of a Reef: each situation with what is written and what its user sees.
+//! Plan of a Reef: each situation with what is written.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use proptest::prelude::*;
 use reef_crds::{
-    Reef, ReefStatus,
-    condition::{ConditionType, Reason},
+    Reef,
+    condition::Reason,
 };
 use serde_json::{Value, json};
 
 use super::{
     bodies::Inputs,
-    in_cluster::InCluster,
     names::{self, TAG_CLAIM},
     parts::Part,
     plan::{Facts, Failure, Plan, Seen, Verdict, plan},
-    report::{held, report},
 };
 use crate::{
     azure::{ArmError, Unless},
-    controller::{Policy, trouble::Trouble},
     observed::Observed,
-};
-
-const POLICY: Policy = Policy {
-    resync: Duration::from_secs(600),
-    progress_deadline: Duration::from_secs(1800),
-    azure_poll: Duration::from_secs(15),
 };
 
 fn at(second: i64) -> Timestamp {
@@ -67,13 +54,13 @@ pub(super) fn inputs() -> Inputs {
     }
 }
 
-fn seen(state: Observed<Value>) -> Seen {
-    Seen { state, operation: None, failure: None }
+pub(super) fn seen(state: Observed<Value>) -> Seen {
+    Seen { state, operation: None, blind: None, failure: None }
 }
 
 type World = BTreeMap<Part, Seen>;
 
-fn nothing() -> World {
+pub(super) fn nothing() -> World {
     inputs().parts().into_iter().map(|part| (part, seen(Observed::Absent))).collect()
 }
 
@@ -97,19 +84,19 @@ fn made(part: Part, body: &Value) -> Value {
     found
 }
 
-struct Given {
-    seen: World,
-    had_data: BTreeSet<Part>,
+pub(super) struct Given {
+    pub(super) seen: World,
+    pub(super) had_data: BTreeSet<Part>,
     may_adopt: bool,
     may_recreate: bool,
 }
 
 impl Given {
-    fn new(seen: World) -> Self {
+    pub(super) fn new(seen: World) -> Self {
         Self { seen, had_data: BTreeSet::new(), may_adopt: false, may_recreate: false }
     }
 
-    fn plan(&self) -> Plan {
+    pub(super) fn plan(&self) -> Plan {
         plan(&Facts {
             inputs: &inputs(),
             seen: &self.seen,
@@ -126,7 +113,7 @@ impl Given {
 }
 
 /// Does what plans say, one round after the other, until nothing is left to do; the rounds.
-fn build(given: &mut Given) -> Vec<Vec<Part>> {
+pub(super) fn build(given: &mut Given) -> Vec<Vec<Part>> {
     let mut rounds = Vec::new();
     loop {
         let plan = given.plan();
@@ -141,7 +128,7 @@ fn build(given: &mut Given) -> Vec<Vec<Part>> {
     }
 }
 
-fn complete() -> Given {
+pub(super) fn complete() -> Given {
     let mut given = Given::new(nothing());
     build(&mut given);
     given
@@ -220,6 +207,18 @@ fn what_was_not_seen_is_never_written() {
 }
 
 #[test]
+fn a_security_rule_that_somebody_added_goes() {
+    let mut given = complete();
+    change(&mut given, Part::SecurityGroup, |group| {
+        let rules = group["properties"]["securityRules"].as_array_mut().unwrap();
+        rules.push(json!({ "name": "open", "properties": { "access": "Allow" } }));
+    });
+    let writes = given.plan().writes;
+    assert_eq!(writes.len(), 1);
+    assert_eq!(writes[0].body["properties"]["securityRules"].as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn a_part_with_a_running_operation_is_left_alone() {
     let mut given = complete();
     given
@@ -284,6 +283,13 @@ fn what_held_data_and_is_gone_is_not_made_again_by_itself() {
         given.may_recreate = true;
         assert_eq!(given.writes(), [part]);
     }
+    // Nor is anything when the whole group is gone.
+    let mut given = Given::new(nothing());
+    given.had_data.insert(Part::SqlServer);
+    assert!(given.writes().is_empty());
+    assert!(
+        matches!(&given.plan().verdicts[&Part::Group], Verdict::Blocked(t) if t.reason == Reason::DataResourceMissing)
+    );
     // What holds none is made again.
     let mut given = complete();
     given.seen.insert(Part::NatGateway, seen(Observed::Absent));
@@ -333,86 +339,6 @@ pub(super) fn reef(change: &Value) -> Reef {
     serde_json::from_value(reef).unwrap()
 }
 
-fn in_service() -> InCluster {
-    InCluster { objects: Verdict::Good, gateway: Verdict::Good, address: Some("203.0.113.9".to_owned()) }
-}
-
-fn status(reef: &Reef, given: &Given, cluster: &InCluster, now: i64) -> ReefStatus {
-    report(reef, &inputs(), &given.plan(), &given.seen, cluster, &POLICY, at(now))
-}
-
-fn condition(status: &ReefStatus, type_: ConditionType) -> Option<(String, String)> {
-    let found = status.conditions.iter().find(|c| c.type_ == type_.as_str())?;
-    Some((found.status.clone(), found.reason.clone()))
-}
-
-fn is(status: &ReefStatus, type_: ConditionType, expect: (&str, &str)) {
-    let found = condition(status, type_);
-    let found = found.as_ref().map(|(s, r)| (s.as_str(), r.as_str()));
-    assert_eq!(found, Some(expect), "{type_:?} in {:?}", status.conditions);
-}
-
-#[test]
-fn a_reef_is_ready_when_all_of_it_is_and_says_what_is_missing_before() {
-    use ConditionType::{ClusterReady, NetworkReady, Ready, Reconciling, SqlReady, Stalled};
-    let empty = Given::new(nothing());
-    let first = status(&reef(&json!({})), &empty, &InCluster::waiting("x"), 10);
-    is(&first, Ready, ("False", "Provisioning"));
-    is(&first, Reconciling, ("True", "Provisioning"));
-    is(&first, SqlReady, ("False", "WaitingForDependency"));
-    let good = status(&reef(&json!({})), &complete(), &in_service(), 20);
-    is(&good, Ready, ("True", "ReconcileSucceeded"));
-    assert_eq!(condition(&good, Reconciling), None);
-    // A good reef stays Ready while Azure does not answer, and shows what is not known.
-    let mut blind = complete();
-    blind.seen.insert(Part::Network, seen(Observed::Unknown("no answer".to_owned())));
-    let was_good = Reef { status: Some(good.clone()), ..reef(&json!({})) };
-    let now = status(&was_good, &blind, &in_service(), 30);
-    is(&now, Ready, ("True", "ReconcileSucceeded"));
-    is(&now, NetworkReady, ("Unknown", "AzureUnavailable"));
-    // A new reef is not Ready on what nobody saw.
-    let now = status(&reef(&json!({})), &blind, &in_service(), 30);
-    is(&now, Ready, ("False", "AzureUnavailable"));
-    // What only a human can help with stalls at once.
-    let mut gone = complete();
-    gone.seen.insert(Part::SqlServer, seen(Observed::Absent));
-    gone.had_data.insert(Part::SqlServer);
-    let now = status(&was_good, &gone, &in_service(), 40);
-    is(&now, Ready, ("False", "DataResourceMissing"));
-    is(&now, Stalled, ("True", "DataResourceMissing"));
-    assert_eq!(condition(&now, Reconciling), None);
-    is(&now, ClusterReady, ("True", "ReconcileSucceeded"));
-    assert_eq!(now.sql_server, good.sql_server, "what was known is kept");
-}
-
-#[test]
-fn a_reef_without_progress_stalls_and_goes_on_when_something_moves() {
-    use ConditionType::{Reconciling, Stalled};
-    let mut given = Given::new(nothing());
-    let first = status(&reef(&json!({})), &given, &InCluster::waiting("x"), 10);
-    let with = |status: &ReefStatus| Reef { status: Some(status.clone()), ..reef(&json!({})) };
-    let early = status(&with(&first), &given, &InCluster::waiting("x"), 10 + 1799);
-    assert!(condition(&early, Reconciling).is_some());
-    let late = status(&with(&first), &given, &InCluster::waiting("x"), 10 + 1800);
-    is(&late, Stalled, ("True", "Provisioning"));
-    let still = status(&with(&late), &given, &InCluster::waiting("x"), 10 + 1900);
-    assert!(condition(&still, Stalled).is_some() && condition(&still, Reconciling).is_none());
-    build(&mut given);
-    let moved = status(&with(&still), &given, &InCluster::waiting("x"), 10 + 2000);
-    assert!(condition(&moved, Stalled).is_none() && condition(&moved, Reconciling).is_some());
-}
-
-#[test]
-fn a_good_reef_whose_references_cannot_be_read_stays_as_it_is() {
-    let good = status(&reef(&json!({})), &complete(), &in_service(), 20);
-    let was_good = Reef { status: Some(good.clone()), ..reef(&json!({})) };
-    let trouble = Trouble::new(Reason::ReferenceNotFound, "gone");
-    assert_eq!(held(&was_good, &trouble, false, &POLICY, at(30)), good);
-    let now = held(&was_good, &trouble, true, &POLICY, at(30));
-    is(&now, ConditionType::Ready, ("False", "ReferenceNotFound"));
-    is(&now, ConditionType::SqlReady, ("True", "ReconcileSucceeded"));
-}
-
 #[test]
 fn names_in_a_new_management_cluster_are_the_same() {
     assert_eq!(names::group("f", "r"), "reef-f-r");
@@ -425,46 +351,4 @@ fn names_in_a_new_management_cluster_are_the_same() {
     assert_eq!(ids, again);
     let different: BTreeSet<_> = ids.iter().map(|id| id.to_lowercase()).collect();
     assert_eq!(different.len(), ids.len(), "no two parts have one id");
-}
-
-fn state() -> impl Strategy<Value = u8> {
-    0u8..5
-}
-
-proptest! {
-    /// Whatever was seen: no write without a certain look at it and at the group, none into what is not ours,
-    /// and conditions that kstatus understands.
-    #[test]
-    fn no_world_leads_to_a_wrong_write(states in prop::collection::vec(state(), 24), claim in prop::bool::ANY, now in 0i64..5000) {
-        let mut given = complete();
-        let parts = inputs().parts();
-        for (part, state) in parts.iter().zip(&states) {
-            let entry = given.seen.get_mut(part).unwrap();
-            match state {
-                0 => entry.state = Observed::Absent,
-                1 => entry.state = Observed::Unknown("x".to_owned()),
-                2 => entry.operation = Some("Running".to_owned()),
-                3 => if let Observed::Present(value) = &mut entry.state { value["tags"] = json!({}); value["properties"]["metadata"] = json!({}); },
-                _ => {}
-            }
-        }
-        if claim && let Observed::Present(group) = &mut given.seen.get_mut(&Part::Group).unwrap().state {
-            group["tags"][TAG_CLAIM] = json!("earlier");
-        }
-        let plan = given.plan();
-        for write in &plan.writes {
-            let seen = &given.seen[&write.part];
-            prop_assert!(!matches!(seen.state, Observed::Unknown(_)) && seen.operation.is_none());
-            prop_assert!(write.part == Part::Group || plan.verdicts[&Part::Group] == Verdict::Good);
-            prop_assert!(write.part.needs().iter().all(|need| plan.verdicts[need] == Verdict::Good));
-            if let Observed::Present(found) = &seen.state && write.part.has_tags() {
-                prop_assert!(names::marked(&found["tags"], &inputs().tags()));
-            }
-        }
-        let status = status(&reef(&json!({})), &given, &in_service(), now);
-        let has = |t: ConditionType| condition(&status, t).is_some_and(|(s, _)| s == "True");
-        let (ready, working, stalled) = (has(ConditionType::Ready), has(ConditionType::Reconciling), has(ConditionType::Stalled));
-        prop_assert!(!(working && stalled) && ready != (working || stalled));
-        prop_assert_eq!(ready, plan.verdicts.values().all(|v| *v == Verdict::Good));
-    }
 }
