@@ -38,6 +38,9 @@ pub async fn step(
     if memory.operations.contains_key(&group) {
         return Step::Wait("resource group: being deleted".to_owned());
     }
+    // What failed while the reef was made no longer matters.
+    let locks = inputs.parts().into_iter().filter(|part| part.is_lock()).map(|part| inputs.id(part));
+    memory.retain(&locks.chain([group.clone(), record.clone()]).collect());
     let remains = look(arm, inputs).await;
     let step = teardown::next(reef, &remains, &inputs.tags());
     if claim.check().is_err() {

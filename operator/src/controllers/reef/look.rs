@@ -181,6 +181,13 @@ async fn cluster_of(
         Some(Observed::Present(value)) => Some(value),
         _ => None,
     };
+    for part in [Part::Group, Part::Cluster, Part::ClusterAdmin] {
+        if let Some(plan::Seen { state: Observed::Unknown(why), blind, .. }) = seen.get(&part) {
+            let reason = blind.unwrap_or(Reason::AzureUnavailable);
+            let message = format!("{} is not known: {why}", part.what());
+            return InCluster::trouble(Verdict::Unknown(Trouble::new(reason, message)));
+        }
+    }
     if !plan::is_claimed(inputs, seen) {
         return InCluster::waiting("the resource group");
     }

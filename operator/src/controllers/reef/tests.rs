@@ -3,10 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use reef_crds::{
-    Reef,
-    condition::Reason,
-};
+use reef_crds::{Reef, condition::Reason};
 use serde_json::{Value, json};
 
 use super::{
