@@ -16,6 +16,7 @@ pub mod node;
 pub mod pki;
 pub mod probe;
 pub mod process;
+pub mod reef_harness;
 pub mod reefs;
 pub mod runtime;
 pub mod tls;

@@ -13,12 +13,13 @@ use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams},
 };
-use reef_crds::{Reef, ReefStatus, Region};
+use reef_crds::{ReefStatus, Region};
 use reef_e2e::{
     azure::{PLATFORM_GROUP, SUBSCRIPTION},
     harness::{Sandbox, eventually, ok, refused},
-    install::{NAMESPACE, charts, wildcard_secret},
+    install::{NAMESPACE, wildcard_secret},
     pki::Authority,
+    reef_harness::{azure_writes, cluster, cluster_writes, get, gone, looks, ready, set, shows},
 };
 use serde_json::{Value, json};
 
@@ -32,7 +33,8 @@ const SAMPLES: [&str; 3] = [
 async fn reefs_come_are_kept_and_go() {
     let sandbox = Sandbox::start(env!("CARGO_BIN_EXE_reef-sandbox"), &["--reef-slots=2", "--time-scale=200"]);
     let client = sandbox.client().await;
-    settings(&sandbox);
+    // Short intervals, so that routine looks come within the story.
+    set(&sandbox, "resyncSeconds=10");
     let began = Instant::now();
     for sample in SAMPLES {
         ok(&sandbox.kubectl_with(&["apply", "-f", "-"], sample));
@@ -59,58 +61,8 @@ async fn reefs_come_are_kept_and_go() {
     back_to_an_empty_subscription(&sandbox, &client, &one, &two).await;
 }
 
-/// Short intervals, so that routine looks come within the story.
-fn settings(sandbox: &Sandbox) {
-    let chart = charts().join("reef-operator");
-    ok(&sandbox.helm(&[
-        "upgrade",
-        "reef-operator",
-        chart.to_str().unwrap(),
-        "--namespace",
-        NAMESPACE,
-        "--reuse-values",
-        "--wait",
-        "--set",
-        "resyncSeconds=10",
-    ]));
-}
-
-async fn get(client: &Client, name: &str) -> Option<Reef> {
-    Api::<Reef>::all(client.clone()).get_opt(name).await.ok().flatten()
-}
-
-async fn ready(client: &Client, name: &str) -> ReefStatus {
-    shows(client, name, "Ready", "True", "ReconcileSucceeded").await
-}
-
-async fn shows(client: &Client, name: &str, type_: &str, status: &str, reason: &str) -> ReefStatus {
-    eventually(&format!("{name} shows {type_} {status} {reason}"), || async {
-        let reef = get(client, name).await?;
-        let found = reef.status?;
-        let current = found.observed_generation == reef.metadata.generation;
-        let fits =
-            found.conditions.iter().any(|c| c.type_ == type_ && c.status == status && c.reason == reason);
-        (current && fits).then_some(found)
-    })
-    .await
-}
-
 fn group(status: &ReefStatus) -> String {
     format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{}", status.resource_group.as_ref().unwrap())
-}
-
-fn cluster(status: &ReefStatus) -> String {
-    status.cluster.as_ref().unwrap().name.clone()
-}
-
-/// Writes to Azure, tokens and registrations aside.
-fn azure_writes(sandbox: &Sandbox) -> Vec<Value> {
-    let mut journal = sandbox.azure_journal();
-    journal.retain(|e| {
-        let path = e["path"].as_str().unwrap();
-        e["method"] != "GET" && !path.ends_with("/token") && !path.ends_with("/register")
-    });
-    journal
 }
 
 fn everything_was_made_once(sandbox: &Sandbox) {
@@ -148,6 +100,12 @@ async fn the_cluster_is_furnished(sandbox: &Sandbox, status: &ReefStatus) {
         Api::<ServiceAccount>::namespaced(client.clone(), "reef-system").get("reef-agent").await.unwrap();
     let annotation = &agent.metadata.annotations.unwrap()["azure.workload.identity/client-id"];
     assert_eq!(*annotation, status.agent_identity.as_ref().unwrap().client_id);
+    let account = &status.storage_accounts[0].name;
+    let secrets = Api::<Secret>::namespaced(client.clone(), "reef-system");
+    let keys = secrets.get(&format!("storage-{account}")).await.unwrap().data.unwrap();
+    assert_eq!(keys["azurestorageaccountname"].0, account.as_bytes());
+    let key = String::from_utf8(keys["azurestorageaccountkey"].0.clone()).unwrap();
+    nothing_secret_shows(sandbox, &key);
     let ca = fs::read_to_string(sandbox.folder().join("run/public-ca.crt")).unwrap();
     let gateway = status.gateway.as_ref().unwrap();
     assert_eq!(gateway.host, "weu-1.sandbox.reefs.octopus.example");
@@ -159,6 +117,34 @@ async fn the_cluster_is_furnished(sandbox: &Sandbox, status: &ReefStatus) {
     let (_, record) = sandbox.arm("GET", &format!("{zone}/A/weu-1.sandbox.reefs"), None);
     assert_eq!(record["properties"]["ARecords"][0]["ipv4Address"], gateway.address.clone().unwrap());
     assert_eq!(record["properties"]["TTL"], 300);
+}
+
+/// Invariant 8: the account's key, tokens and signed URLs are in no log, object, Event or journal.
+fn nothing_secret_shows(sandbox: &Sandbox, key: &str) {
+    let mut text = ok(&sandbox.kubectl(&[
+        "get",
+        "events,reefs,regions,reefclasses,controllerrevisions",
+        "-A",
+        "-o",
+        "yaml",
+    ]));
+    text += &ok(&sandbox.kubectl(&[
+        "-n",
+        NAMESPACE,
+        "logs",
+        "-l",
+        "app.kubernetes.io/component=operator",
+        "--tail=-1",
+    ]));
+    text.extend(sandbox.azure_journal().iter().map(Value::to_string));
+    text.extend(sandbox.audit().iter().map(Value::to_string));
+    assert!(
+        text.contains("writing to Azure") && text.contains("/listKeys"),
+        "the logs and the journal were read"
+    );
+    for secret in [key, "eyJhbGciOi", "&s=", "BEGIN PRIVATE KEY"] {
+        assert!(!text.contains(secret), "{secret} shows");
+    }
 }
 
 /// The operator works in the cluster by its role in Azure and by nothing else.
@@ -173,16 +159,6 @@ async fn the_operator_is_nobody_without_its_role(sandbox: &Sandbox, client: &Cli
     ready(client, "weu-1").await;
 }
 
-async fn looks(client: &Client) -> f64 {
-    let leases = Api::<k8s_openapi::api::coordination::v1::Lease>::namespaced(client.clone(), NAMESPACE);
-    let leader = leases.get("reef-operator").await.unwrap().spec.unwrap().holder_identity.unwrap();
-    let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{leader}:8080/proxy/metrics");
-    let text =
-        client.request_text(http::Request::get(path).body(Vec::new()).unwrap()).await.unwrap_or_default();
-    let name = "controller_runtime_reconcile_total{controller=\"reef\",result=\"success\"} ";
-    text.lines().find_map(|line| line.strip_prefix(name)?.parse().ok()).unwrap_or(0.0)
-}
-
 /// Invariant 7 as far as there are reefs: routine looks read, and write nowhere.
 async fn nothing_is_written_when_nothing_is_to_do(sandbox: &Sandbox, client: &Client, status: &ReefStatus) {
     ready(client, "weu-2").await;
@@ -191,26 +167,13 @@ async fn nothing_is_written_when_nothing_is_to_do(sandbox: &Sandbox, client: &Cl
             && entry["objectRef"]["resource"] != "leases"
     };
     let count = || sandbox.audit().iter().filter(|e| by_us(e)).count();
-    let slot =
-        status.cluster.as_ref().unwrap().issuer.as_ref().unwrap().rsplit('/').nth(1).unwrap().to_owned();
-    let reef_writes = || {
-        let path = sandbox.folder().join(format!("logs/{slot}-audit.log"));
-        let text = fs::read_to_string(path).unwrap();
-        // Users from Entra have object ids for names.
-        text.lines()
-            .filter_map(|l| serde_json::from_str::<Value>(l).ok())
-            .filter(|e| {
-                !e["user"]["username"].as_str().unwrap().contains(':')
-                    && e["user"]["username"].as_str().unwrap().len() == 36
-            })
-            .count()
-    };
+    let reef_writes = || cluster_writes(sandbox, status);
     assert!(reef_writes() > 0, "the operator's writes in the cluster are found in its audit log");
-    let first = looks(client).await;
+    let first = looks(client, "reef").await;
     let before = (count(), reef_writes(), azure_writes(sandbox).len());
     let calls = sandbox.azure_journal().len();
     eventually("routine looks at both reefs", || async {
-        (looks(client).await >= first + 8.0).then_some(())
+        (looks(client, "reef").await >= first + 8.0).then_some(())
     })
     .await;
     assert_eq!((count(), reef_writes(), azure_writes(sandbox).len()), before, "writes in routine looks");
@@ -311,8 +274,9 @@ async fn an_edit_of_the_class_reaches_new_reefs_only(
         (list.lines().count() == 2).then_some(())
     })
     .await;
-    let first = looks(client).await;
-    eventually("looks at the reefs", || async { (looks(client).await >= first + 2.0).then_some(()) }).await;
+    let first = looks(client, "reef").await;
+    eventually("looks at the reefs", || async { (looks(client, "reef").await >= first + 2.0).then_some(()) })
+        .await;
     assert_eq!(get(client, "weu-1").await.unwrap().status.unwrap().class_revision, status.class_revision);
     assert_eq!(azure_writes(sandbox).len(), before, "nothing of an existing reef is changed");
     // The class itself may go: its reefs have what they were made from.
@@ -479,8 +443,7 @@ async fn back_to_an_empty_subscription(
     ok(&sandbox.kubectl(&["annotate", "--overwrite", "reef", "weu-1", annotation]));
     ok(&sandbox.kubectl(&["delete", "reef", "weu-1", "--wait=false"]));
     for name in ["weu-1", "weu-2"] {
-        eventually(&format!("{name} is gone"), || async { get(client, name).await.is_none().then_some(()) })
-            .await;
+        gone(client, name).await;
     }
     println!("a reef deleted: {:.1} s (Azure 200 times as fast)", began.elapsed().as_secs_f32());
     let left: Vec<_> = sandbox

@@ -7,13 +7,12 @@
     reason = "a step that fails is to fail its story"
 )]
 
-use kube::{Api, Client};
-use reef_crds::{Reef, ReefStatus};
+use reef_crds::ReefStatus;
 use reef_e2e::{
-    harness::{Sandbox, eventually, ok},
+    harness::{Sandbox, ok},
     install::{NAMESPACE, charts},
+    reef_harness::{cluster_writes, ready},
 };
-use serde_json::Value;
 
 const SAMPLES: [&str; 3] = [
     include_str!("../../docs/samples/10-region.yaml"),
@@ -30,7 +29,7 @@ async fn git_applied_again_finds_what_exists() {
     }
     let before = [ready(&client, "weu-1").await, ready(&client, "weu-2").await];
     let (ids, calls) = (sandbox.azure_ids(), sandbox.azure_journal().len());
-    let in_reefs = before.each_ref().map(|status| audit(&sandbox, status));
+    let in_reefs = before.each_ref().map(|status| cluster_writes(&sandbox, status));
 
     wipe(&sandbox);
     let region =
@@ -58,28 +57,8 @@ async fn git_applied_again_finds_what_exists() {
         assert!(claim || path.ends_with("/token") || path.ends_with("/listClusterUserCredential"), "{write}");
     }
     for (status, before) in after.iter().zip(in_reefs) {
-        assert_eq!(audit(&sandbox, status), before, "writes in the reef's cluster");
+        assert_eq!(cluster_writes(&sandbox, status), before, "writes in the reef's cluster");
     }
-}
-
-/// Writes of users of Entra in a reef's cluster so far: the operator's.
-fn audit(sandbox: &Sandbox, status: &ReefStatus) -> usize {
-    let issuer = status.cluster.as_ref().unwrap().issuer.as_ref().unwrap();
-    let slot = issuer.rsplit('/').nth(1).unwrap();
-    let text = std::fs::read_to_string(sandbox.folder().join(format!("logs/{slot}-audit.log"))).unwrap();
-    let events = text.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
-    // Their names are object ids; everybody else's have a colon or are words.
-    events
-        .filter(|e| e["user"]["username"].as_str().is_some_and(|u| u.len() == 36 && !u.contains(':')))
-        .count()
-}
-
-async fn ready(client: &Client, name: &str) -> ReefStatus {
-    eventually(&format!("{name} is Ready"), || async {
-        let status = Api::<Reef>::all(client.clone()).get(name).await.ok()?.status?;
-        status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True").then_some(status)
-    })
-    .await
 }
 
 /// Everything of ours in the management cluster goes at once, and nobody is there to see it; then the charts

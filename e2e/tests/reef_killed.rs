@@ -11,11 +11,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, Client, api::DeleteParams};
-use reef_crds::Reef;
 use reef_e2e::{
     azure::PLATFORM_GROUP,
     harness::{Sandbox, eventually, ok, processes, send},
-    install::{NAMESPACE, charts},
+    install::NAMESPACE,
+    reef_harness::{gone, ready, set},
 };
 use rustix::process::Signal;
 use tokio::sync::watch;
@@ -48,21 +48,18 @@ async fn a_reef_survives_its_operator() {
     println!("REEF_SEED={seed}");
     let sandbox = Sandbox::start(env!("CARGO_BIN_EXE_reef-sandbox"), &["--reef-slots=1", "--time-scale=60"]);
     let client = sandbox.client().await;
-    let chart = charts().join("reef-operator");
-    let chart = chart.to_str().unwrap();
-    let upgrade = ["upgrade", "reef-operator", chart, "--namespace", NAMESPACE, "--reuse-values", "--wait"];
     // A short lease, so that there are many kills in little time.
-    ok(&sandbox.helm(&[&upgrade[..], &["--set", "lease.durationSeconds=3"]].concat()));
+    set(&sandbox, "lease.durationSeconds=3");
     for sample in SAMPLES {
         ok(&sandbox.kubectl_with(&["apply", "-f", "-"], sample));
     }
 
     // Without a kill.
     ok(&sandbox.kubectl_with(&["apply", "-f", "-"], REEF));
-    ready(&client).await;
+    ready(&client, "weu-1").await;
     let expected = sandbox.azure_ids();
     ok(&sandbox.kubectl(&["delete", "reef", "weu-1", "--wait=false"]));
-    gone(&client).await;
+    gone(&client, "weu-1").await;
     let empty = sandbox.azure_ids();
     assert!(
         empty.iter().all(|id| !id.contains("/resourceGroups/") || id.contains(&format!("/{PLATFORM_GROUP}")))
@@ -72,7 +69,7 @@ async fn a_reef_survives_its_operator() {
     // With kills.
     let (stop, killer) = kill_leaders(client.clone(), seed);
     ok(&sandbox.kubectl_with(&["apply", "-f", "-"], REEF));
-    ready(&client).await;
+    ready(&client, "weu-1").await;
     stop.send_replace(true);
     let while_made = killer.await.unwrap();
     assert_eq!(sandbox.azure_ids(), expected, "what was made is what is made without kills");
@@ -80,27 +77,12 @@ async fn a_reef_survives_its_operator() {
 
     let (stop, killer) = kill_leaders(client.clone(), seed ^ 0x5eed);
     ok(&sandbox.kubectl(&["delete", "reef", "weu-1", "--wait=false"]));
-    gone(&client).await;
+    gone(&client, "weu-1").await;
     stop.send_replace(true);
     let while_deleted = killer.await.unwrap();
     assert_eq!(sandbox.azure_ids(), empty, "nothing is left");
     println!("killed {while_made} times while it was made, {while_deleted} times while it was deleted");
     assert!(while_made >= 2, "{while_made}: the story was not one");
-}
-
-async fn ready(client: &Client) {
-    eventually("the reef is Ready", || async {
-        let status = Api::<Reef>::all(client.clone()).get("weu-1").await.ok()?.status?;
-        status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True").then_some(())
-    })
-    .await;
-}
-
-async fn gone(client: &Client) {
-    eventually("the reef is gone", || async {
-        Api::<Reef>::all(client.clone()).get_opt("weu-1").await.ok()?.is_none().then_some(())
-    })
-    .await;
 }
 
 /// Each resource came into being once: a PUT that made something (201, or 202 for what takes time) has no

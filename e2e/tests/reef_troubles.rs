@@ -6,12 +6,11 @@
     reason = "a step that fails is to fail its story"
 )]
 
-use kube::{Api, Client};
-use reef_crds::{Reef, ReefStatus};
+use kube::Client;
 use reef_e2e::{
     azure::{PLATFORM_GROUP, SUBSCRIPTION},
     harness::{Sandbox, eventually, ok},
-    install::{NAMESPACE, charts},
+    reef_harness::{get, message, ready, set, shows},
 };
 use serde_json::{Value, json};
 
@@ -25,17 +24,7 @@ const FIRST_NAME: &str = "sandbox-weu-1-dc57f8ee";
 async fn troubles_are_told_apart() {
     let sandbox = Sandbox::start(env!("CARGO_BIN_EXE_reef-sandbox"), &["--reef-slots=1", "--time-scale=200"]);
     let client = sandbox.client().await;
-    let chart = charts().join("reef-operator");
-    let upgrade = [
-        "upgrade",
-        "reef-operator",
-        chart.to_str().unwrap(),
-        "--namespace",
-        NAMESPACE,
-        "--reuse-values",
-        "--wait",
-    ];
-    ok(&sandbox.helm(&[&upgrade[..], &["--set", "resyncSeconds=10"]].concat()));
+    set(&sandbox, "resyncSeconds=10");
 
     references_that_come_later(&sandbox, &client).await;
     names_that_are_taken(&sandbox, &client).await;
@@ -53,24 +42,6 @@ fn apply(sandbox: &Sandbox, name: &str, more: &Value) {
     ok(&sandbox.kubectl_with(&["apply", "-f", "-"], &reef.to_string()));
 }
 
-async fn shows(client: &Client, name: &str, type_: &str, status: &str, reason: &str) -> ReefStatus {
-    eventually(&format!("{name} shows {type_} {status} {reason}"), || async {
-        let found = Api::<Reef>::all(client.clone()).get_opt(name).await.ok()??.status?;
-        let fits =
-            found.conditions.iter().any(|c| c.type_ == type_ && c.status == status && c.reason == reason);
-        fits.then_some(found)
-    })
-    .await
-}
-
-async fn ready(client: &Client, name: &str) -> ReefStatus {
-    shows(client, name, "Ready", "True", "ReconcileSucceeded").await
-}
-
-fn message(status: &ReefStatus, type_: &str) -> String {
-    status.conditions.iter().find(|c| c.type_ == type_).unwrap().message.clone()
-}
-
 fn writes(sandbox: &Sandbox) -> usize {
     let journal = sandbox.azure_journal();
     journal.iter().filter(|e| e["method"] == "PUT" || e["method"] == "DELETE").count()
@@ -82,7 +53,7 @@ async fn references_that_come_later(sandbox: &Sandbox, client: &Client) {
     assert!(message(&held, "Ready").contains("spec.regionRef: Region westeurope does not exist"));
     ok(&sandbox.kubectl_with(&["apply", "-f", "-"], SAMPLES[0]));
     eventually("the class is missed next", || async {
-        let found = Api::<Reef>::all(client.clone()).get("early").await.ok()?.status?;
+        let found = get(client, "early").await?.status?;
         message(&found, "Ready").contains("spec.classRef: ReefClass standard does not exist").then_some(())
     })
     .await;

@@ -22,6 +22,7 @@ use reef_e2e::{
     harness::{Sandbox, eventually, ok},
     install::{NAMESPACE, ZONE, charts, wildcard_secret},
     pki::Authority,
+    reef_harness::looks,
 };
 use serde_json::json;
 
@@ -159,7 +160,7 @@ async fn a_request_is_answered_and_else_nothing_is_written(sandbox: &Sandbox, cl
         })
         .await;
     }
-    let looks = || async { looks(client).await };
+    let looks = || async { looks(client, "region").await };
     // Somebody else's condition stays in the object and is no reason to write.
     let foreign = json!({ "status": { "conditions": [{ "type": "Foreign", "status": "True", "reason": "X", "message": "",
         "lastTransitionTime": "2026-01-01T00:00:00Z" }] } });
@@ -173,15 +174,4 @@ async fn a_request_is_answered_and_else_nothing_is_written(sandbox: &Sandbox, cl
     let entries = sandbox.azure_journal();
     assert!(entries.len() > calls, "Azure was looked at");
     assert!(entries.iter().all(|e| e["method"] == "GET" || e["path"].as_str().unwrap().ends_with("/token")));
-}
-
-/// Reconciles that the leader has done.
-async fn looks(client: &Client) -> f64 {
-    let leases = Api::<k8s_openapi::api::coordination::v1::Lease>::namespaced(client.clone(), NAMESPACE);
-    let leader = leases.get("reef-operator").await.unwrap().spec.unwrap().holder_identity.unwrap();
-    let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{leader}:8080/proxy/metrics");
-    let text =
-        client.request_text(http::Request::get(path).body(Vec::new()).unwrap()).await.unwrap_or_default();
-    let name = "controller_runtime_reconcile_total{controller=\"region\",result=\"success\"} ";
-    text.lines().find_map(|line| line.strip_prefix(name)?.parse().ok()).unwrap_or(0.0)
 }

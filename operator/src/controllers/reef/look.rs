@@ -16,10 +16,9 @@ use reef_crds::{
 
 use super::{
     Shared, act, begin,
-    bodies::{AKS_API, GROUPS_API, Inputs},
-    delete,
-    in_cluster::{self, InCluster},
-    manifests,
+    bodies::{GROUPS_API, Inputs},
+    delete, furnish,
+    in_cluster::InCluster,
     memory::Memory,
     names, observe,
     parts::Part,
@@ -30,7 +29,6 @@ use super::{
 };
 use crate::{
     azure::Class,
-    cluster,
     controller::{
         Context, Error, finalizers, publish, status,
         trouble::{Trouble, transition},
@@ -40,9 +38,6 @@ use crate::{
 
 /// Pause while something that wakes us is waited for.
 const WAITING: Duration = Duration::from_secs(30);
-
-/// How long a look at the reef's cluster may take in all.
-const LONGEST_IN_CLUSTER: Duration = Duration::from_secs(30);
 
 /// One look: sees, decides, acts, reports.
 pub async fn look(reef: &Reef, shared: &Shared) -> Result<Action, Error> {
@@ -101,7 +96,7 @@ async fn work(
     inputs.operator = arm.principal().await.ok();
     observe::poll(arm, memory, pauses, spread, now).await;
     let seen = observe::parts(arm, &inputs, memory, pauses, spread, now).await;
-    let in_cluster = cluster_of(context, &inputs, references, &seen, memory).await;
+    let in_cluster = furnish::cluster(context, &inputs, references, &seen, memory).await;
     inputs.gateway =
         in_cluster.address.clone().or_else(|| reef.status.as_ref()?.gateway.as_ref()?.address.clone());
     let facts = Facts {
@@ -167,67 +162,6 @@ fn rename(
     })?;
     let id = inputs.id(*taken.0);
     begin::renamed(status, &context.fleet, &reef.name_any(), id.rsplit('/').next().unwrap_or_default())
-}
-
-/// What the operator keeps in the cluster, if there is one.
-async fn cluster_of(
-    context: &Context,
-    inputs: &Inputs,
-    references: &References,
-    seen: &std::collections::BTreeMap<Part, plan::Seen>,
-    memory: &mut Memory,
-) -> InCluster {
-    let present = |part: Part| match seen.get(&part).map(|s| &s.state) {
-        Some(Observed::Present(value)) => Some(value),
-        _ => None,
-    };
-    for part in [Part::Group, Part::Cluster, Part::ClusterAdmin] {
-        if let Some(plan::Seen { state: Observed::Unknown(why), blind, .. }) = seen.get(&part) {
-            let reason = blind.unwrap_or(Reason::AzureUnavailable);
-            let message = format!("{} is not known: {why}", part.what());
-            return InCluster::trouble(Verdict::Unknown(Trouble::new(reason, message)));
-        }
-    }
-    if !plan::is_claimed(inputs, seen) {
-        return InCluster::waiting("the resource group");
-    }
-    let cluster = present(Part::Cluster);
-    let host = cluster.and_then(|c| c["properties"]["fqdn"].as_str());
-    let made = cluster.is_some_and(|c| c["properties"]["oidcIssuerProfile"]["issuerURL"].is_string());
-    let (Some(host), true, Some(_)) = (host, made, present(Part::ClusterAdmin)) else {
-        return InCluster::waiting("the AKS cluster");
-    };
-    if memory.cluster.as_ref().is_none_or(|c| c.host != host) {
-        match cluster::connect(&references.arm, &inputs.id(Part::Cluster), AKS_API, host).await {
-            Ok(connected) => memory.cluster = Some(connected),
-            Err(error) => {
-                let trouble = Trouble::new(Reason::ClusterUnreachable, error.to_string());
-                return InCluster::trouble(Verdict::Unknown(trouble));
-            }
-        }
-    }
-    let Some(connected) = memory.cluster.clone() else { return InCluster::waiting("the AKS cluster") };
-    let certificate = references::certificate(context, &references.region).await;
-    let agent = present(Part::AgentIdentity).and_then(|a| a["properties"]["clientId"].as_str());
-    let manifests = manifests::all(&manifests::Inputs {
-        fleet: &inputs.fleet,
-        reef: &inputs.reef,
-        agent_client: agent,
-        zone: references.region.spec.dns.zone_name(),
-        gateway_class: &inputs.class.cluster.gateway_class_name,
-        certificate: certificate.as_ref(),
-    });
-    let keep = in_cluster::keep(context, &connected.client, &manifests);
-    let found = tokio::time::timeout(LONGEST_IN_CLUSTER, keep).await.unwrap_or_else(|_| {
-        let message =
-            format!("the reef's API server did not answer within {} s", LONGEST_IN_CLUSTER.as_secs());
-        InCluster::trouble(Verdict::Unknown(Trouble::new(Reason::ClusterUnreachable, message)))
-    });
-    if matches!(found.objects, Verdict::Unknown(_)) {
-        // The next look connects anew: the cluster's authority may have changed.
-        memory.cluster = None;
-    }
-    found
 }
 
 fn had_data(reef: &Reef) -> BTreeSet<Part> {

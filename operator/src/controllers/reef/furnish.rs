@@ -1,0 +1,101 @@
+//! Reaches a reef's cluster, once it is there, and keeps in it what the operator keeps there.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use reef_crds::condition::Reason;
+
+use super::{
+    bodies::{AKS_API, Inputs},
+    in_cluster::{self, InCluster},
+    keys, manifests,
+    memory::Memory,
+    parts::Part,
+    plan::{Seen, Verdict, is_claimed},
+    references::{self, References},
+};
+use crate::{
+    cluster,
+    controller::{Context, trouble::Trouble},
+    observed::Observed,
+};
+
+/// How long a look at the reef's cluster may take in all.
+const LONGEST_IN_CLUSTER: Duration = Duration::from_secs(30);
+
+/// What the operator keeps in the cluster, if there is one.
+pub async fn cluster(
+    context: &Context,
+    inputs: &Inputs,
+    references: &References,
+    seen: &BTreeMap<Part, Seen>,
+    memory: &mut Memory,
+) -> InCluster {
+    let present = |part: Part| match seen.get(&part).map(|s| &s.state) {
+        Some(Observed::Present(value)) => Some(value),
+        _ => None,
+    };
+    if let Some(blind) = blind(seen) {
+        return blind;
+    }
+    if !is_claimed(inputs, seen) {
+        return InCluster::waiting("the resource group");
+    }
+    let cluster = present(Part::Cluster);
+    let host = cluster.and_then(|c| c["properties"]["fqdn"].as_str());
+    let made = cluster.is_some_and(|c| c["properties"]["oidcIssuerProfile"]["issuerURL"].is_string());
+    let (Some(host), true, Some(_)) = (host, made, present(Part::ClusterAdmin)) else {
+        return InCluster::waiting("the AKS cluster");
+    };
+    if memory.cluster.as_ref().is_none_or(|c| c.host != host) {
+        match cluster::connect(&references.arm, &inputs.id(Part::Cluster), AKS_API, host).await {
+            Ok(connected) => memory.cluster = Some(connected),
+            Err(error) => {
+                let trouble = Trouble::new(Reason::ClusterUnreachable, error.to_string());
+                return InCluster::trouble(Verdict::Unknown(trouble));
+            }
+        }
+    }
+    let Some(connected) = memory.cluster.clone() else { return InCluster::waiting("the AKS cluster") };
+    let certificate = references::certificate(context, &references.region).await;
+    let agent = present(Part::AgentIdentity).and_then(|a| a["properties"]["clientId"].as_str());
+    let manifests = manifests::all(&manifests::Inputs {
+        fleet: &inputs.fleet,
+        reef: &inputs.reef,
+        agent_client: agent,
+        zone: references.region.spec.dns.zone_name(),
+        gateway_class: &inputs.class.cluster.gateway_class_name,
+        certificate: certificate.as_ref(),
+    });
+    let is_there = |part: Part| {
+        let state = present(part).and_then(|p| p["properties"]["provisioningState"].as_str());
+        state.is_some_and(|s| s.eq_ignore_ascii_case("Succeeded"))
+    };
+    let keep = async {
+        let found = in_cluster::keep(context, &connected.client, &manifests).await;
+        if found.objects != Verdict::Good {
+            return found;
+        }
+        let keys = keys::keep(context, (&references.arm, &connected.client), inputs, is_there).await;
+        InCluster { objects: keys, ..found }
+    };
+    let found = tokio::time::timeout(LONGEST_IN_CLUSTER, keep).await.unwrap_or_else(|_| {
+        let message =
+            format!("the reef's API server did not answer within {} s", LONGEST_IN_CLUSTER.as_secs());
+        InCluster::trouble(Verdict::Unknown(Trouble::new(Reason::ClusterUnreachable, message)))
+    });
+    if matches!(found.objects, Verdict::Unknown(_)) {
+        // The next look connects anew: the cluster's authority may have changed.
+        memory.cluster = None;
+    }
+    found
+}
+
+/// Nothing is done in a cluster while it is not known whether it is there and ours.
+fn blind(seen: &BTreeMap<Part, Seen>) -> Option<InCluster> {
+    [Part::Group, Part::Cluster, Part::ClusterAdmin].into_iter().find_map(|part| {
+        let Some(Seen { state: Observed::Unknown(why), blind, .. }) = seen.get(&part) else { return None };
+        let reason = blind.unwrap_or(Reason::AzureUnavailable);
+        let message = format!("{} is not known: {why}", part.what());
+        Some(InCluster::trouble(Verdict::Unknown(Trouble::new(reason, message))))
+    })
+}
