@@ -393,8 +393,20 @@ impl Cloud {
         }
     }
 
-    pub(super) fn begin(&mut self, effect: Effect, seconds: u32, wait: Option<u32>, now: u64) -> String {
-        self.operations.add(self.seed, effect, now + u64::from(seconds) * 1000, wait)
+    pub(super) fn begin(
+        &mut self,
+        kind: &Kind,
+        effect: Effect,
+        seconds: u32,
+        wait: Option<u32>,
+        now: u64,
+    ) -> String {
+        let words = match &effect {
+            Effect::Provisioned(_) => kind.words(),
+            Effect::Deleted(_) => &["InProgress"],
+        };
+        let times = (now, now + u64::from(seconds) * 1000);
+        self.operations.add(self.seed, effect, times, words, wait)
     }
 
     pub(super) fn url(

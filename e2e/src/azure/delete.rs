@@ -38,7 +38,7 @@ impl Cloud {
             resource["properties"]["provisioningState"] = json!("Deleting");
         }
         let seconds = kind.delete_seconds + self.longest_below(&key);
-        let id = self.begin(Effect::Deleted(key), seconds, wait, now);
+        let id = self.begin(kind, Effect::Deleted(key), seconds, wait, now);
         let url = |kind_of_url| self.url(kind, &resource, &id, kind_of_url, request, now);
         let mut answer = Response::empty(202).header("location", url(Url::Result));
         if !kind.operation.is_empty() {

@@ -52,6 +52,25 @@ pub struct Kind {
     pub operation: &'static str,
 }
 
+impl Kind {
+    /// What the status of an operation says while a resource is made or changed. AKS tells how far it is.
+    pub fn words(&self) -> &'static [&'static str] {
+        match self.name {
+            "Microsoft.ContainerService/managedClusters" => &[
+                "InProgress",
+                "ProvisioningControlPlane",
+                "ProvisioningNetworkResources",
+                "ReconcilingAddons",
+                "CreatingAgentPool: 0/1 nodes completed",
+            ],
+            "Microsoft.ContainerService/managedClusters/agentPools" => {
+                &["Creating", "CreatingAgentPool: 0/1 nodes completed"]
+            }
+            _ => &["InProgress"],
+        }
+    }
+}
+
 const fn sync(name: &'static str, tracked: bool) -> Kind {
     Kind {
         name,

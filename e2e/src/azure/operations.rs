@@ -20,6 +20,10 @@ pub enum Effect {
 pub struct Operation {
     /// What it does in the end.
     pub effect: Effect,
+    /// When it began, milliseconds of the cloud's time.
+    pub began_at: u64,
+    /// What its status says while it runs, one word after the other.
+    pub words: &'static [&'static str],
     /// When it is done, milliseconds of the cloud's time.
     pub done_at: u64,
     /// Whether its effect has taken place.
@@ -30,6 +34,17 @@ pub struct Operation {
     pub retry_after: Option<u32>,
     /// The signature without which its URLs are refused.
     signature: String,
+}
+
+impl Operation {
+    /// What its status says at a moment before its end.
+    fn word(&self, now: u64) -> &'static str {
+        let words = self.words.len() as u64;
+        let length = self.done_at.saturating_sub(self.began_at).max(1);
+        let at = now.saturating_sub(self.began_at) * words / length;
+        let at = usize::try_from(at).unwrap_or(0).min(self.words.len().saturating_sub(1));
+        self.words.get(at).copied().unwrap_or("InProgress")
+    }
 }
 
 /// All operations of a cloud, by id.
@@ -47,10 +62,19 @@ pub enum Url {
 
 impl Operations {
     /// Adds an operation; returns its id.
-    pub fn add(&mut self, seed: u64, effect: Effect, done_at: u64, retry_after: Option<u32>) -> String {
+    pub fn add(
+        &mut self,
+        seed: u64,
+        effect: Effect,
+        (began_at, done_at): (u64, u64),
+        words: &'static [&'static str],
+        retry_after: Option<u32>,
+    ) -> String {
         let id = kinds::uuid(seed, &format!("operation {}", self.0.len()));
         let signature = kinds::uuid(seed, &format!("signature of {id}")).replace('-', "");
-        let operation = Operation { effect, done_at, settled: false, fails: None, retry_after, signature };
+        let settled = false;
+        let operation =
+            Operation { effect, began_at, words, done_at, settled, fails: None, retry_after, signature };
         self.0.insert(id.clone(), operation);
         id
     }
@@ -114,7 +138,7 @@ impl Operations {
         };
         match (url, running, &operation.fails) {
             (Url::Status, true, _) => {
-                wait(Response::json(200, json!({ "name": id, "status": "InProgress" })))
+                wait(Response::json(200, json!({ "name": id, "status": operation.word(now) })))
             }
             (Url::Status, false, Some((code, message))) => {
                 let error = json!({ "code": code, "message": message });

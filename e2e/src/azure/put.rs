@@ -43,7 +43,7 @@ impl Cloud {
             Style::Location(wait) => Some(wait),
             Style::Sync(_) => None,
         };
-        let id = self.begin(Effect::Provisioned(key), seconds, wait, now);
+        let id = self.begin(kind, Effect::Provisioned(key), seconds, wait, now);
         let url = |of| self.url(kind, &resource, &id, of, request, now);
         let answer = match style {
             Style::Both(_) => {

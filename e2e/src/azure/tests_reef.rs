@@ -241,7 +241,15 @@ fn an_aks_cluster_gets_a_slot_and_gives_it_back() {
     let credential = format!("{cluster}/listClusterUserCredential");
     assert_eq!(world.call("POST", &credential, None).status, 409);
     assert_eq!(code(&world.put(&cluster, sent.clone())), "OperationNotAllowed");
-    world.later(270);
+    let poll = header(&made, "azure-asyncoperation").unwrap().to_owned();
+    let mut words = Vec::new();
+    for _ in 0..9 {
+        words.push(body(&world.get(&poll))["status"].as_str().unwrap().to_owned());
+        world.later(30);
+    }
+    words.dedup();
+    assert_eq!((words[0].as_str(), words[1].as_str()), ("InProgress", "ProvisioningControlPlane"));
+    assert_eq!(words.last().unwrap(), "CreatingAgentPool: 0/1 nodes completed");
     let found = body(&world.get(&cluster)).clone();
     let properties = &found["properties"];
     assert_eq!(properties["provisioningState"], "Succeeded");
