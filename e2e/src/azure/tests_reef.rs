@@ -241,10 +241,10 @@ fn an_aks_cluster_gets_a_slot_and_gives_it_back() {
     let credential = format!("{cluster}/listClusterUserCredential");
     assert_eq!(world.call("POST", &credential, None).status, 409);
     assert_eq!(code(&world.put(&cluster, sent.clone())), "OperationNotAllowed");
-    let poll = header(&made, "azure-asyncoperation").unwrap().to_owned();
+    let progress = header(&made, "azure-asyncoperation").unwrap().to_owned();
     let mut words = Vec::new();
     for _ in 0..9 {
-        words.push(body(&world.get(&poll))["status"].as_str().unwrap().to_owned());
+        words.push(body(&world.get(&progress))["status"].as_str().unwrap().to_owned());
         world.later(30);
     }
     words.dedup();
