@@ -38,8 +38,9 @@ pub struct ReefSpec {
     #[x_kube(validation = Rule::new("self == oldSelf").message("regionRef is immutable: create another Reef"))]
     pub region_ref: ObjectName,
 
-    /// The ReefClass that the reef is made from. A reef keeps the revision of the class that it was made from;
-    /// naming another class takes that class's newest revision.
+    /// The ReefClass that the reef is made from. The reef keeps the revision of the class that it was made from.
+    /// Immutable.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("classRef is immutable: create another Reef"))]
     pub class_ref: ObjectName,
 
     /// Azure subscription of the reef if it is not the region's, a UUID in lower case. Immutable.

@@ -188,7 +188,7 @@ fn changed_reefs() -> Table {
     vec![
         (json!({ "deletionPolicy": "Delete" }), None),
         (json!({ "deletionProtection": false }), None),
-        (json!({ "classRef": { "name": "other" } }), None),
+        (json!({ "classRef": { "name": "other" } }), Some("classRef is immutable")),
         (json!({ "regionRef": { "name": "other" } }), Some("regionRef is immutable")),
         (json!({ "subscriptionId": UUID }), Some("subscriptionId is immutable")),
         (json!({ "addressSpace": "10.7.0.0/16" }), Some("addressSpace is immutable")),

@@ -6,11 +6,13 @@
     reason = "a step that fails is to fail its story"
 )]
 
-use kube::Client;
+use kube::{Api, Client};
+use reef_crds::Region;
 use reef_e2e::{
     azure::{PLATFORM_GROUP, SUBSCRIPTION},
     harness::{Sandbox, eventually, ok},
-    reef_harness::{get, message, ready, set, shows},
+    install::NAMESPACE,
+    reef_harness::{cluster, get, looks, message, ready, set, shows},
 };
 use serde_json::{Value, json};
 
@@ -32,6 +34,7 @@ async fn troubles_are_told_apart() {
     no_room_in_azure(&sandbox, &client).await;
     azure_that_cannot_be_asked(&sandbox, &client).await;
     an_answer_that_something_is_gone(&sandbox, &client).await;
+    a_certificate_that_is_none(&sandbox, &client).await;
 }
 
 /// Applies a Reef; `more` is merged into its spec.
@@ -153,6 +156,8 @@ async fn azure_that_cannot_be_asked(sandbox: &Sandbox, client: &Client) {
         (503, "ServiceUnavailable", "AzureUnavailable"),
         (403, "AuthorizationFailed", "Unauthorized"),
         (429, "SubscriptionRequestsThrottled", "AzureThrottled"),
+        // A 404 that speaks of something else is no absence.
+        (404, "SubscriptionNotFound", "AzureUnavailable"),
     ] {
         let before = writes(sandbox);
         let answer = json!({ "answer": { "status": status, "code": code } });
@@ -178,6 +183,7 @@ async fn an_answer_that_something_is_gone(sandbox: &Sandbox, client: &Client) {
     for (kind, code) in [
         ("Microsoft.Sql/servers", "ResourceNotFound"),
         ("Microsoft.Storage/storageAccounts", "ResourceNotFound"),
+        ("Microsoft.ContainerService/managedClusters", "ResourceNotFound"),
         ("Microsoft.Resources/resourceGroups", "ResourceGroupNotFound"),
     ] {
         let answer = json!({ "answer": { "status": 404, "code": code } });
@@ -192,4 +198,32 @@ async fn an_answer_that_something_is_gone(sandbox: &Sandbox, client: &Client) {
         ready(client, "weu-1").await;
     }
     assert_eq!(writes(sandbox), before, "nothing was made again");
+}
+
+/// One bad edit of the certificate is seen on the Region and reaches no reef.
+async fn a_certificate_that_is_none(sandbox: &Sandbox, client: &Client) {
+    let status = ready(client, "weu-1").await;
+    let ca = std::fs::read_to_string(sandbox.folder().join("run/public-ca.crt")).unwrap();
+    let served = || sandbox.through_gateway(&cluster(&status), "a.octopus.example", &ca);
+    assert_eq!(served(), Some(404));
+    ok(&sandbox.kubectl(&[
+        "-n",
+        NAMESPACE,
+        "patch",
+        "secret",
+        "wildcard-tls",
+        "--type=merge",
+        "-p",
+        r#"{"stringData":{"tls.crt":"garbage"}}"#,
+    ]));
+    eventually("the Region says so", || async {
+        let found = Api::<Region>::all(client.clone()).get("westeurope").await.ok()?.status?;
+        found.conditions.iter().any(|c| c.reason == "CertificateInvalid").then_some(())
+    })
+    .await;
+    let first = looks(client, "reef").await;
+    eventually("looks at the reef", || async { (looks(client, "reef").await >= first + 1.0).then_some(()) })
+        .await;
+    assert_eq!(served(), Some(404), "the reef serves the certificate that it had");
+    ready(client, "weu-1").await;
 }

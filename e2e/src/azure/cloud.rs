@@ -325,6 +325,13 @@ impl Cloud {
         if target.group.is_some() && !self.resources.contains_key(&parent) {
             return self.not_found(target);
         }
+        if target.group.is_none() && target.types.len() == 1 {
+            // Of the whole subscription.
+            let kind = target.kind();
+            let of_kind = |r: &&Value| r["type"].as_str().is_some_and(|t| t.eq_ignore_ascii_case(&kind));
+            let found: Vec<_> = self.resources.values().filter(of_kind).map(|r| self.shown(r)).collect();
+            return Response::json(200, json!({ "value": found }));
+        }
         let below = format!("{}/", key(&request.path));
         let found = self
             .resources

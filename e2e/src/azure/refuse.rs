@@ -91,27 +91,31 @@ impl Cloud {
                     Response::error(400, "BadRequest", "An identity has at most 20 federated credentials.")
                 })
             }
-            "microsoft.authorization/roleassignments" => {
-                let same = |r: &Value| {
-                    ["principalId", "roleDefinitionId"].iter().all(|p| r["properties"][p] == properties[p])
-                        && r["properties"]["scope"]
-                            .as_str()
-                            .is_some_and(|s| s.eq_ignore_ascii_case(&target.scope))
-                };
-                let others = self.resources("Microsoft.Authorization/roleAssignments");
-                let other = others
-                    .iter()
-                    .any(|r| same(r) && r["id"].as_str().is_some_and(|id| super::id::key(id) != key));
-                other.then(|| {
-                    Response::error(
-                        409,
-                        "RoleAssignmentExists",
-                        "This principal has this role at this scope already.",
-                    )
-                })
-            }
+            "microsoft.authorization/roleassignments" => self.refuse_role(target, properties, at),
             _ => None,
         }
+    }
+
+    fn refuse_role(&self, target: &Target, properties: &Value, at: &str) -> Option<Response> {
+        let old = self.resources.get(at).map(|r| &r["properties"]["principalId"]);
+        if old.is_some_and(|old| *old != properties["principalId"]) {
+            let message = "Principal, role and scope of an assignment cannot be changed.";
+            return Some(Response::error(400, "RoleAssignmentUpdateNotPermitted", message));
+        }
+        let same = |r: &Value| {
+            ["principalId", "roleDefinitionId"].iter().all(|p| r["properties"][p] == properties[p])
+                && r["properties"]["scope"].as_str().is_some_and(|s| s.eq_ignore_ascii_case(&target.scope))
+        };
+        let others = self.resources("Microsoft.Authorization/roleAssignments");
+        let other =
+            others.iter().any(|r| same(r) && r["id"].as_str().is_some_and(|id| super::id::key(id) != at));
+        other.then(|| {
+            Response::error(
+                409,
+                "RoleAssignmentExists",
+                "This principal has this role at this scope already.",
+            )
+        })
     }
 
     fn refuse_network(&self, target: &Target, body: &Value, at: &str) -> Option<Response> {

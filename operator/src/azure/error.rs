@@ -103,6 +103,20 @@ impl ArmError {
         }
     }
 
+    /// Whether this says for certain that something does not exist. A 404 with any other code, or without one,
+    /// is an answer about something else: a subscription, a proxy, a provider that has trouble.
+    pub fn is_absence(&self) -> bool {
+        const CODES: [&str; 6] = [
+            "ResourceNotFound",
+            "ResourceGroupNotFound",
+            "ParentResourceNotFound",
+            "NotFound",
+            "RoleAssignmentNotFound",
+            "LockNotFound",
+        ];
+        matches!(self, Self::Answer { status: 404, code, .. } if CODES.contains(&code.as_str()))
+    }
+
     /// ARM's code; empty where there was no answer.
     pub fn code(&self) -> &str {
         match self {
@@ -135,7 +149,8 @@ fn classify(status: u16, code: &str) -> Class {
         | "40873"
         | "40889"
         | "1132" => Class::Capacity,
-        "InvalidRequestContent"
+        "RoleAssignmentUpdateNotPermitted"
+        | "InvalidRequestContent"
         | "K8sVersionNotSupported"
         | "InvalidParameter"
         | "InvalidResourceName"
@@ -235,6 +250,23 @@ mod tests {
             let body = format!(r#"{{"error":{{"code":"{code}","message":"m"}}}}"#);
             assert_eq!(answer(status, &body).class(), class, "{status} {code}");
         }
+    }
+
+    #[test]
+    fn only_certain_answers_are_an_absence() {
+        for (status, code, expect) in [
+            (404, "ResourceNotFound", true),
+            (404, "ResourceGroupNotFound", true),
+            (404, "NotFound", true),
+            (404, "SubscriptionNotFound", false),
+            (404, "", false),
+            (410, "ResourceNotFound", false),
+            (403, "ResourceNotFound", false),
+        ] {
+            let body = format!(r#"{{"error":{{"code":"{code}","message":"m"}}}}"#);
+            assert_eq!(answer(status, &body).is_absence(), expect, "{status} {code}");
+        }
+        assert!(!answer(404, "<html>not found</html>").is_absence());
     }
 
     #[test]

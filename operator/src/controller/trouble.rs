@@ -39,7 +39,9 @@ pub fn reason(error: &ArmError) -> Reason {
         Class::Conflict | Class::NotRegistered => Reason::AzureConflict,
         Class::Capacity => Reason::QuotaExceeded,
         Class::Invalid => Reason::AzureRejected,
-        Class::Missing => Reason::WaitingForDependency,
+        // On a write: something that it refers to is not there yet.
+        Class::Missing if error.is_absence() => Reason::WaitingForDependency,
+        Class::Missing => Reason::AzureUnavailable,
         Class::NameTaken => Reason::NameTaken,
         Class::Locked => Reason::DeletionBlocked,
         Class::Transient if matches!(error, ArmError::Failed { .. }) => Reason::AzureOperationFailed,

@@ -8,11 +8,13 @@ use serde_json::Value;
 
 use super::{
     memory::Memory,
-    plan::{Pauses, Write},
+    observe::observed,
+    plan::{self, Pauses, Write},
 };
 use crate::{
     azure::{Arm, ArmError, Begun, Class},
     leader::Claim,
+    observed::Observed,
 };
 
 /// API of the registration of resource providers.
@@ -26,25 +28,42 @@ pub async fn act(
     memory: &mut Memory,
     (pauses, spread, now): (Pauses, f64, Timestamp),
 ) -> bool {
+    let (writes, in_vain): (Vec<_>, Vec<_>) =
+        writes.into_iter().partition(|write| memory.may_write(&write.id, &write.why));
+    for write in in_vain {
+        let message = format!("Azure took {} and does not keep it", write.why);
+        memory.failed(&write.id, ArmError::Failed { code: "NotKept".to_owned(), message }, spread, now);
+    }
     let answers = join_all(writes.into_iter().map(|write| async move {
-        if claim.check().is_err() {
-            return None;
-        }
-        tracing::info!(
-            controller = "reef",
-            azure_resource_id = write.id,
-            why = write.why,
-            "writing to Azure"
-        );
-        let answer = arm.put(&write.id, write.api, &write.body, write.unless.clone()).await;
-        Some((write, answer))
+        let answer = write_one(arm, claim, &write).await;
+        (write, answer)
     }))
     .await;
     let mut done = false;
-    for (write, answer) in answers.into_iter().flatten() {
-        done |= note(arm, &write.id, answer, memory, (pauses, spread, now)).await;
+    for (write, answer) in answers {
+        match answer {
+            Some(answer) => {
+                if answer.is_ok() {
+                    memory.took(&write.id, &write.why);
+                }
+                done |= note(arm, &write.id, answer, memory, (pauses, spread, now)).await;
+            }
+            None => memory.stale(&write.id),
+        }
     }
     done
+}
+
+/// Looks once more and writes; none if it is not as it was when the plan was made, or we may not write.
+async fn write_one(arm: &Arc<Arm>, claim: &Claim, write: &Write) -> Option<Result<Begun, ArmError>> {
+    let body = match (observed(arm.get(&write.id, write.api).await), write.exists) {
+        (Observed::Absent, false) => write.body.clone(),
+        (Observed::Present(found), true) => plan::body(write, &found),
+        _ => return None,
+    };
+    claim.check().ok()?;
+    tracing::info!(controller = "reef", azure_resource_id = write.id, why = write.why, "writing to Azure");
+    Some(arm.put(&write.id, write.api, &body, write.unless.clone()).await)
 }
 
 /// Remembers how a write went. True if it is done.

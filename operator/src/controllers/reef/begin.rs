@@ -22,6 +22,8 @@ pub struct Existing {
     pub storage_accounts: Vec<String>,
     /// The network.
     pub address_space: Option<String>,
+    /// The revision of the class that it was made from.
+    pub revision: Option<String>,
 }
 
 /// What the names follow from.
@@ -51,11 +53,16 @@ pub fn allocate(
     taken: &BTreeSet<Ipv4Net>,
 ) -> Result<Ipv4Net, Trouble> {
     let exhausted = |message: String| Trouble::new(Reason::AddressSpaceExhausted, message);
+    let collides = |range: &Ipv4Net| taken.iter().find(|t| t.contains(range) || range.contains(*t)).copied();
     // What runs in Azure has the range that it has.
     if let Some(range) = existing.and_then(|text| text.parse::<Ipv4Net>().ok()) {
-        return Ok(range);
+        return match collides(&range) {
+            None => Ok(range),
+            Some(other) => Err(exhausted(format!(
+                "the reef that exists in Azure has {range}, and another reef has {other}: the two could never be peered; delete one of them"
+            ))),
+        };
     }
-    let collides = |range: &Ipv4Net| taken.iter().find(|t| t.contains(range) || range.contains(*t)).copied();
     if let Some(wish) = wish {
         let range = wish.parse::<Ipv4Net>().ok().filter(|range| plan.has(*range));
         let Some(range) = range else {
@@ -137,6 +144,7 @@ mod tests {
             (Some("10.4.0.0/16"), None, set(&[]), Err("is no range of the region's address plan")),
             (Some("10.0.0.0/20"), None, set(&[]), Err("is no range")),
             (None, Some("10.9.0.0/16"), set(&[]), Ok("10.9.0.0/16")),
+            (None, Some("10.9.0.0/16"), set(&["10.9.0.0/16"]), Err("another reef has 10.9.0.0/16")),
             (None, None, set(&["10.0.0.0/14"]), Err("all 4 ranges")),
         ] {
             match (allocate(plan(), wish, existing, &taken), expect) {

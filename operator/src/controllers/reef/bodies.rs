@@ -13,7 +13,7 @@ use reef_crds::{
 use serde_json::{Value, json};
 
 use super::{
-    names::{self, TAG_CLAIM},
+    names::{self, TAG_CLAIM, TAG_REVISION},
     parts::Part,
 };
 use crate::{azure::Unless, controller::hash};
@@ -49,6 +49,8 @@ pub struct Inputs {
     pub storage_accounts: Vec<String>,
     /// How many elastic pools there are.
     pub pools: u8,
+    /// Name of the class's revision.
+    pub revision: String,
     /// The class.
     pub class: ReefClassSpec,
     /// Object id of the operator, once known.
@@ -79,7 +81,8 @@ const NETWORK_CONTRIBUTOR: &str = "4d97b98b-1d4f-4787-a291-c67834d212e7";
 const AKS_RBAC_CLUSTER_ADMIN: &str = "b1ff04bb-8a4e-4dc4-8eb5-8693973ce19b";
 /// Versions of Azure's APIs.
 pub const GROUPS_API: &str = "2021-04-01";
-const NETWORK_API: &str = "2025-03-01";
+/// API of networks.
+pub const NETWORK_API: &str = "2025-03-01";
 const IDENTITY_API: &str = "2023-01-31";
 /// API of Azure SQL.
 pub const SQL_API: &str = "2023-08-01";
@@ -150,8 +153,13 @@ impl Inputs {
                 let name = self.node_pool(n).map_or("", |p| p.name.as_str());
                 format!("{}/agentPools/{name}", self.id(Part::Cluster))
             }
-            Part::ClusterNetworkRole => self.role(Part::Network, NETWORK_CONTRIBUTOR),
-            Part::ClusterAdmin => self.role(Part::Cluster, AKS_RBAC_CLUSTER_ADMIN),
+            Part::ClusterNetworkRole => self.role(Part::Network, NETWORK_CONTRIBUTOR, "cluster"),
+            // An assignment's principal cannot be changed, and a new management cluster may come with another
+            // identity: so the name follows from it. Unknown while we do not know who we are.
+            Part::ClusterAdmin => match self.operator.as_deref() {
+                Some(operator) => self.role(Part::Cluster, AKS_RBAC_CLUSTER_ADMIN, operator),
+                None => String::new(),
+            },
             Part::AgentFederation => {
                 format!("{}/federatedIdentityCredentials/{AGENT}", self.id(Part::AgentIdentity))
             }
@@ -163,9 +171,9 @@ impl Inputs {
     }
 
     /// A role assignment at a part, by a name that follows from what it says.
-    fn role(&self, at: Part, role: &str) -> String {
+    fn role(&self, at: Part, role: &str, whose: &str) -> String {
         let scope = self.id(at);
-        let name = hash::uuid(&["role", &scope.to_lowercase(), role]);
+        let name = hash::uuid(&["role", &scope.to_lowercase(), role, whose]);
         format!("{scope}/providers/Microsoft.Authorization/roleAssignments/{name}")
     }
 
@@ -228,6 +236,7 @@ impl Inputs {
     fn group_body(&self) -> Value {
         let mut body = self.tracked(json!({}));
         body["tags"][TAG_CLAIM] = json!(self.uid);
+        body["tags"][TAG_REVISION] = json!(self.revision);
         body
     }
 
@@ -349,6 +358,8 @@ impl Inputs {
             "properties": {
                 "dnsPrefix": names::cluster(&self.fleet, &self.reef),
                 "kubernetesVersion": class.kubernetes_version,
+                // Azure's own choice would name group, cluster and location, and may become too long.
+                "nodeResourceGroup": format!("{}-nodes", names::group(&self.fleet, &self.reef)),
                 "enableRBAC": true,
                 "disableLocalAccounts": true,
                 "aadProfile": { "managed": true, "enableAzureRBAC": true },

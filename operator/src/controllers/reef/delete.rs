@@ -66,7 +66,11 @@ pub async fn step(
 async fn look(arm: &Arc<Arm>, inputs: &Inputs) -> Remains {
     let (group_id, record_id) = (inputs.id(Part::Group), inputs.id(Part::Record));
     let (group, record) = tokio::join!(arm.get(&group_id, GROUPS_API), arm.get(&record_id, DNS_API));
-    let (group, record) = (observed(group), observed(record));
+    let (mut group, record) = (observed(group), observed(record));
+    if group == Observed::Absent {
+        // The object goes because of this answer, so it is asked for twice.
+        group = observed(arm.get(&group_id, GROUPS_API).await);
+    }
     if !matches!(group, Observed::Present(_)) {
         let none = Observed::Absent;
         return Remains {
@@ -84,8 +88,16 @@ async fn look(arm: &Arc<Arm>, inputs: &Inputs) -> Remains {
         _ => Vec::new(),
     };
     let tags = inputs.tags();
-    let servers = act::names_of(&known, "Microsoft.Sql/servers", &tags);
-    let accounts = act::names_of(&known, "Microsoft.Storage/storageAccounts", &tags);
+    // A list may leave out what is there: what the status knows is asked in any case.
+    let mut servers = act::names_of(&known, "Microsoft.Sql/servers", &tags);
+    servers.push(inputs.sql_server.clone());
+    let mut accounts = act::names_of(&known, "Microsoft.Storage/storageAccounts", &tags);
+    accounts.extend(inputs.storage_accounts.iter().cloned());
+    for names in [&mut servers, &mut accounts] {
+        names.retain(|name| !name.is_empty());
+        names.sort();
+        names.dedup();
+    }
     let sql = |name: &String, list: &str| format!("{group_id}/providers/Microsoft.Sql/servers/{name}/{list}");
     let shares = |name: &String| {
         format!(
@@ -165,8 +177,14 @@ fn listed(answer: Result<Vec<Value>, ArmError>) -> Observed<Vec<Value>> {
 }
 
 async fn gather(arm: &Arc<Arm>, lists: Vec<(String, &'static str)>) -> Observed<Vec<Value>> {
-    let answers =
-        join_all(lists.into_iter().map(|(path, api)| async move { arm.list(&path, api).await })).await;
+    let answers = join_all(lists.into_iter().map(|(path, api)| async move {
+        match arm.list(&path, api).await {
+            // What is certainly not there holds nothing.
+            Err(error) if error.is_absence() => Ok(Vec::new()),
+            answer => answer,
+        }
+    }))
+    .await;
     let all: Result<Vec<_>, ArmError> = answers.into_iter().collect();
     listed(all.map(|lists| lists.into_iter().flatten().collect()))
 }

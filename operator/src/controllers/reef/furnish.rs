@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use jiff::Timestamp;
 use reef_crds::condition::Reason;
 
 use super::{
@@ -56,7 +57,7 @@ pub async fn cluster(
         }
     }
     let Some(connected) = memory.cluster.clone() else { return InCluster::waiting("the AKS cluster") };
-    let certificate = references::certificate(context, &references.region).await;
+    let certificate = references::certificate(context, &references.region, Timestamp::now()).await;
     let agent = present(Part::AgentIdentity).and_then(|a| a["properties"]["clientId"].as_str());
     let manifests = manifests::all(&manifests::Inputs {
         fleet: &inputs.fleet,

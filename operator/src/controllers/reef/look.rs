@@ -8,7 +8,7 @@ use kube::{Api, Resource, ResourceExt, api::ListParams, runtime::controller::Act
 use reef_crds::{
     Reef, ReefClassSpec, ReefStatus, Region,
     condition::{Reason, ours},
-    meta::{CONFIRM_ADOPTION, CONFIRM_RECREATION, REEF_FINALIZER},
+    meta::{CONFIRM_ADOPTION, CONFIRM_RECREATION, RECONCILE_REQUESTED_AT, REEF_FINALIZER},
     reef_class::{
         ClusterClass, ClusterTier, PerDatabase, PoolClass, PoolSku, SqlClass, StorageClass, StorageSku,
     },
@@ -16,11 +16,11 @@ use reef_crds::{
 
 use super::{
     Shared, act, begin,
-    bodies::{GROUPS_API, Inputs},
+    bodies::Inputs,
     delete, furnish,
     in_cluster::InCluster,
     memory::Memory,
-    names, observe,
+    observe,
     parts::Part,
     plan::{self, Facts, Pauses, Plan, Verdict},
     references::{self, Held, References},
@@ -67,6 +67,11 @@ pub async fn look(reef: &Reef, shared: &Shared) -> Result<Action, Error> {
     };
     let reef = Reef { status: Some(status), ..reef.clone() };
     let mut memory = shared.take(&uid);
+    let requested = reef.annotations().get(RECONCILE_REQUESTED_AT);
+    if requested != reef.status.as_ref().and_then(|s| s.last_handled_reconcile_at.as_ref()) {
+        // Who asks for a look wants one at Azure, not at what was read before.
+        memory.read.clear();
+    }
     let result = work(&reef, shared, &references, &mut memory).await;
     shared.put(&uid, memory);
     result
@@ -107,13 +112,20 @@ async fn work(
         may_recreate: annotated(reef, CONFIRM_RECREATION),
         now,
     };
-    let plan = plan::plan(&facts);
+    let mut plan = plan::plan(&facts);
+    let good = plan.verdicts.iter().filter(|(_, verdict)| **verdict == Verdict::Good);
+    good.for_each(|(part, _)| memory.settled(&inputs.id(*part)));
     if let Some(next) = rename(reef, context, &inputs, &seen) {
         // The new name stands in the status before anything is made under it.
         write(reef, shared, &next).await?;
         return Ok(Action::requeue(Duration::from_millis(100)));
     }
     let done = act::act(arm, &context.claim, plan.writes.clone(), memory, (pauses, spread, now)).await;
+    for write in &plan.writes {
+        if let Some(failure) = memory.failures.get(&write.id) {
+            plan.verdicts.insert(write.part, plan::failed(&write.part.what(), &failure.error));
+        }
+    }
     let next = report::report(reef, &inputs, &plan, &seen, &in_cluster, &context.policy, now);
     write(reef, shared, &next).await?;
     Ok(Action::requeue(again(&plan, &in_cluster, memory, &seen, done, pauses, now)))
@@ -158,7 +170,7 @@ fn rename(
     let status = reef.status.as_ref()?;
     let taken = seen.iter().find(|(part, seen)| {
         let failed = seen.failure.as_ref().is_some_and(|f| f.error.class() == Class::NameTaken);
-        part.holds_data() && failed && seen.state == Observed::Absent
+        part.has_global_name() && failed && seen.state == Observed::Absent
     })?;
     let id = inputs.id(*taken.0);
     begin::renamed(status, &context.fleet, &reef.name_any(), id.rsplit('/').next().unwrap_or_default())
@@ -167,8 +179,9 @@ fn rename(
 fn had_data(reef: &Reef) -> BTreeSet<Part> {
     let Some(status) = &reef.status else { return BTreeSet::new() };
     let server = status.sql_server.as_ref().is_some_and(|s| s.host.is_some()).then_some(Part::SqlServer);
+    let cluster = status.cluster.as_ref().is_some_and(|c| c.host.is_some()).then_some(Part::Cluster);
     let accounts = (1u8..).zip(&status.storage_accounts).filter(|(_, a)| a.ready);
-    server.into_iter().chain(accounts.map(|(n, _)| Part::StorageAccount(n))).collect()
+    server.into_iter().chain(cluster).chain(accounts.map(|(n, _)| Part::StorageAccount(n))).collect()
 }
 
 fn may_adopt(reef: &Reef, region: &Region, now: Timestamp) -> bool {
@@ -191,12 +204,13 @@ async fn begun(
         return Ok(Ok(next));
     }
     let context = &*shared.context;
-    let existing = match existing(context, reef, references).await {
-        Ok(existing) => existing,
-        Err(held) => return Ok(Err(held)),
-    };
+    let existing = &references.existing;
     let turn = shared.allocation.lock().await;
-    let taken = taken(context, reef).await?;
+    let mut taken = taken(context, reef).await?;
+    match references::networks(references, reef, &context.fleet).await {
+        Ok(ranges) => taken.extend(ranges.iter().filter_map(|range| range.parse::<Ipv4Net>().ok())),
+        Err(held) => return Ok(Err(held)),
+    }
     let wish = reef.spec.address_space.as_deref();
     let range = begin::allocate(references.addresses, wish, existing.address_space.as_deref(), &taken);
     let address_space = match range {
@@ -209,12 +223,12 @@ async fn begun(
         fleet: &context.fleet,
         reef: &name,
         location: &region.spec.location,
-        subscription: reef.spec.subscription_id.as_deref().unwrap_or(&region.spec.azure.subscription_id),
+        subscription: references::subscription_of(reef, region),
         zone: region.spec.dns.zone_name(),
         revision,
         address_space,
     };
-    let next = begin::named(old, &origin, &existing);
+    let next = begin::named(old, &origin, existing);
     write(reef, shared, &next).await?;
     drop(turn);
     Ok(Ok(next))
@@ -230,41 +244,6 @@ async fn taken(context: &Context, reef: &Reef) -> Result<BTreeSet<Ipv4Net>, Erro
         .filter(|r| r.name_any() != reef.name_any() && r.spec.region_ref == reef.spec.region_ref);
     let ranges = others.filter_map(|r| r.status.as_ref()?.address_space.clone());
     Ok(ranges.filter_map(|range| range.parse().ok()).collect())
-}
-
-/// Names and network of what exists already for a reef of this name.
-async fn existing(context: &Context, reef: &Reef, references: &References) -> Result<begin::Existing, Held> {
-    let region = &references.region;
-    let (fleet, name) = (&context.fleet, reef.name_any());
-    let subscription = reef.spec.subscription_id.as_deref().unwrap_or(&region.spec.azure.subscription_id);
-    let group = format!("/subscriptions/{subscription}/resourceGroups/{}", names::group(fleet, &name));
-    let tags = names::tags(fleet, &region.name_any(), &name);
-    let unknown = |error: &crate::azure::ArmError| {
-        Held(Trouble::azure("what exists in Azure for the reef", error), false)
-    };
-    let list = match references.arm.list(&format!("{group}/resources"), GROUPS_API).await {
-        Ok(list) => list,
-        Err(error) if error.class() == Class::Missing => return Ok(begin::Existing::default()),
-        Err(error) => return Err(unknown(&error)),
-    };
-    let network = format!("{group}/providers/Microsoft.Network/virtualNetworks/reef");
-    let address_space = match observe::observed(references.arm.get(&network, "2025-03-01").await) {
-        Observed::Present(network) if names::marked(&network["tags"], &tags) => {
-            network["properties"]["addressSpace"]["addressPrefixes"][0].as_str().map(str::to_owned)
-        }
-        Observed::Unknown(why) => {
-            return Err(Held(
-                Trouble::new(Reason::AzureUnavailable, format!("virtual network: {why}")),
-                false,
-            ));
-        }
-        _ => None,
-    };
-    Ok(begin::Existing {
-        sql_server: act::names_of(&list, "Microsoft.Sql/servers", &tags).into_iter().next(),
-        storage_accounts: act::names_of(&list, "Microsoft.Storage/storageAccounts", &tags),
-        address_space,
-    })
 }
 
 fn inputs(context: &Context, reef: &Reef, region: &Region, class: ReefClassSpec) -> Inputs {
@@ -288,6 +267,7 @@ fn inputs(context: &Context, reef: &Reef, region: &Region, class: ReefClassSpec)
         address_space,
         sql_server: status.sql_server.map(|s| s.name).unwrap_or_default(),
         storage_accounts: status.storage_accounts.into_iter().map(|a| a.name).collect(),
+        revision: status.class_revision.unwrap_or_default(),
         pools: u8::try_from(status.pools.len()).unwrap_or(u8::MAX),
         class,
         operator: None,
@@ -383,7 +363,8 @@ async fn deleting(
     let polls = memory.operations.values().map(|running| until(running.poll_at));
     let retries = refused.map(|failure| until(failure.retry_at));
     let quick = memory.operations.is_empty() && refused.is_none() && what != "resource group: being deleted";
-    let pause = if quick { Duration::from_millis(50) } else { polls.chain(retries).min().unwrap_or(poll) };
+    let pause =
+        if quick { poll.min(Duration::from_secs(1)) } else { polls.chain(retries).min().unwrap_or(poll) };
     Ok(Action::requeue(pause.max(Duration::from_millis(50))))
 }
 

@@ -17,6 +17,9 @@ use crate::{
     observed::Observed,
 };
 
+/// After so many writes for the same reason, each of which Azure took, the next ones wait.
+const WRITES_FOR_ONE_REASON: u32 = 3;
+
 /// What is remembered of one reef.
 #[derive(Default)]
 pub struct Memory {
@@ -26,6 +29,8 @@ pub struct Memory {
     pub read: HashMap<String, Read>,
     /// Writes that failed, by id.
     pub failures: HashMap<String, Failure>,
+    /// Writes that were taken, by id: what they were for, and how many in a row.
+    pub taken: HashMap<String, (String, u32)>,
     /// The connection to the reef's cluster.
     pub cluster: Option<ReefCluster>,
 }
@@ -61,6 +66,7 @@ impl Memory {
     pub fn retain(&mut self, ids: &BTreeSet<String>) {
         self.read.retain(|id, _| ids.contains(id));
         self.failures.retain(|id, _| ids.contains(id));
+        self.taken.retain(|id, _| ids.contains(id));
     }
 
     /// Remembers an operation that was begun.
@@ -76,6 +82,26 @@ impl Memory {
         let count = self.failures.get(id).map_or(1, |f| f.count.saturating_add(1));
         let retry_at = after(now, pause(&error, count, spread));
         self.failures.insert(id.to_owned(), Failure { error, count, retry_at });
+    }
+
+    /// Whether a write is worth another try. Not if Azure took several for the same reason and yet shows what it
+    /// showed before.
+    pub fn may_write(&self, id: &str, why: &str) -> bool {
+        self.taken.get(id).is_none_or(|(reason, count)| reason != why || *count < WRITES_FOR_ONE_REASON)
+    }
+
+    /// Azure took a write for a reason.
+    pub fn took(&mut self, id: &str, why: &str) {
+        let entry = self.taken.entry(id.to_owned()).or_default();
+        if entry.0 != why {
+            *entry = (why.to_owned(), 0);
+        }
+        entry.1 += 1;
+    }
+
+    /// The resource is as wanted.
+    pub fn settled(&mut self, id: &str) {
+        self.taken.remove(id);
     }
 
     /// Forgets that writes failed.
@@ -132,6 +158,9 @@ mod tests {
         memory.failed("a", ArmError::NoAnswer("x".to_owned()), 0.0, now);
         assert!(memory.read["a"].again_at < now && memory.read["b"].again_at > now);
         assert_eq!(memory.failures["a"].count, 2);
+        (0..3).for_each(|_| memory.took("a", "sku"));
+        assert!(!memory.may_write("a", "sku"), "Azure does not keep it");
+        assert!(memory.may_write("a", "tags"), "another reason");
         memory.retain(&BTreeSet::from(["b".to_owned()]));
         assert!(
             memory.failures.is_empty() && memory.read.len() == 1,

@@ -61,6 +61,9 @@ pub const TAG_REEF: &str = "reef-operator-reef";
 /// Tag of the resource group with the UID of the Reef object that claims all in it.
 pub const TAG_CLAIM: &str = "reef-operator-claim";
 
+/// Tag of the resource group with the revision of the class that the reef is made from.
+pub const TAG_REVISION: &str = "reef-operator-class-revision";
+
 /// What every resource of a reef is marked with.
 pub fn tags(fleet: &str, region: &str, reef: &str) -> Value {
     json!({ TAG_FLEET: fleet, TAG_REGION: region, TAG_REEF: reef })

@@ -13,7 +13,7 @@ use super::{
     plan::{Pauses, Seen},
 };
 use crate::{
-    azure::{Arm, ArmError, Class, Progress, operation::is_terminal},
+    azure::{Arm, ArmError, Progress, operation::is_terminal},
     controller::trouble,
     observed::Observed,
 };
@@ -36,10 +36,12 @@ pub async fn poll(arm: &Arc<Arm>, memory: &mut Memory, pauses: Pauses, spread: f
             Ok(Progress::Running(operation)) => memory.began(&id, operation, pauses.poll, now),
             Ok(Progress::Succeeded | Progress::Lost) => {
                 memory.operations.remove(&id);
+                memory.succeeded(&id);
                 memory.stale(&id);
             }
             Ok(Progress::Failed(error)) => {
                 memory.operations.remove(&id);
+                memory.settled(&id);
                 memory.failed(&id, error, spread, now);
             }
             Err(error) => {
@@ -71,7 +73,7 @@ pub async fn parts(
     let group_is_absent = matches!(memory.read.get(&group.id), Some(Read { state: Observed::Absent, .. }));
     let calls = all
         .iter()
-        .filter(|(part, _)| *part == Part::Record || !group_is_absent)
+        .filter(|(part, wanted)| !wanted.id.is_empty() && (*part == Part::Record || !group_is_absent))
         .map(|(_, wanted)| (wanted.id.clone(), wanted.api))
         .collect();
     read(arm, memory, calls, pauses, spread, now).await;
@@ -82,6 +84,7 @@ pub async fn parts(
     }
     let known = |part: Part, id: &str| match memory.read.get(id) {
         Some(read) => read.state.clone(),
+        None if id.is_empty() => Observed::Unknown("who the operator is in Entra is not known".to_owned()),
         None if group_is_absent && part != Part::Record => Observed::Absent,
         None => Observed::Unknown("not read yet".to_owned()),
     };
@@ -120,6 +123,7 @@ async fn read(
     }))
     .await;
     for (id, answer) in answers {
+        let asked = answer.as_ref().err().and_then(ArmError::retry_after).unwrap_or_default();
         let blind = answer.as_ref().err().map(trouble::reason);
         let state = observed(answer);
         let pause = match &state {
@@ -128,7 +132,7 @@ async fn read(
             Observed::Absent => pauses.poll.max(pauses.resync / 20),
             Observed::Unknown(_) => pauses.poll.max(Duration::from_secs(5)),
         };
-        memory.read.insert(id, Read { state, again_at: after(now, pause), blind });
+        memory.read.insert(id, Read { state, again_at: after(now, pause.max(asked)), blind });
     }
 }
 
@@ -136,9 +140,7 @@ async fn read(
 pub fn observed(answer: Result<Value, ArmError>) -> Observed<Value> {
     match answer {
         Ok(value) => Observed::Present(value),
-        Err(error @ ArmError::Answer { status: 404, .. }) if error.class() == Class::Missing => {
-            Observed::Absent
-        }
+        Err(error) if error.is_absence() => Observed::Absent,
         Err(error) => Observed::Unknown(error.to_string()),
     }
 }

@@ -124,8 +124,14 @@ impl Part {
         }
     }
 
-    /// Whether customers' data lies in it. Such a part is not made again by itself.
-    pub fn holds_data(self) -> bool {
+    /// Whether customers' data lies in it, or customers' servers run on it. Such a part, once it was there, is
+    /// not made again by itself.
+    pub fn is_precious(self) -> bool {
+        matches!(self, Self::SqlServer | Self::StorageAccount(_) | Self::Cluster)
+    }
+
+    /// Whether its name is one for all of Azure.
+    pub fn has_global_name(self) -> bool {
         matches!(self, Self::SqlServer | Self::StorageAccount(_))
     }
 

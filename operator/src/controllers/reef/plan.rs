@@ -86,8 +86,10 @@ pub struct Write {
     pub id: String,
     /// Version of its API.
     pub api: &'static str,
-    /// The whole body.
+    /// What is wanted of it.
     pub body: Value,
+    /// Whether it exists, so that what is wanted has to be put into what is there.
+    pub exists: bool,
     /// When it is not to be written.
     pub unless: Unless,
     /// What differs, or that it is not there; for the log.
@@ -172,12 +174,17 @@ fn decide(
     let Some(why) = why else { return (Verdict::Good, None) };
     let etag = found["etag"].as_str().filter(|_| wanted.unless == Unless::Exists);
     let unless = etag.map_or(Unless::Never, |etag| Unless::Changed(etag.to_owned()));
-    let mut merged = compare::merged(body, found);
-    if owns_list {
-        merged["properties"]["securityRules"] = body["properties"]["securityRules"].clone();
-    }
-    let wanted = Wanted { body: Some(merged), unless, ..wanted };
+    let wanted = Wanted { unless, ..wanted };
     write(facts, part, seen, wanted, before, why)
+}
+
+/// The body of a write to something that exists, which is `found` now: what is not ours stays in it.
+pub fn body(write: &Write, found: &Value) -> Value {
+    let mut merged = compare::merged(&write.body, found);
+    if write.part == Part::SecurityGroup {
+        merged["properties"]["securityRules"] = write.body["properties"]["securityRules"].clone();
+    }
+    merged
 }
 
 /// How many rules a security group has. A rule that somebody added would open what is closed by default, so
@@ -205,16 +212,11 @@ fn write(
     if let Some(failure) = &seen.failure
         && failure.retry_at > facts.now
     {
-        let trouble = Trouble::azure(&what, &failure.error);
-        // Asked again slowly all the same: limits are raised and policies change without an edit here.
-        let verdict = match failure.error.class() {
-            Class::Invalid => Verdict::Blocked(trouble),
-            _ => Verdict::Failed(trouble),
-        };
-        return (verdict, None);
+        return (failed(&what, &failure.error), None);
     }
     let Some(body) = wanted.body else { return (waits_for_facts(part, before, &what), None) };
-    let write = Write { part, id: wanted.id, api: wanted.api, body, unless: wanted.unless, why };
+    let exists = matches!(seen.state, Observed::Present(_));
+    let write = Write { part, id: wanted.id, api: wanted.api, body, exists, unless: wanted.unless, why };
     (Verdict::Working(format!("{what}: being made or changed")), Some(write))
 }
 
@@ -240,7 +242,7 @@ fn waits_for_facts(part: Part, before: &BTreeMap<Part, Verdict>, what: &str) -> 
 
 fn data_is_gone(what: &str, id: &str) -> Trouble {
     let message = format!(
-        "{what} {id} was there and is gone. It is not made again by itself, because customers' data lay in it: restore it, or annotate the Reef with {}=true to have an empty one",
+        "{what} {id} was there and is gone. It is not made again by itself, because customers depend on it: restore it, or annotate the Reef with {}=true to have an empty one",
         reef_crds::meta::CONFIRM_RECREATION
     );
     Trouble::new(Reason::DataResourceMissing, message)
@@ -288,6 +290,13 @@ fn state(found: &Value) -> &str {
         (None, Some("Disabled" | "Failed")) => "Failed",
         (Some(state), _) | (None, Some(state)) => state,
     }
+}
+
+/// What a failed write means for its part.
+pub fn failed(what: &str, error: &ArmError) -> Verdict {
+    let trouble = Trouble::azure(what, error);
+    // Asked again slowly all the same: limits are raised and policies change without an edit here.
+    if error.class() == Class::Invalid { Verdict::Blocked(trouble) } else { Verdict::Failed(trouble) }
 }
 
 /// Settings of the waits.

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use jiff::Timestamp;
 use k8s_openapi::{
     ByteString,
     api::{apps::v1::ControllerRevision, core::v1::Secret},
@@ -13,9 +14,18 @@ use reef_crds::{
     network::AddressPlan,
 };
 
+use super::{
+    act,
+    begin::Existing,
+    bodies::{GROUPS_API, NETWORK_API},
+    names::{self, TAG_FLEET, TAG_REEF, TAG_REGION, TAG_REVISION},
+    observe::observed,
+};
 use crate::{
     azure::Arm,
     controller::{Context, Error, trouble::Trouble},
+    controllers::region::certificate,
+    observed::Observed,
 };
 
 /// What was found.
@@ -28,6 +38,8 @@ pub struct References {
     pub arm: Arc<Arm>,
     /// Name and content of the class's revision.
     pub revision: (String, ReefClassSpec),
+    /// What exists already for a reef that has no names yet.
+    pub existing: Existing,
 }
 
 /// Why a Reef cannot be begun, and whether only a human can help.
@@ -79,13 +91,85 @@ pub async fn all(context: &Context, reef: &Reef) -> Result<Result<References, He
         Ok(arm) => arm,
         Err(held) => return Ok(Err(held)),
     };
-    Ok(revision(context, reef).await?.map(|revision| References { region, addresses, arm, revision }))
+    let existing = if begun {
+        Existing::default()
+    } else {
+        match existing(context, reef, &region, &arm).await {
+            Ok(existing) => existing,
+            Err(held) => return Ok(Err(held)),
+        }
+    };
+    let revision = revision(context, reef, existing.revision.as_deref()).await?;
+    Ok(revision.map(|revision| References { region, addresses, arm, revision, existing }))
+}
+
+/// The subscription that a reef is to be in.
+pub fn subscription_of<'a>(reef: &'a Reef, region: &'a Region) -> &'a str {
+    reef.spec.subscription_id.as_deref().unwrap_or(&region.spec.azure.subscription_id)
+}
+
+/// Names, network and revision of what exists already for a reef of this name.
+async fn existing(context: &Context, reef: &Reef, region: &Region, arm: &Arc<Arm>) -> Result<Existing, Held> {
+    let (fleet, name) = (&context.fleet, reef.name_any());
+    let group = names::group(fleet, &name);
+    let id = format!("/subscriptions/{}/resourceGroups/{group}", subscription_of(reef, region));
+    let tags = names::tags(fleet, &region.name_any(), &name);
+    let unknown = |why: &str| {
+        Held(Trouble::new(Reason::AzureUnavailable, format!("what exists in Azure: {why}")), false)
+    };
+    let group = match observed(arm.get(&id, GROUPS_API).await) {
+        Observed::Absent => return Ok(Existing::default()),
+        Observed::Unknown(why) => return Err(unknown(&why)),
+        Observed::Present(group) => group,
+    };
+    if !names::marked(&group["tags"], &tags) {
+        // Somebody else's: the plan says so.
+        return Ok(Existing::default());
+    }
+    let list = arm.list(&format!("{id}/resources"), GROUPS_API).await.map_err(|e| unknown(&e.to_string()))?;
+    let network = format!("{id}/providers/Microsoft.Network/virtualNetworks/reef");
+    let address_space = match observed(arm.get(&network, NETWORK_API).await) {
+        Observed::Present(network) if names::marked(&network["tags"], &tags) => {
+            network["properties"]["addressSpace"]["addressPrefixes"][0].as_str().map(str::to_owned)
+        }
+        Observed::Unknown(why) => return Err(unknown(&why)),
+        _ => None,
+    };
+    Ok(Existing {
+        sql_server: act::names_of(&list, "Microsoft.Sql/servers", &tags).into_iter().next(),
+        storage_accounts: act::names_of(&list, "Microsoft.Storage/storageAccounts", &tags),
+        address_space,
+        revision: group["tags"][TAG_REVISION].as_str().map(str::to_owned),
+    })
+}
+
+/// Networks in Azure of the region's other reefs, also of those that have no object any more.
+pub async fn networks(references: &References, reef: &Reef, fleet: &str) -> Result<Vec<String>, Held> {
+    let subscription = subscription_of(reef, &references.region);
+    let path = format!("/subscriptions/{subscription}/providers/Microsoft.Network/virtualNetworks");
+    let list = references.arm.list(&path, NETWORK_API).await;
+    let list = list.map_err(|error| Held(Trouble::azure("networks of the region", &error), false))?;
+    let region = references.region.name_any();
+    let others = list.into_iter().filter(|network| {
+        let is = |name: &str, value: &str| network["tags"][name] == value;
+        is(TAG_FLEET, fleet) && is(TAG_REGION, &region) && !is(TAG_REEF, &reef.name_any())
+    });
+    let first = |network: serde_json::Value| {
+        network["properties"]["addressSpace"]["addressPrefixes"][0].as_str().map(str::to_owned)
+    };
+    Ok(others.filter_map(first).collect())
 }
 
 /// The revision that the reef has, or the newest of the class that it names.
-async fn revision(context: &Context, reef: &Reef) -> Result<Result<(String, ReefClassSpec), Held>, Error> {
+async fn revision(
+    context: &Context,
+    reef: &Reef,
+    existing: Option<&str>,
+) -> Result<Result<(String, ReefClassSpec), Held>, Error> {
     let class = &reef.spec.class_ref.name;
     let has = reef.status.as_ref().and_then(|s| s.class_revision.clone());
+    // What runs in Azure keeps the revision that it was made from, whatever the class says today.
+    let has = has.or_else(|| existing.map(str::to_owned));
     // The hash is the part after the last dash.
     let has = has.filter(|revision| revision.rsplit_once('-').is_some_and(|(of, _)| of == class));
     let name = match has {
@@ -99,7 +183,7 @@ async fn revision(context: &Context, reef: &Reef) -> Result<Result<(String, Reef
     let found = api.get_opt(&name).await.map_err(Error::api("read the class's revision"))?;
     let Some(found) = found else {
         let message = format!(
-            "revision {name} of ReefClass {class} does not exist (any more): put the ReefClass back as it was, or name another class"
+            "revision {name} of ReefClass {class} does not exist (any more): put the ReefClass back as it was"
         );
         return Ok(Err(Held(Trouble::new(Reason::ReferenceNotFound, message), false)));
     };
@@ -126,10 +210,19 @@ async fn newest(context: &Context, class: &str) -> Result<Result<String, Held>, 
     }))
 }
 
-/// The region's certificate and key; none while the Secret cannot be read.
-pub async fn certificate(context: &Context, region: &Region) -> Option<BTreeMap<String, ByteString>> {
+/// The region's certificate and key; none while the Secret cannot be read or holds no certificate that the
+/// Region can use. Reefs then keep the one that they have: one bad edit must not reach them all.
+pub async fn certificate(
+    context: &Context,
+    region: &Region,
+    now: Timestamp,
+) -> Option<BTreeMap<String, ByteString>> {
     let reference = &region.spec.tls.secret_ref;
     let api = Api::<Secret>::namespaced(context.client.clone(), &reference.namespace);
-    // Why it cannot be read shows on the Region.
-    api.get_opt(&reference.name).await.ok().flatten()?.data
+    // Why it cannot be used shows on the Region.
+    let data = api.get_opt(&reference.name).await.ok().flatten()?.data?;
+    let found = certificate::read(&data).ok()?;
+    let wildcard = format!("*.{}", region.spec.dns.zone_name());
+    let fits = found.dns_names.iter().any(|name| name.eq_ignore_ascii_case(&wildcard));
+    (fits && found.not_before <= now && now < found.not_after).then_some(data)
 }

@@ -44,7 +44,8 @@ struct Standing {
     type_: ConditionType,
     status: Option<bool>,
     trouble: Trouble,
-    blocked: bool,
+    /// What needs a human is 0, what is tried again 1, what is worked at 2, what waits 3, what is not known 4.
+    rank: u8,
 }
 
 /// The conditions of a reef whose spec cannot even be begun.
@@ -112,10 +113,9 @@ pub fn report(
     let before = of_this_spec(&old.conditions, generation);
     let was_ready = old.observed_generation == Some(generation)
         && true_since(&old.conditions, ConditionType::Ready).is_some();
-    // The first that is certainly not well; else the first that we could not look at, unless all was well.
-    let bad =
-        standings.iter().find(|s| s.blocked).or_else(|| standings.iter().find(|s| s.status == Some(false)));
-    let bad = bad.or_else(|| standings.iter().find(|s| s.status.is_none() && !was_ready));
+    // What is worst; what could not be looked at only if there is nothing else and all was not well before.
+    let worst = standings.iter().filter(|s| s.status != Some(true)).min_by_key(|s| s.rank);
+    let bad = worst.filter(|s| s.status.is_some() || !was_ready);
     let mut decided = vec![match bad {
         None => Decided {
             type_: ConditionType::Ready,
@@ -134,7 +134,7 @@ pub fn report(
         let already = true_since(&before, ConditionType::Stalled).is_some();
         decided.push(progress(
             &bad.trouble,
-            bad.blocked || is_late(&before, policy, now) || (already && !moved(&before, &standings)),
+            (bad.rank == 0) || is_late(&before, policy, now) || (already && !moved(&before, &standings)),
         ));
     }
     decided.extend(standings.into_iter().map(|s| Decided {
@@ -169,8 +169,7 @@ fn standing(type_: ConditionType, plan: &Plan, in_cluster: &InCluster) -> Standi
         ConditionType::GatewayReady => vec![&in_cluster.gateway],
         _ => plan.verdicts.iter().filter(|(part, _)| part.condition() == type_).map(|(_, v)| v).collect(),
     };
-    // What needs a human first, then what is tried again, what is worked at, what waits, what is not known.
-    let rank = |verdict: &&&Verdict| match verdict {
+    let rank = |verdict: &Verdict| match verdict {
         Verdict::Blocked(_) => 0,
         Verdict::Failed(_) => 1,
         Verdict::Working(_) => 2,
@@ -178,19 +177,18 @@ fn standing(type_: ConditionType, plan: &Plan, in_cluster: &InCluster) -> Standi
         Verdict::Unknown(_) => 4,
         Verdict::Good => 5,
     };
-    let (status, trouble, blocked) = match verdicts.iter().min_by_key(rank) {
-        None | Some(Verdict::Good) => {
-            (Some(true), Trouble::new(Reason::ReconcileSucceeded, "as wanted"), false)
-        }
-        Some(Verdict::Unknown(trouble)) => (None, trouble.clone(), false),
-        Some(Verdict::Waiting(what)) => {
-            (Some(false), Trouble::new(Reason::WaitingForDependency, what), false)
-        }
-        Some(Verdict::Working(what)) => (Some(false), Trouble::new(Reason::Provisioning, what), false),
-        Some(Verdict::Failed(trouble)) => (Some(false), trouble.clone(), false),
-        Some(Verdict::Blocked(trouble)) => (Some(false), trouble.clone(), true),
+    let well = || Trouble::new(Reason::ReconcileSucceeded, "as wanted");
+    let Some(worst) = verdicts.into_iter().min_by_key(|v| rank(v)) else {
+        return Standing { type_, status: Some(true), trouble: well(), rank: 5 };
     };
-    Standing { type_, status, trouble, blocked }
+    let (status, trouble) = match worst.clone() {
+        Verdict::Unknown(trouble) => (None, trouble),
+        Verdict::Waiting(what) => (Some(false), Trouble::new(Reason::WaitingForDependency, what)),
+        Verdict::Working(what) => (Some(false), Trouble::new(Reason::Provisioning, what)),
+        Verdict::Failed(trouble) | Verdict::Blocked(trouble) => (Some(false), trouble),
+        Verdict::Good => (Some(true), well()),
+    };
+    Standing { type_, status, trouble, rank: rank(worst) }
 }
 
 /// What was read and does not change often. What could not be read stays as it was.

@@ -80,9 +80,16 @@ pub fn next(reef: &Reef, remains: &Remains, tags: &Value) -> Step {
         Observed::Present(group) => group,
     };
     let uid = reef.uid().unwrap_or_default();
-    let claimed = names::marked(&group["tags"], tags) && group["tags"][TAG_CLAIM] == uid.as_str();
-    if !claimed {
-        return Step::Done("the resource group is not this object's, so nothing in it was touched");
+    let claim = &group["tags"][TAG_CLAIM];
+    if !names::marked(&group["tags"], tags) || !claim.is_string() {
+        if !had_anything(reef) {
+            return Step::Done("the resource group is somebody else's, and nothing was made in it");
+        }
+        let message = "the resource group no longer carries this reef's tags, so it is not deleted: put them back, or set deletionPolicy to Retain to leave it";
+        return Step::Held(Trouble::new(Reason::DeletionBlocked, message), true);
+    }
+    if *claim != uid.as_str() {
+        return Step::Done("the resource group belongs to another Reef object, so nothing in it was touched");
     }
     if group["properties"]["provisioningState"] == "Deleting" {
         return Step::Wait("resource group: being deleted".to_owned());
@@ -98,6 +105,11 @@ pub fn next(reef: &Reef, remains: &Remains, tags: &Value) -> Step {
         Observed::Present(locks) if !locks.is_empty() => Step::DeleteLocks(locks.clone()),
         _ => Step::DeleteGroup,
     }
+}
+
+/// Whether anything was ever seen to be there.
+fn had_anything(reef: &Reef) -> bool {
+    reef.status.as_ref().is_some_and(|s| s.agent_identity.is_some() || s.egress_address.is_some())
 }
 
 fn in_the_way(reef: &Reef, remains: &Remains, tags: &Value) -> Option<Step> {

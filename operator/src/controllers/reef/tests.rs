@@ -37,6 +37,7 @@ pub(super) fn inputs() -> Inputs {
         sql_server: "sql".to_owned(),
         storage_accounts: vec!["account".to_owned()],
         pools: 1,
+        revision: "c-1".to_owned(),
         class: serde_json::from_value(json!({
             "cluster": { "kubernetesVersion": "1.36", "nodePools": [
                 { "name": "system", "mode": "System", "vmSize": "v", "minCount": 1, "maxCount": 3 },
@@ -168,7 +169,8 @@ fn what_was_changed_by_hand_is_put_back_and_the_rest_is_left_alone() {
         });
         let writes = given.plan().writes;
         assert_eq!(writes.iter().map(|w| w.part).collect::<Vec<_>>(), [part]);
-        assert_eq!(writes[0].body["theirs"], "kept", "{part:?}");
+        let Observed::Present(found) = &given.seen[&part].state else { panic!("{part:?}") };
+        assert_eq!(super::plan::body(&writes[0], found)["theirs"], "kept", "{part:?}");
     }
     let mut given = complete();
     change(&mut given, Part::Cluster, |c| {
@@ -212,7 +214,9 @@ fn a_security_rule_that_somebody_added_goes() {
     });
     let writes = given.plan().writes;
     assert_eq!(writes.len(), 1);
-    assert_eq!(writes[0].body["properties"]["securityRules"].as_array().unwrap().len(), 1);
+    let Observed::Present(found) = &given.seen[&Part::SecurityGroup].state else { panic!("present") };
+    let body = super::plan::body(&writes[0], found);
+    assert_eq!(body["properties"]["securityRules"].as_array().unwrap().len(), 1);
 }
 
 #[test]
@@ -268,7 +272,7 @@ fn another_objects_reef_is_taken_over_only_when_that_is_confirmed() {
 
 #[test]
 fn what_held_data_and_is_gone_is_not_made_again_by_itself() {
-    for part in [Part::SqlServer, Part::StorageAccount(1)] {
+    for part in [Part::SqlServer, Part::StorageAccount(1), Part::Cluster] {
         let mut given = complete();
         given.seen.insert(part, seen(Observed::Absent));
         given.had_data.insert(part);

@@ -99,6 +99,15 @@ fn nothing_is_deleted_on_what_was_not_seen_or_is_not_ours_or_would_lose_data() {
     let Observed::Present(group) = &mut other.group else { panic!() };
     group["tags"][TAG_CLAIM] = json!("later");
     assert!(matches!(next(&go, &other), Step::Done(_)));
+    let mut unmarked = remains();
+    let Observed::Present(group) = &mut unmarked.group else { panic!() };
+    group["tags"] = json!({ "cost": "1" });
+    assert!(matches!(next(&go, &unmarked), Step::Done(_)), "a group that was never ours");
+    let was_made = json!({ "status": { "agentIdentity": { "clientId": "c", "principalId": "p" } } });
+    assert!(
+        matches!(next(&was_made, &unmarked), Step::Held(_, true)),
+        "a group that lost its tags is asked about"
+    );
     let foreign = Observed::Present(json!({ "properties": { "metadata": {} } }));
     let left = Remains { record: foreign.clone(), group: Observed::Absent, ..remains() };
     assert!(matches!(next(&go, &left), Step::Done(_)), "somebody else's record stays");

@@ -1,7 +1,7 @@
 //! Region: look at DNS zone and certificate ([`observe`]), decide ([`plan`]), say it
 //! ([`report`]). There is nothing to act on yet beside status.
 
-mod certificate;
+pub mod certificate;
 pub mod observe;
 pub mod plan;
 pub mod report;
