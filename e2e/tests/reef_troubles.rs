@@ -45,6 +45,12 @@ fn apply(sandbox: &Sandbox, name: &str, more: &Value) {
     ok(&sandbox.kubectl_with(&["apply", "-f", "-"], &reef.to_string()));
 }
 
+/// Asks for a look at Azure now.
+fn request(sandbox: &Sandbox, why: &str) {
+    let annotation = format!("cloud.octopus.com/reconcile-requested-at={why}");
+    ok(&sandbox.kubectl(&["annotate", "--overwrite", "reef", "weu-1", &annotation]));
+}
+
 fn writes(sandbox: &Sandbox) -> usize {
     let journal = sandbox.azure_journal();
     journal.iter().filter(|e| e["method"] == "PUT" || e["method"] == "DELETE").count()
@@ -162,6 +168,7 @@ async fn azure_that_cannot_be_asked(sandbox: &Sandbox, client: &Client) {
         let before = writes(sandbox);
         let answer = json!({ "answer": { "status": status, "code": code } });
         sandbox.azure_fault(&json!({ "method": "GET", "fault": answer }));
+        request(sandbox, code);
         for type_ in ["NetworkReady", "SQLReady", "StorageReady", "ClusterReady"] {
             let seen = shows(client, "weu-1", type_, "Unknown", reason).await;
             assert!(
@@ -172,6 +179,7 @@ async fn azure_that_cannot_be_asked(sandbox: &Sandbox, client: &Client) {
         }
         assert_eq!(writes(sandbox), before, "{code}: nothing is written on what was not seen");
         sandbox.azure_healed();
+        request(sandbox, &format!("{code}-healed"));
         shows(client, "weu-1", "ClusterReady", "True", "ReconcileSucceeded").await;
         shows(client, "weu-1", "SQLReady", "True", "ReconcileSucceeded").await;
     }
@@ -188,6 +196,7 @@ async fn an_answer_that_something_is_gone(sandbox: &Sandbox, client: &Client) {
     ] {
         let answer = json!({ "answer": { "status": 404, "code": code } });
         sandbox.azure_fault(&json!({ "method": "GET", "type": kind, "fault": answer }));
+        request(sandbox, kind);
         let stalled = shows(client, "weu-1", "Stalled", "True", "DataResourceMissing").await;
         assert!(
             message(&stalled, "Stalled").contains("not made again by itself"),
@@ -195,6 +204,7 @@ async fn an_answer_that_something_is_gone(sandbox: &Sandbox, client: &Client) {
             message(&stalled, "Stalled")
         );
         sandbox.azure_healed();
+        request(sandbox, &format!("{kind}-healed"));
         ready(client, "weu-1").await;
     }
     assert_eq!(writes(sandbox), before, "nothing was made again");
