@@ -41,11 +41,10 @@ pub fn reason(error: &ArmError) -> Reason {
         Class::Invalid => Reason::AzureRejected,
         // On a write: something that it refers to is not there yet.
         Class::Missing if error.is_absence() => Reason::WaitingForDependency,
-        Class::Missing => Reason::AzureUnavailable,
         Class::NameTaken => Reason::NameTaken,
         Class::Locked => Reason::DeletionBlocked,
         Class::Transient if matches!(error, ArmError::Failed { .. }) => Reason::AzureOperationFailed,
-        Class::Transient => Reason::AzureUnavailable,
+        Class::Missing | Class::Transient => Reason::AzureUnavailable,
     }
 }
 
