@@ -191,6 +191,8 @@ impl Sandbox {
         let mut ids: Vec<_> =
             answer.lines().filter(|l| l.starts_with("/subscriptions/")).map(str::to_owned).collect();
         ids.sort();
+        // What is being changed is there as it was and as it will be.
+        ids.dedup();
         ids
     }
 

@@ -53,6 +53,10 @@ async fn the_operator_is_installed_killed_and_taken_away() {
     let confirm =
         ["annotate", "crd", "regions.cloud.octopus.com", "confirmation.cloud.octopus.com/deletion=true"];
     ok(&sandbox.kubectl(&confirm));
+    // The Region waits for an operator to let it go; with none left, that is done by hand.
+    let release =
+        ["patch", "region", "westeurope", "--type=merge", "-p", r#"{"metadata":{"finalizers":null}}"#];
+    ok(&sandbox.kubectl(&release));
     ok(&sandbox.kubectl(&["delete", "crd", "regions.cloud.octopus.com"]));
 }
 
