@@ -21,12 +21,26 @@ pub fn number(text: &str) -> Option<f64> {
     digits.parse::<f64>().ok().map(|n| n * factor)
 }
 
-/// The whole number of bytes that a quantity stands for.
+/// The whole number of bytes that a quantity stands for, rounded down.
 pub fn bytes(text: &str) -> Option<i64> {
-    let number = number(text).filter(|n| n.is_finite() && *n >= 0.0 && *n < 9e18)?;
-    // Whole and in range, as was just checked; `as` is the only way from float to integer.
-    #[allow(clippy::cast_possible_truncation, reason = "checked one line above")]
-    Some(number.trunc() as i64)
+    let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (digits, suffix) = text.split_at(end);
+    let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
+    let factor: i128 = match suffix {
+        "" => 1,
+        "k" => 1000,
+        "M" => 1000 * 1000,
+        "G" => 1000 * 1000 * 1000,
+        "T" => 1000 * 1000 * 1000 * 1000,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        "Ti" => 1 << 40,
+        _ => return None,
+    };
+    let scale = 10i128.checked_pow(u32::try_from(part.len()).ok()?)?;
+    let value = format!("{whole}{part}").parse::<i128>().ok()?.checked_mul(factor)?;
+    i64::try_from(value / scale).ok()
 }
 
 #[cfg(test)]
@@ -49,6 +63,9 @@ mod tests {
         }
         assert_eq!(bytes("100Gi"), Some(107_374_182_400));
         assert_eq!(bytes("1Ti"), Some(1_099_511_627_776));
-        assert_eq!(bytes("9999999999Ti"), None);
+        assert_eq!(bytes("1.5Gi"), Some(1_610_612_736));
+        for bad in ["9999999999Ti", "250m", "", "Gi", "1.2.3"] {
+            assert_eq!(bytes(bad), None, "{bad}");
+        }
     }
 }

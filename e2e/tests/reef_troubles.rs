@@ -182,6 +182,7 @@ async fn azure_that_cannot_be_asked(sandbox: &Sandbox, client: &Client) {
         request(sandbox, &format!("{code}-healed"));
         shows(client, "weu-1", "ClusterReady", "True", "ReconcileSucceeded").await;
         shows(client, "weu-1", "SQLReady", "True", "ReconcileSucceeded").await;
+        assert_eq!(writes(sandbox), before, "{code}: nor when Azure is back");
     }
 }
 

@@ -15,3 +15,17 @@ pub mod leader;
 pub mod metrics;
 pub mod observed;
 pub mod telemetry;
+
+/// An error with its sources, in one text. Libraries put the cause that matters into the last of them.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        source = error.source();
+    }
+    text
+}

@@ -24,7 +24,10 @@ use super::{
     ArmError, Begun, Class, Operation, Progress,
     operation::{self, Answer},
 };
-use crate::metrics::{ByCall, Metrics};
+use crate::{
+    causes,
+    metrics::{ByCall, Metrics},
+};
 
 /// Longest wait for an answer. Azure was seen to take up to 120 s.
 const ANSWER: Duration = Duration::from_secs(130);
@@ -105,7 +108,7 @@ impl Arms {
             }
             builder = builder.tls_certs_only(certificates);
         }
-        let http = builder.build().map_err(|e| Error::Http(chain(&e)))?;
+        let http = builder.build().map_err(|e| Error::Http(causes(&e)))?;
         Ok(Self { args, http, metrics, clients: Mutex::default() })
     }
 
@@ -181,7 +184,7 @@ impl Arm {
     /// Reads a resource by its id.
     pub async fn get(&self, id: &str, api_version: &str) -> Result<Value, ArmError> {
         let answer = self.call(Method::Get, &path(id, api_version), id, None, Unless::Never).await?;
-        serde_json::from_slice(&answer.body).map_err(|e| ArmError::NoAnswer(format!("not JSON: {e}")))
+        json(&answer)
     }
 
     /// Reads a list of resources, all pages of it.
@@ -190,8 +193,7 @@ impl Arm {
         let mut all = Vec::new();
         for _ in 0..PAGES {
             let answer = self.call(Method::Get, &url, path_of_list, None, Unless::Never).await?;
-            let mut page: Value = serde_json::from_slice(&answer.body)
-                .map_err(|e| ArmError::NoAnswer(format!("not JSON: {e}")))?;
+            let mut page = json(&answer)?;
             let Some(items) = page["value"].as_array_mut() else {
                 // A list that cannot be read is not an empty one.
                 return Err(ArmError::NoAnswer("a list without `value`".to_owned()));
@@ -230,7 +232,7 @@ impl Arm {
     /// Calls an action of a resource that answers at once, for example `.../listClusterUserCredential`.
     pub async fn post(&self, action: &str, api_version: &str) -> Result<Value, ArmError> {
         let answer = self.call(Method::Post, &path(action, api_version), action, None, Unless::Never).await?;
-        serde_json::from_slice(&answer.body).map_err(|e| ArmError::NoAnswer(format!("not JSON: {e}")))
+        json(&answer)
     }
 
     /// Looks once how an operation goes.
@@ -318,6 +320,10 @@ impl Arm {
     }
 }
 
+fn json(answer: &Answer) -> Result<Value, ArmError> {
+    serde_json::from_slice(&answer.body).map_err(|e| ArmError::NoAnswer(format!("not JSON: {e}")))
+}
+
 fn path(id: &str, api_version: &str) -> String {
     let separator = if id.contains('?') { '&' } else { '?' };
     format!("{ENDPOINT}{id}{separator}api-version={api_version}")
@@ -347,23 +353,10 @@ fn no_token(identity: &Identity, error: &azure_core::Error) -> ArmError {
 
 /// The error with its sources in one line. No URL: it could be signed.
 fn one_line(error: &azure_core::Error) -> String {
-    let text = chain(error);
+    let text = causes(error);
     let words = text.split_whitespace();
     let words = words.map(|word| if word.contains("://") { "<url>" } else { word });
     words.collect::<Vec<_>>().join(" ").chars().take(500).collect()
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use jiff::Timestamp;
-use serde_json::Value;
 
 use super::{
     memory::Memory,
@@ -56,9 +55,12 @@ pub async fn act(
 
 /// Looks once more and writes; none if it is not as it was when the plan was made, or we may not write.
 async fn write_one(arm: &Arc<Arm>, claim: &Claim, write: &Write) -> Option<Result<Begun, ArmError>> {
-    let body = match (observed(arm.get(&write.id, write.api).await), write.exists) {
-        (Observed::Absent, false) => write.body.clone(),
-        (Observed::Present(found), true) => plan::body(write, &found),
+    let body = match (observed(arm.get(&write.id, write.api).await), &write.found) {
+        (Observed::Absent, None) => write.body.clone(),
+        // Another operator may have claimed it meanwhile.
+        (Observed::Present(now), Some(then)) if plan::marks(write.part, &now) == then => {
+            plan::body(write, &now)
+        }
         _ => return None,
     };
     claim.check().ok()?;
@@ -111,13 +113,4 @@ async fn register(arm: &Arc<Arm>, id: &str) {
 fn provider(id: &str) -> Option<&str> {
     let (_, rest) = id.split_once("/providers/")?;
     rest.split('/').next()
-}
-
-/// Names of resources of a type in a list of a group.
-pub fn names_of(list: &[Value], kind: &str, tags: &Value) -> Vec<String> {
-    let of_kind = |r: &&Value| r["type"].as_str().is_some_and(|t| t.eq_ignore_ascii_case(kind));
-    let ours = list.iter().filter(of_kind).filter(|r| super::names::marked(&r["tags"], tags));
-    let mut names: Vec<_> = ours.filter_map(|r| r["name"].as_str().map(str::to_owned)).collect();
-    names.sort();
-    names
 }

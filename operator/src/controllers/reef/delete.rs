@@ -11,6 +11,7 @@ use super::{
     act,
     bodies::{DNS_API, GROUPS_API, Inputs, LOCKS_API, SQL_API, STORAGE_API},
     memory::Memory,
+    names,
     observe::{self, observed},
     parts::Part,
     plan::Pauses,
@@ -89,9 +90,9 @@ async fn look(arm: &Arc<Arm>, inputs: &Inputs) -> Remains {
     };
     let tags = inputs.tags();
     // A list may leave out what is there: what the status knows is asked in any case.
-    let mut servers = act::names_of(&known, "Microsoft.Sql/servers", &tags);
+    let mut servers = names::of_kind(&known, "Microsoft.Sql/servers", &tags);
     servers.push(inputs.sql_server.clone());
-    let mut accounts = act::names_of(&known, "Microsoft.Storage/storageAccounts", &tags);
+    let mut accounts = names::of_kind(&known, "Microsoft.Storage/storageAccounts", &tags);
     accounts.extend(inputs.storage_accounts.iter().cloned());
     for names in [&mut servers, &mut accounts] {
         names.retain(|name| !name.is_empty());

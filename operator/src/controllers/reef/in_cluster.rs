@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     azure::compare::exact_difference,
+    causes,
     controller::{Context, trouble::Trouble},
     metrics::ByOutcome,
 };
@@ -110,18 +111,8 @@ fn verdict(kind: &str, name: &str, error: &kube::Error) -> Verdict {
             400 | 422 => Verdict::Blocked(Trouble::new(Reason::ClusterUnreachable, message(&status.message))),
             _ => Verdict::Unknown(Trouble::new(Reason::ClusterUnreachable, message(&status.message))),
         },
-        other => Verdict::Unknown(Trouble::new(Reason::ClusterUnreachable, message(&chain(other)))),
+        other => Verdict::Unknown(Trouble::new(Reason::ClusterUnreachable, message(&causes(other)))),
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 fn gateway_verdict(gateway: &Value, has_address: bool) -> Verdict {

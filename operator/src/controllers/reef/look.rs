@@ -1,6 +1,9 @@
 //! One look at a Reef.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
@@ -122,7 +125,8 @@ async fn work(
     }
     let done = act::act(arm, &context.claim, plan.writes.clone(), memory, (pauses, spread, now)).await;
     for write in &plan.writes {
-        if let Some(failure) = memory.failures.get(&write.id) {
+        // Of this try: an older failure's time to try again has come.
+        if let Some(failure) = memory.failures.get(&write.id).filter(|f| f.retry_at > now) {
             plan.verdicts.insert(write.part, plan::failed(&write.part.what(), &failure.error));
         }
     }
@@ -132,11 +136,11 @@ async fn work(
 }
 
 /// When to look again.
-fn again(
+pub(super) fn again(
     plan: &Plan,
     in_cluster: &InCluster,
     memory: &Memory,
-    seen: &std::collections::BTreeMap<Part, plan::Seen>,
+    seen: &BTreeMap<Part, plan::Seen>,
     done: bool,
     pauses: Pauses,
     now: Timestamp,
@@ -165,7 +169,7 @@ fn rename(
     reef: &Reef,
     context: &Context,
     inputs: &Inputs,
-    seen: &std::collections::BTreeMap<Part, plan::Seen>,
+    seen: &BTreeMap<Part, plan::Seen>,
 ) -> Option<ReefStatus> {
     let status = reef.status.as_ref()?;
     let taken = seen.iter().find(|(part, seen)| {
@@ -195,13 +199,8 @@ async fn begun(
     references: &References,
 ) -> Result<Result<ReefStatus, Held>, Error> {
     let old = reef.status.clone().unwrap_or_default();
-    let revision = &references.revision.0;
     if old.resource_group.is_some() {
-        let next = ReefStatus { class_revision: Some(revision.clone()), ..old.clone() };
-        if next != old {
-            write(reef, shared, &next).await?;
-        }
-        return Ok(Ok(next));
+        return Ok(Ok(old));
     }
     let context = &*shared.context;
     let existing = &references.existing;
@@ -225,7 +224,7 @@ async fn begun(
         location: &region.spec.location,
         subscription: references::subscription_of(reef, region),
         zone: region.spec.dns.zone_name(),
-        revision,
+        revision: &references.revision.0,
         address_space,
     };
     let next = begin::named(old, &origin, existing);
@@ -316,7 +315,7 @@ async fn write(reef: &Reef, shared: &Shared, next: &ReefStatus) -> Result<(), Er
 async fn remove(reef: &Reef, shared: &Shared, memory: &mut Memory) -> Result<Action, Error> {
     let context = &*shared.context;
     if let Some(trouble) = teardown::may_begin(reef) {
-        return held_back(reef, shared, &trouble, true).await;
+        return held(reef, shared, &trouble, true).await;
     }
     // What has no names was never begun.
     if reef.status.as_ref().is_none_or(|s| s.resource_group.is_none()) {
@@ -324,18 +323,18 @@ async fn remove(reef: &Reef, shared: &Shared, memory: &mut Memory) -> Result<Act
     }
     let region = match references::region(context, reef).await? {
         Ok(region) => region,
-        Err(Held(trouble, stalled)) => return held_back(reef, shared, &trouble, stalled).await,
+        Err(Held(trouble, stalled)) => return held(reef, shared, &trouble, stalled).await,
     };
     let arm = match references::arm(context, &region) {
         Ok(arm) => arm,
-        Err(Held(trouble, stalled)) => return held_back(reef, shared, &trouble, stalled).await,
+        Err(Held(trouble, stalled)) => return held(reef, shared, &trouble, stalled).await,
     };
     let inputs = inputs(context, reef, &region, no_class());
     let (pauses, now) = (pauses(context), Timestamp::now());
     let step = delete::step(reef, &arm, &context.claim, &inputs, memory, (pauses, spread(now), now)).await;
     match step {
         Step::Done(why) => finish(reef, context, why).await,
-        Step::Held(trouble, stalled) => held_back(reef, shared, &trouble, stalled).await,
+        Step::Held(trouble, stalled) => held(reef, shared, &trouble, stalled).await,
         Step::Wait(what) => deleting(reef, shared, &what, memory, now).await,
         Step::DeleteRecord => deleting(reef, shared, "DNS record", memory, now).await,
         Step::DeleteLocks(_) => deleting(reef, shared, "locks", memory, now).await,
@@ -366,12 +365,6 @@ async fn deleting(
     let pause =
         if quick { poll.min(Duration::from_secs(1)) } else { polls.chain(retries).min().unwrap_or(poll) };
     Ok(Action::requeue(pause.max(Duration::from_millis(50))))
-}
-
-async fn held_back(reef: &Reef, shared: &Shared, trouble: &Trouble, stalled: bool) -> Result<Action, Error> {
-    let next = report::held(reef, trouble, stalled, &shared.context.policy, Timestamp::now());
-    write(reef, shared, &next).await?;
-    Ok(Action::requeue(WAITING.min(shared.context.policy.resync)))
 }
 
 async fn finish(reef: &Reef, context: &Context, why: &str) -> Result<Action, Error> {

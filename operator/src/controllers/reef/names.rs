@@ -74,6 +74,15 @@ pub fn marked(found: &Value, tags: &Value) -> bool {
     tags.as_object().is_some_and(|tags| tags.iter().all(|(name, value)| found[name] == *value))
 }
 
+/// Names of resources of a type in a list of a group.
+pub fn of_kind(list: &[Value], kind: &str, tags: &Value) -> Vec<String> {
+    let fits = |r: &&Value| r["type"].as_str().is_some_and(|t| t.eq_ignore_ascii_case(kind));
+    let ours = list.iter().filter(fits).filter(|r| marked(&r["tags"], tags));
+    let mut names: Vec<_> = ours.filter_map(|r| r["name"].as_str().map(str::to_owned)).collect();
+    names.sort();
+    names
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

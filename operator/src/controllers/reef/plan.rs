@@ -88,8 +88,8 @@ pub struct Write {
     pub api: &'static str,
     /// What is wanted of it.
     pub body: Value,
-    /// Whether it exists, so that what is wanted has to be put into what is there.
-    pub exists: bool,
+    /// Whose it was when the plan was made (see [`marks`]); none if it was not there.
+    pub found: Option<Value>,
     /// When it is not to be written.
     pub unless: Unless,
     /// What differs, or that it is not there; for the log.
@@ -215,8 +215,11 @@ fn write(
         return (failed(&what, &failure.error), None);
     }
     let Some(body) = wanted.body else { return (waits_for_facts(part, before, &what), None) };
-    let exists = matches!(seen.state, Observed::Present(_));
-    let write = Write { part, id: wanted.id, api: wanted.api, body, exists, unless: wanted.unless, why };
+    let found = match &seen.state {
+        Observed::Present(found) => Some(marks(part, found).clone()),
+        _ => None,
+    };
+    let write = Write { part, id: wanted.id, api: wanted.api, body, found, unless: wanted.unless, why };
     (Verdict::Working(format!("{what}: being made or changed")), Some(write))
 }
 
@@ -248,13 +251,17 @@ fn data_is_gone(what: &str, id: &str) -> Trouble {
     Trouble::new(Reason::DataResourceMissing, message)
 }
 
+/// What says whose a resource is: its tags, or a DNS record's metadata; null where there is neither.
+pub fn marks(part: Part, found: &Value) -> &Value {
+    if part == Part::Record { &found["properties"]["metadata"] } else { &found["tags"] }
+}
+
 /// Why something that exists is not this Reef's.
 fn not_ours(facts: &Facts<'_>, part: Part, found: &Value) -> Option<Trouble> {
-    let marks = match part {
-        Part::Record => &found["properties"]["metadata"],
-        part if part.has_tags() => &found["tags"],
-        _ => return None,
-    };
+    if !part.has_tags() && part != Part::Record {
+        return None;
+    }
+    let marks = marks(part, found);
     let what = part.what();
     if !names::marked(marks, &facts.inputs.tags()) {
         let id = facts.inputs.id(part);

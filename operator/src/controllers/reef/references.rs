@@ -15,7 +15,6 @@ use reef_crds::{
 };
 
 use super::{
-    act,
     begin::Existing,
     bodies::{GROUPS_API, NETWORK_API},
     names::{self, TAG_FLEET, TAG_REEF, TAG_REGION, TAG_REVISION},
@@ -136,8 +135,8 @@ async fn existing(context: &Context, reef: &Reef, region: &Region, arm: &Arc<Arm
         _ => None,
     };
     Ok(Existing {
-        sql_server: act::names_of(&list, "Microsoft.Sql/servers", &tags).into_iter().next(),
-        storage_accounts: act::names_of(&list, "Microsoft.Storage/storageAccounts", &tags),
+        sql_server: names::of_kind(&list, "Microsoft.Sql/servers", &tags).into_iter().next(),
+        storage_accounts: names::of_kind(&list, "Microsoft.Storage/storageAccounts", &tags),
         address_space,
         revision: group["tags"][TAG_REVISION].as_str().map(str::to_owned),
     })
@@ -169,9 +168,13 @@ async fn revision(
     let class = &reef.spec.class_ref.name;
     let has = reef.status.as_ref().and_then(|s| s.class_revision.clone());
     // What runs in Azure keeps the revision that it was made from, whatever the class says today.
+    if let Some(existing) = existing.filter(|revision| !is_of(revision, class)) {
+        let message = format!(
+            "spec.classRef: what exists in Azure was made from revision {existing}, which is not one of ReefClass {class}: name the class that it was made from"
+        );
+        return Ok(Err(Held(Trouble::new(Reason::SpecInvalid, message), true)));
+    }
     let has = has.or_else(|| existing.map(str::to_owned));
-    // The hash is the part after the last dash.
-    let has = has.filter(|revision| revision.rsplit_once('-').is_some_and(|(of, _)| of == class));
     let name = match has {
         Some(name) => name,
         None => match newest(context, class).await? {
@@ -192,6 +195,11 @@ async fn revision(
         Ok(spec) => Ok((name, spec)),
         Err(error) => Err(Held(Trouble::new(Reason::SpecInvalid, format!("revision {name}: {error}")), true)),
     })
+}
+
+/// Whether a revision is one of a class: its name is the class's, a dash and a hash.
+fn is_of(revision: &str, class: &str) -> bool {
+    revision.rsplit_once('-').is_some_and(|(of, _)| of == class)
 }
 
 async fn newest(context: &Context, class: &str) -> Result<Result<String, Held>, Error> {

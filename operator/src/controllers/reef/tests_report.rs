@@ -12,13 +12,19 @@ use serde_json::json;
 
 use super::{
     in_cluster::InCluster,
+    look::again,
+    memory::{Memory, Read},
     names::{self, TAG_CLAIM},
     parts::Part,
-    plan::Verdict,
+    plan::{Pauses, Verdict},
     report::{held, report},
     tests::{Given, build, complete, inputs, nothing, reef, seen},
 };
 use crate::{
+    azure::{
+        Begun,
+        operation::{Answer, begun},
+    },
     controller::{Policy, trouble::Trouble},
     observed::Observed,
 };
@@ -129,6 +135,27 @@ fn a_good_reef_stays_ready_whatever_cannot_be_looked_at() {
 
 fn state() -> impl Strategy<Value = u8> {
     0u8..5
+}
+
+/// A look that comes too soon again and again is a loop that nobody sees.
+#[test]
+fn a_good_reef_rests_and_a_running_operation_is_waited_for() {
+    let pauses = Pauses { poll: Duration::from_secs(15), resync: Duration::from_secs(600) };
+    let given = complete();
+    let mut memory = Memory::default();
+    let next = |memory: &Memory| {
+        again(&given.plan(), &in_service(), memory, &given.seen, false, pauses, at(1000)).as_secs()
+    };
+    let read = |again_at| Read { state: Observed::Absent, again_at, blind: None };
+    memory.read.insert("a".to_owned(), read(at(1590)));
+    assert_eq!(next(&memory), 590);
+    // What an operation runs on is due to be read, but not before the operation ends.
+    memory.read.insert("b".to_owned(), read(Timestamp::MIN));
+    assert_eq!(next(&memory), 0, "what is due is read at once");
+    let answer = Answer { status: 202, ..Answer::default() };
+    let Begun::Running(operation) = begun(&answer) else { panic!("an operation") };
+    memory.began("b", operation, pauses.poll, at(1000));
+    assert_eq!(next(&memory), 15);
 }
 
 proptest! {
