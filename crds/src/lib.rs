@@ -4,6 +4,7 @@
 //! Nothing here talks to an API server. The package is used by the operator, by the sandbox and its
 //! tests, and by `crdgen`, which writes the CRDs and the API reference.
 
+pub mod cloud_instance;
 pub mod condition;
 pub mod meta;
 pub mod network;
@@ -12,11 +13,14 @@ pub mod reef;
 pub mod reef_class;
 pub mod reference;
 pub mod region;
+pub mod retained_instance;
 pub mod schema;
 
+pub use cloud_instance::{CloudInstance, CloudInstanceSpec, CloudInstanceStatus};
 pub use reef::{Reef, ReefSpec, ReefStatus};
 pub use reef_class::{ReefClass, ReefClassSpec, ReefClassStatus};
 pub use region::{Region, RegionSpec, RegionStatus};
+pub use retained_instance::{RetainedInstance, RetainedInstanceSpec, RetainedInstanceStatus};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 
@@ -24,5 +28,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 /// reference lists them.
 pub fn all() -> Vec<CustomResourceDefinition> {
     use kube::CustomResourceExt;
-    [Region::crd(), ReefClass::crd(), Reef::crd()].into_iter().map(schema::finish).collect()
+    [Region::crd(), ReefClass::crd(), Reef::crd(), CloudInstance::crd(), RetainedInstance::crd()]
+        .into_iter()
+        .map(schema::finish)
+        .collect()
 }

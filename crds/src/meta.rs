@@ -14,7 +14,7 @@ pub const VERSION: &str = "v1alpha1";
 pub const API_REVISION_ANNOTATION: &str = "cloud.octopus.com/api-revision";
 
 /// The revision of the schemas in this build. Raise it with every change to them.
-pub const API_REVISION: u32 = 3;
+pub const API_REVISION: u32 = 4;
 
 /// User annotation: deletion of a protected object is meant. The value must be `true`.
 pub const CONFIRM_DELETION: &str = "confirmation.cloud.octopus.com/deletion";
@@ -33,6 +33,12 @@ pub const CONFIRM_FORCE_DELETION: &str = "confirmation.cloud.octopus.com/force-d
 /// Finalizer of a Reef: its Azure resources are looked after before the object goes.
 pub const REEF_FINALIZER: &str = "cloud.octopus.com/reef-cleanup";
 
+/// Finalizer of a CloudInstance: what it has is taken down, kept or deleted before the object goes.
+pub const INSTANCE_FINALIZER: &str = "cloud.octopus.com/instance-cleanup";
+
+/// Finalizer of a RetainedInstance: what is kept is deleted before the object goes.
+pub const RETAINED_FINALIZER: &str = "cloud.octopus.com/retained-cleanup";
+
 /// Finalizer of a Region: nothing may refer to it any more.
 pub const REGION_FINALIZER: &str = "cloud.octopus.com/region-cleanup";
 
@@ -45,6 +51,18 @@ pub const LABEL_FLEET: &str = "cloud.octopus.com/fleet";
 
 /// Label with the name of the Reef on what the operator makes in a reef's cluster.
 pub const LABEL_REEF: &str = "cloud.octopus.com/reef";
+
+/// Label with the hash of an instance's identity on everything of it in a reef's cluster.
+pub const LABEL_INSTANCE: &str = "cloud.octopus.com/instance";
+
+/// Label with the namespace of the CloudInstance on the instance's namespace in a reef's cluster.
+pub const LABEL_INSTANCE_NAMESPACE: &str = "cloud.octopus.com/instance-namespace";
+
+/// Label with the name of the CloudInstance on the instance's namespace in a reef's cluster.
+pub const LABEL_INSTANCE_NAME: &str = "cloud.octopus.com/instance-name";
+
+/// Annotation of an instance's namespace in a reef's cluster: UID of the CloudInstance that claims all in it.
+pub const ANNOTATION_CLAIM: &str = "cloud.octopus.com/claim";
 
 /// Label with the name of the ReefClass on its revisions.
 pub const LABEL_CLASS: &str = "cloud.octopus.com/reefclass";

@@ -1,6 +1,6 @@
 //! Reef: a cell in a region.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Region", type_ = "string", json_path = ".spec.regionRef.name"),
     printcolumn(name = "Class", type_ = "string", json_path = ".spec.classRef.name"),
     printcolumn(name = "Kubernetes", type_ = "string", json_path = ".status.cluster.version"),
+    printcolumn(name = "Scheduling", type_ = "string", json_path = ".spec.scheduling"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].message", priority = 1),
     printcolumn(name = "Resource-Group", type_ = "string", json_path = ".status.resourceGroup", priority = 1)
@@ -56,6 +57,14 @@ pub struct ReefSpec {
     #[x_kube(validation = Rule::new("self == oldSelf").message("addressSpace is immutable: create another Reef"))]
     pub address_space: Option<String>,
 
+    /// Whether instances are placed here: `Cordoned` takes no new ones, and those that are there stay.
+    #[serde(default)]
+    pub scheduling: Scheduling,
+
+    /// The only namespaces whose instances are placed here, for example for one customer. Without it, any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dedicated_to: Option<DedicatedTo>,
+
     /// What becomes of the Azure resources when this object is deleted: `Retain` leaves them as they are,
     /// `Delete` removes them all.
     #[serde(default)]
@@ -66,9 +75,35 @@ pub struct ReefSpec {
     pub deletion_protection: bool,
 }
 
-fn protected() -> bool {
+pub(crate) fn protected() -> bool {
     true
 }
+
+/// Whether instances are placed on a reef.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scheduling {
+    /// New ones are.
+    #[default]
+    Active,
+    /// New ones are not.
+    Cordoned,
+}
+
+/// Whose instances a reef takes.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct DedicatedTo {
+    /// Names of namespaces of CloudInstances, at most 100. By name, because whoever owns a namespace could label it.
+    #[schemars(length(min = 1, max = 100))]
+    pub namespaces: Vec<NamespaceName>,
+}
+
+/// Name of a namespace.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(transparent)]
+pub struct NamespaceName(
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))] pub String,
+);
 
 /// What becomes of what an object stands for when the object is deleted.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -147,6 +182,12 @@ pub struct ReefStatus {
     #[schemars(length(max = 100))]
     pub storage_accounts: Vec<PartStatus>,
 
+    /// Placements that are decided and do not stand in the instances' own statuses yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["uid".into()]))]
+    #[schemars(length(max = 32))]
+    pub reservations: Vec<ReservationStatus>,
+
     /// The identity with which the reef's agent works in Azure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent_identity: Option<IdentityStatus>,
@@ -158,6 +199,34 @@ pub struct ReefStatus {
     /// How the reef is reached from the Internet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<GatewayStatus>,
+}
+
+/// A place that is kept for an instance.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ReservationStatus {
+    /// UID of the CloudInstance.
+    #[schemars(length(min = 36, max = 36))]
+    pub uid: String,
+
+    /// Namespace of the CloudInstance.
+    pub namespace: String,
+
+    /// Name of the CloudInstance.
+    pub name: String,
+
+    /// Elastic pool of its database; none if the database has compute of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+
+    /// Storage account of its file share.
+    pub storage_account: String,
+
+    /// The placement that it is, counted from 1.
+    pub generation: i64,
+
+    /// When it was made.
+    pub at: Time,
 }
 
 /// An Azure SQL server.

@@ -36,6 +36,40 @@ pub struct ReefClassSpec {
 
     /// The storage accounts of a reef.
     pub storage: StorageClass,
+
+    /// How many instances a reef takes.
+    #[serde(default)]
+    pub capacity: Capacity,
+}
+
+/// How many instances a reef takes.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Capacity {
+    /// Most instances on a reef. Each has an identity in the reef's resource group, which holds 800 resources of a
+    /// type.
+    #[serde(default = "max_instances")]
+    #[schemars(range(min = 1, max = 780))]
+    pub max_instances: u16,
+
+    /// Percent of each limit that is kept free while another reef has room.
+    #[serde(default = "reserve_percent")]
+    #[schemars(range(min = 0, max = 50))]
+    pub reserve_percent: u8,
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        Self { max_instances: max_instances(), reserve_percent: reserve_percent() }
+    }
+}
+
+fn max_instances() -> u16 {
+    300
+}
+
+fn reserve_percent() -> u8 {
+    10
 }
 
 /// The AKS cluster of a reef.
@@ -140,6 +174,15 @@ pub struct PoolClass {
 
     /// What one database gets of the pool.
     pub per_database: PerDatabase,
+
+    /// Most databases in a pool. Azure's own limit is 500, and 100 for small pools.
+    #[serde(default = "max_databases")]
+    #[schemars(range(min = 1, max = 500))]
+    pub max_databases: u16,
+}
+
+fn max_databases() -> u16 {
+    100
 }
 
 /// What one database gets of a pool.
@@ -203,6 +246,15 @@ pub struct StorageClass {
     /// Days for which a deleted file share can be undeleted.
     #[schemars(range(min = 1, max = 365))]
     pub soft_delete_days: u16,
+
+    /// Most file shares in an account. They share its 20,000 input and output operations a second.
+    #[serde(default = "shares_per_account")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub shares_per_account: u16,
+}
+
+fn shares_per_account() -> u16 {
+    200
 }
 
 /// Redundancy of a storage account.

@@ -14,6 +14,7 @@ pub mod controllers;
 pub mod leader;
 pub mod metrics;
 pub mod observed;
+pub mod resources;
 pub mod telemetry;
 
 /// An error with its sources, in one text. Libraries put the cause that matters into the last of them.

@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Files that decide and therefore take time, randomness and the world as parameters.
-const PURE: [&str; 15] = [
+const PURE: [&str; 16] = [
     "plan.rs",
     "report.rs",
     "requeue.rs",
@@ -28,6 +28,7 @@ const PURE: [&str; 15] = [
     "hash.rs",
     "compare.rs",
     "operation.rs",
+    "standing.rs",
 ];
 const PURE_FOLDERS: [&str; 2] = ["placement", "rollout"];
 

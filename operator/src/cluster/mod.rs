@@ -1,6 +1,12 @@
 //! The clusters of reefs: how the operator reaches one, as itself, through Entra.
 
-use std::{sync::Arc, time::Duration};
+pub mod keep;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
 use http::{HeaderValue, Request, Uri, header::AUTHORIZATION};
@@ -69,9 +75,35 @@ impl AsyncPredicate<Request<Body>> for Bearer {
     }
 }
 
+/// The connections that were made, by the id of the AKS cluster: all controllers share them.
+#[derive(Default)]
+pub struct Clusters(Mutex<HashMap<String, ReefCluster>>);
+
+impl Clusters {
+    /// The connection to the AKS cluster with this id, whose API server is at `host`; made if there is none.
+    pub async fn get(&self, arm: &Arc<Arm>, id: &str, api: &str, host: &str) -> Result<ReefCluster, Error> {
+        let known = self.lock().get(id).filter(|known| known.host == host).cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let made = connect(arm, id, api, host).await?;
+        self.lock().insert(id.to_owned(), made.clone());
+        Ok(made)
+    }
+
+    /// The next look connects anew: the cluster's authority may have changed.
+    pub fn forget(&self, id: &str) {
+        self.lock().remove(id);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, ReefCluster>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Connects to the AKS cluster with this id, whose API server is at `host`. One call to Azure for the
 /// certificate of the cluster's authority; everything else is the token of our own identity.
-pub async fn connect(arm: &Arc<Arm>, id: &str, api: &str, host: &str) -> Result<ReefCluster, Error> {
+async fn connect(arm: &Arc<Arm>, id: &str, api: &str, host: &str) -> Result<ReefCluster, Error> {
     let answer = arm.post(&format!("{id}/listClusterUserCredential"), api).await?;
     let ca = authority(&answer)?;
     let uri: Uri =

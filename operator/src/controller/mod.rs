@@ -3,6 +3,7 @@
 pub mod finalizers;
 pub mod hash;
 pub mod requeue;
+pub mod standing;
 pub mod status;
 pub mod trouble;
 pub mod watch;
@@ -30,6 +31,7 @@ use reef_crds::condition::Reason;
 use crate::{
     args::RunArgs,
     azure::Arms,
+    cluster::Clusters,
     leader::{Claim, NotLeader},
     metrics::{ByController, Metrics},
 };
@@ -68,6 +70,8 @@ pub struct Context {
     pub namespace: String,
     /// Name of this replica in Events.
     pub identity: String,
+    /// Connections to the clusters of reefs.
+    pub clusters: Clusters,
     /// Reconciles at once, per kind.
     pub concurrency: u16,
 }
@@ -88,6 +92,7 @@ impl Context {
             fleet: args.fleet.clone(),
             namespace: args.place.namespace.clone(),
             identity: args.identity.clone(),
+            clusters: Clusters::default(),
             concurrency: args.concurrency,
         }
     }

@@ -8,19 +8,20 @@ use reef_crds::Reef;
 use serde_json::Value;
 
 use super::{
-    act,
     bodies::{DNS_API, GROUPS_API, Inputs, LOCKS_API, SQL_API, STORAGE_API},
-    memory::Memory,
     names,
-    observe::{self, observed},
     parts::Part,
-    plan::Pauses,
     teardown::{self, Remains, Step},
 };
 use crate::{
     azure::{Arm, ArmError},
     leader::Claim,
     observed::Observed,
+    resources::{
+        Pauses, act,
+        memory::Memory,
+        observe::{self, observed},
+    },
 };
 
 /// Looks, decides and does the next step; the step, for the report.

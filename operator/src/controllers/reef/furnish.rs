@@ -9,15 +9,14 @@ use super::{
     bodies::{AKS_API, Inputs},
     in_cluster::{self, InCluster},
     keys, manifests,
-    memory::Memory,
     parts::Part,
-    plan::{Seen, Verdict, is_claimed},
+    plan::is_claimed,
     references::{self, References},
 };
 use crate::{
-    cluster,
     controller::{Context, trouble::Trouble},
     observed::Observed,
+    resources::{Seen, Verdict},
 };
 
 /// How long a look at the reef's cluster may take in all.
@@ -29,7 +28,6 @@ pub async fn cluster(
     inputs: &Inputs,
     references: &References,
     seen: &BTreeMap<Part, Seen>,
-    memory: &mut Memory,
 ) -> InCluster {
     let present = |part: Part| match seen.get(&part).map(|s| &s.state) {
         Some(Observed::Present(value)) => Some(value),
@@ -47,16 +45,14 @@ pub async fn cluster(
     let (Some(host), true, Some(_)) = (host, made, present(Part::ClusterAdmin)) else {
         return InCluster::waiting("the AKS cluster");
     };
-    if memory.cluster.as_ref().is_none_or(|c| c.host != host) {
-        match cluster::connect(&references.arm, &inputs.id(Part::Cluster), AKS_API, host).await {
-            Ok(connected) => memory.cluster = Some(connected),
-            Err(error) => {
-                let trouble = Trouble::new(Reason::ClusterUnreachable, error.to_string());
-                return InCluster::trouble(Verdict::Unknown(trouble));
-            }
+    let id = inputs.id(Part::Cluster);
+    let connected = match context.clusters.get(&references.arm, &id, AKS_API, host).await {
+        Ok(connected) => connected,
+        Err(error) => {
+            let trouble = Trouble::new(Reason::ClusterUnreachable, error.to_string());
+            return InCluster::trouble(Verdict::Unknown(trouble));
         }
-    }
-    let Some(connected) = memory.cluster.clone() else { return InCluster::waiting("the AKS cluster") };
+    };
     let certificate = references::certificate(context, &references.region, Timestamp::now()).await;
     let agent = present(Part::AgentIdentity).and_then(|a| a["properties"]["clientId"].as_str());
     let manifests = manifests::all(&manifests::Inputs {
@@ -85,8 +81,7 @@ pub async fn cluster(
         InCluster::trouble(Verdict::Unknown(Trouble::new(Reason::ClusterUnreachable, message)))
     });
     if matches!(found.objects, Verdict::Unknown(_)) {
-        // The next look connects anew: the cluster's authority may have changed.
-        memory.cluster = None;
+        context.clusters.forget(&id);
     }
     found
 }

@@ -1,22 +1,13 @@
 //! What the operator keeps in a reef's cluster: compares, and writes what differs.
 
-use kube::{
-    Api, Client,
-    api::{DynamicObject, Patch, PatchParams},
-    core::{ApiResource, GroupVersionKind},
-};
-use reef_crds::{condition::Reason, meta::FIELD_MANAGER};
+use kube::Client;
 use serde_json::Value;
 
-use super::{
-    manifests::{GATEWAY, Manifest},
-    plan::Verdict,
-};
+use super::manifests::GATEWAY;
 use crate::{
-    azure::compare::exact_difference,
-    causes,
-    controller::{Context, trouble::Trouble},
-    metrics::ByOutcome,
+    cluster::keep::{Manifest, keep_one},
+    controller::Context,
+    resources::Verdict,
 };
 
 /// How it stands in the cluster.
@@ -57,62 +48,6 @@ pub async fn keep(context: &Context, client: &Client, manifests: &[Manifest]) ->
     let verdict = gateway_verdict(&gateway, address.is_some());
     let address = address.filter(|_| verdict == Verdict::Good);
     InCluster { objects: Verdict::Good, gateway: verdict, address }
-}
-
-/// The object as it is now; or why it cannot be said.
-async fn keep_one(context: &Context, client: &Client, manifest: &Manifest) -> Result<Value, Verdict> {
-    let object = &manifest.object;
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let (kind, name) = (text(&object["kind"]), text(&object["metadata"]["name"]));
-    let api_version = text(&object["apiVersion"]);
-    let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
-    let resource =
-        ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, &kind), manifest.plural);
-    let api: Api<DynamicObject> = match object["metadata"]["namespace"].as_str() {
-        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
-        None => Api::all_with(client.clone(), &resource),
-    };
-    let live = api.get_opt(&name).await.map_err(|e| verdict(&kind, &name, &e))?;
-    let count = |outcome| {
-        context.metrics.writes.get_or_create(&ByOutcome { resource: manifest.plural, outcome }).inc();
-    };
-    let why = match live.map(|live| serde_json::to_value(live).unwrap_or_default()) {
-        None => "absent".to_owned(),
-        Some(live) => match exact_difference(object, &live) {
-            Some(why) => why,
-            None => {
-                count("skipped");
-                return Ok(live);
-            }
-        },
-    };
-    if context.claim.check().is_err() {
-        return Err(Verdict::Unknown(Trouble::new(
-            Reason::ClusterUnreachable,
-            "this replica no longer leads",
-        )));
-    }
-    tracing::info!(controller = "reef", kind, name, why, "writing to the reef's cluster");
-    let apply = PatchParams::apply(FIELD_MANAGER).force();
-    let written =
-        api.patch(&name, &apply, &Patch::Apply(object)).await.map_err(|e| verdict(&kind, &name, &e))?;
-    count("changed");
-    Ok(serde_json::to_value(written).unwrap_or_default())
-}
-
-/// What a refusal of the reef's API server means.
-fn verdict(kind: &str, name: &str, error: &kube::Error) -> Verdict {
-    let message = |error: &str| format!("{kind} {name} in the reef's cluster: {error}");
-    match error {
-        kube::Error::Api(status) => match status.code {
-            // A new cluster gets the kinds of its add-ons, and a new role its effect, after a while.
-            404 => Verdict::Working(message("the cluster does not know this kind yet")),
-            401 | 403 => Verdict::Failed(Trouble::new(Reason::ClusterUnreachable, message(&status.message))),
-            400 | 422 => Verdict::Blocked(Trouble::new(Reason::ClusterUnreachable, message(&status.message))),
-            _ => Verdict::Unknown(Trouble::new(Reason::ClusterUnreachable, message(&status.message))),
-        },
-        other => Verdict::Unknown(Trouble::new(Reason::ClusterUnreachable, message(&causes(other)))),
-    }
 }
 
 fn gateway_verdict(gateway: &Value, has_address: bool) -> Verdict {

@@ -13,12 +13,12 @@ use reef_crds::{
 use super::{
     bodies::{Inputs, NAMESPACE, STORAGE_API},
     parts::Part,
-    plan::Verdict,
 };
 use crate::{
     azure::Arm,
     controller::{Context, trouble::Trouble},
     metrics::ByOutcome,
+    resources::Verdict,
 };
 
 /// Name of the Secret with the key of a storage account.

@@ -13,19 +13,19 @@ use reef_crds::{
     condition::{Reason, ours},
     meta::{CONFIRM_ADOPTION, CONFIRM_RECREATION, RECONCILE_REQUESTED_AT, REEF_FINALIZER},
     reef_class::{
-        ClusterClass, ClusterTier, PerDatabase, PoolClass, PoolSku, SqlClass, StorageClass, StorageSku,
+        Capacity, ClusterClass, ClusterTier, PerDatabase, PoolClass, PoolSku, SqlClass, StorageClass,
+        StorageSku,
     },
 };
 
 use super::{
-    Shared, act, begin,
+    Shared, begin,
     bodies::Inputs,
     delete, furnish,
     in_cluster::InCluster,
-    memory::Memory,
     observe,
     parts::Part,
-    plan::{self, Facts, Pauses, Plan, Verdict},
+    plan::{self, Facts, Plan},
     references::{self, Held, References},
     report,
     teardown::{self, Step, annotated},
@@ -37,6 +37,7 @@ use crate::{
         trouble::{Trouble, transition},
     },
     observed::Observed,
+    resources::{Pauses, Seen, Verdict, act, failed, memory::Memory, observe::poll},
 };
 
 /// Pause while something that wakes us is waited for.
@@ -102,9 +103,9 @@ async fn work(
     let spread = spread(now);
     let mut inputs = inputs(context, reef, &references.region, references.revision.1.clone());
     inputs.operator = arm.principal().await.ok();
-    observe::poll(arm, memory, pauses, spread, now).await;
+    poll(arm, memory, pauses, spread, now).await;
     let seen = observe::parts(arm, &inputs, memory, pauses, spread, now).await;
-    let in_cluster = furnish::cluster(context, &inputs, references, &seen, memory).await;
+    let in_cluster = furnish::cluster(context, &inputs, references, &seen).await;
     inputs.gateway =
         in_cluster.address.clone().or_else(|| reef.status.as_ref()?.gateway.as_ref()?.address.clone());
     let facts = Facts {
@@ -127,7 +128,7 @@ async fn work(
     for write in &plan.writes {
         // Of this try: an older failure's time to try again has come.
         if let Some(failure) = memory.failures.get(&write.id).filter(|f| f.retry_at > now) {
-            plan.verdicts.insert(write.part, plan::failed(&write.part.what(), &failure.error));
+            plan.verdicts.insert(write.part, failed(&write.part.what(), &failure.error));
         }
     }
     let next = report::report(reef, &inputs, &plan, &seen, &in_cluster, &context.policy, now);
@@ -140,7 +141,7 @@ pub(super) fn again(
     plan: &Plan,
     in_cluster: &InCluster,
     memory: &Memory,
-    seen: &BTreeMap<Part, plan::Seen>,
+    seen: &BTreeMap<Part, Seen>,
     done: bool,
     pauses: Pauses,
     now: Timestamp,
@@ -169,7 +170,7 @@ fn rename(
     reef: &Reef,
     context: &Context,
     inputs: &Inputs,
-    seen: &BTreeMap<Part, plan::Seen>,
+    seen: &BTreeMap<Part, Seen>,
 ) -> Option<ReefStatus> {
     let status = reef.status.as_ref()?;
     let taken = seen.iter().find(|(part, seen)| {
@@ -389,8 +390,10 @@ fn no_class() -> ReefClassSpec {
                 capacity: 0,
                 max_size: None,
                 per_database: PerDatabase { min: zero(), max: zero() },
+                max_databases: 0,
             },
         },
-        storage: StorageClass { sku: StorageSku::Standard_LRS, soft_delete_days: 1 },
+        storage: StorageClass { sku: StorageSku::Standard_LRS, soft_delete_days: 1, shares_per_account: 0 },
+        capacity: Capacity::default(),
     }
 }

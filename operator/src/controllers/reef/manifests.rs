@@ -7,6 +7,7 @@ use reef_crds::meta::{LABEL_FLEET, LABEL_REEF, OPERATOR};
 use serde_json::{Value, json};
 
 use super::bodies::{AGENT, NAMESPACE};
+use crate::cluster::keep::Manifest;
 
 /// Name of the reef's Gateway.
 pub const GATEWAY: &str = "reef";
@@ -28,15 +29,6 @@ pub struct Inputs<'a> {
     pub gateway_class: &'a str,
     /// The region's certificate and its key; none while it cannot be read.
     pub certificate: Option<&'a BTreeMap<String, ByteString>>,
-}
-
-/// An object to be kept.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Manifest {
-    /// Plural name of its kind.
-    pub plural: &'static str,
-    /// The object.
-    pub object: Value,
 }
 
 /// All objects, in the order in which they are made.

@@ -2,7 +2,6 @@
 //! writes ([`act`]) and says how it stands ([`report`]). What a reef is made of is in [`parts`] and
 //! [`bodies`]; how it goes is in [`teardown`].
 
-mod act;
 mod begin;
 mod bodies;
 mod delete;
@@ -11,7 +10,6 @@ mod in_cluster;
 mod keys;
 mod look;
 mod manifests;
-mod memory;
 pub mod names;
 mod observe;
 mod parts;
@@ -52,8 +50,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::Readiness,
     controller::{Context, Reconciles, watch, watch_log},
+    resources::memory::Memory,
 };
-use memory::Memory;
 
 const CONTROLLER: &str = "reef";
 

@@ -1,59 +1,19 @@
-//! What is in Azure for a reef. Only what may have changed is read.
+//! What is in Azure for a reef.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
-use futures::future::join_all;
 use jiff::Timestamp;
-use serde_json::Value;
 
-use super::{
-    bodies::Inputs,
-    memory::{Memory, Read, after},
-    parts::Part,
-    plan::{Pauses, Seen},
-};
+use super::{bodies::Inputs, parts::Part};
 use crate::{
-    azure::{Arm, ArmError, Progress, operation::is_terminal},
-    controller::trouble,
+    azure::Arm,
     observed::Observed,
+    resources::{
+        Pauses, Seen,
+        memory::{Memory, Read},
+        observe::{read, seen},
+    },
 };
-
-/// Asks how our operations go that are due, and forgets those that ended.
-pub async fn poll(arm: &Arc<Arm>, memory: &mut Memory, pauses: Pauses, spread: f64, now: Timestamp) {
-    let due: Vec<_> = memory
-        .operations
-        .iter()
-        .filter(|(_, running)| running.poll_at <= now)
-        .map(|(id, running)| (id.clone(), running.operation.clone()))
-        .collect();
-    let answers = join_all(due.into_iter().map(|(id, operation)| async move {
-        let answer = arm.poll(&operation).await;
-        (id, answer)
-    }))
-    .await;
-    for (id, answer) in answers {
-        match answer {
-            Ok(Progress::Running(operation)) => memory.began(&id, operation, pauses.poll, now),
-            Ok(Progress::Succeeded | Progress::Lost) => {
-                memory.operations.remove(&id);
-                memory.succeeded(&id);
-                memory.stale(&id);
-            }
-            Ok(Progress::Failed(error)) => {
-                memory.operations.remove(&id);
-                memory.settled(&id);
-                memory.failed(&id, error, spread, now);
-            }
-            Err(error) => {
-                // That we could not ask says nothing about the operation.
-                let pause = error.retry_after().unwrap_or(pauses.poll.max(Duration::from_secs(5)));
-                if let Some(running) = memory.operations.get_mut(&id) {
-                    running.poll_at = after(now, pause);
-                }
-            }
-        }
-    }
-}
 
 /// What is known of each part, read anew where that is due.
 pub async fn parts(
@@ -82,71 +42,11 @@ pub async fn parts(
         let outside = [inputs.id(Part::Group), inputs.id(Part::Record)].into();
         memory.retain(&outside);
     }
-    let known = |part: Part, id: &str| match memory.read.get(id) {
-        Some(read) => read.state.clone(),
-        None if id.is_empty() => Observed::Unknown("who the operator is in Entra is not known".to_owned()),
-        None if group_is_absent && part != Part::Record => Observed::Absent,
-        None => Observed::Unknown("not read yet".to_owned()),
+    let unread = |part: Part, id: &str| match part {
+        _ if id.is_empty() => Observed::Unknown("who the operator is in Entra is not known".to_owned()),
+        Part::Record => Observed::Unknown("not read yet".to_owned()),
+        _ if group_is_absent => Observed::Absent,
+        _ => Observed::Unknown("not read yet".to_owned()),
     };
-    all.into_iter()
-        .map(|(part, wanted)| {
-            let seen = Seen {
-                state: known(part, &wanted.id),
-                blind: memory.read.get(&wanted.id).and_then(|read| read.blind),
-                operation: memory.operations.get(&wanted.id).map(|running| running.operation.message.clone()),
-                failure: memory.failures.get(&wanted.id).cloned(),
-            };
-            (part, seen)
-        })
-        .collect()
-}
-
-async fn read(
-    arm: &Arc<Arm>,
-    memory: &mut Memory,
-    calls: Vec<(String, &'static str)>,
-    pauses: Pauses,
-    spread: f64,
-    now: Timestamp,
-) {
-    // What is due soon is read now: the reads of a reef stay together.
-    let soon = after(now, pauses.resync / 4);
-    let due = |id: &String| {
-        let read = memory.read.get(id);
-        let busy = memory.operations.contains_key(id);
-        !busy && read.is_none_or(|read| read.again_at <= if is_settled(&read.state) { soon } else { now })
-    };
-    let due: Vec<_> = calls.into_iter().filter(|(id, _)| due(id)).collect();
-    let answers = join_all(due.into_iter().map(|(id, api)| async move {
-        let answer = arm.get(&id, api).await;
-        (id, answer)
-    }))
-    .await;
-    for (id, answer) in answers {
-        let asked = answer.as_ref().err().and_then(ArmError::retry_after).unwrap_or_default();
-        let blind = answer.as_ref().err().map(trouble::reason);
-        let state = observed(answer);
-        let pause = match &state {
-            state if is_settled(state) => pauses.resync.mul_f64(0.9 + 0.2 * spread),
-            Observed::Present(_) => pauses.poll,
-            Observed::Absent => pauses.poll.max(pauses.resync / 20),
-            Observed::Unknown(_) => pauses.poll.max(Duration::from_secs(5)),
-        };
-        memory.read.insert(id, Read { state, again_at: after(now, pause.max(asked)), blind });
-    }
-}
-
-/// What an answer to GET says about a resource.
-pub fn observed(answer: Result<Value, ArmError>) -> Observed<Value> {
-    match answer {
-        Ok(value) => Observed::Present(value),
-        Err(error) if error.is_absence() => Observed::Absent,
-        Err(error) => Observed::Unknown(error.to_string()),
-    }
-}
-
-fn is_settled(state: &Observed<Value>) -> bool {
-    let Observed::Present(value) = state else { return false };
-    let state = value["properties"]["provisioningState"].as_str().unwrap_or("Succeeded");
-    is_terminal(state)
+    all.into_iter().map(|(part, wanted)| (part, seen(memory, &wanted.id, unread(part, &wanted.id)))).collect()
 }

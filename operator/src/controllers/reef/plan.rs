@@ -15,34 +15,11 @@ use super::{
     parts::Part,
 };
 use crate::{
-    azure::{ArmError, Class, Unless, compare, operation::is_terminal},
+    azure::{Unless, compare, operation::is_terminal},
     controller::trouble::Trouble,
     observed::Observed,
+    resources::{Pauses, Seen, Verdict, Write, failed, marks, state},
 };
-
-/// What is known of a part.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Seen {
-    /// Its last known state.
-    pub state: Observed<Value>,
-    /// What Azure says of an operation of ours that runs on it.
-    pub operation: Option<String>,
-    /// Why it could not be looked at, where it could not.
-    pub blind: Option<Reason>,
-    /// The last write that failed.
-    pub failure: Option<Failure>,
-}
-
-/// A write that failed.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Failure {
-    /// What Azure said.
-    pub error: ArmError,
-    /// How many in a row.
-    pub count: u32,
-    /// When to try again.
-    pub retry_at: Timestamp,
-}
 
 /// What the plan follows from.
 pub struct Facts<'a> {
@@ -60,49 +37,13 @@ pub struct Facts<'a> {
     pub now: Timestamp,
 }
 
-/// How a part is.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Verdict {
-    /// As wanted.
-    Good,
-    /// Being made or changed.
-    Working(String),
-    /// Not begun, because something else has to be there first.
-    Waiting(String),
-    /// Not as wanted; tried again by itself.
-    Failed(Trouble),
-    /// Not as wanted; only a human can help.
-    Blocked(Trouble),
-    /// We could not look.
-    Unknown(Trouble),
-}
-
-/// A write.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Write {
-    /// Which part.
-    pub part: Part,
-    /// Its id.
-    pub id: String,
-    /// Version of its API.
-    pub api: &'static str,
-    /// What is wanted of it.
-    pub body: Value,
-    /// Whose it was when the plan was made (see [`marks`]); none if it was not there.
-    pub found: Option<Value>,
-    /// When it is not to be written.
-    pub unless: Unless,
-    /// What differs, or that it is not there; for the log.
-    pub why: String,
-}
-
 /// The plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// How each part is.
     pub verdicts: BTreeMap<Part, Verdict>,
     /// What to write now.
-    pub writes: Vec<Write>,
+    pub writes: Vec<Write<Part>>,
 }
 
 /// Decides.
@@ -130,7 +71,7 @@ fn decide(
     part: Part,
     wanted: Wanted,
     before: &BTreeMap<Part, Verdict>,
-) -> (Verdict, Option<Write>) {
+) -> (Verdict, Option<Write<Part>>) {
     let what = part.what();
     let Some(seen) = facts.seen.get(&part) else {
         return (Verdict::Waiting(format!("{what}: its name is not known yet")), None);
@@ -178,15 +119,6 @@ fn decide(
     write(facts, part, seen, wanted, before, why)
 }
 
-/// The body of a write to something that exists, which is `found` now: what is not ours stays in it.
-pub fn body(write: &Write, found: &Value) -> Value {
-    let mut merged = compare::merged(&write.body, found);
-    if write.part == Part::SecurityGroup {
-        merged["properties"]["securityRules"] = write.body["properties"]["securityRules"].clone();
-    }
-    merged
-}
-
 /// How many rules a security group has. A rule that somebody added would open what is closed by default, so
 /// here, unlike elsewhere, what is not ours does not stay.
 fn rules(group: &Value) -> usize {
@@ -201,7 +133,7 @@ fn write(
     wanted: Wanted,
     before: &BTreeMap<Part, Verdict>,
     why: String,
-) -> (Verdict, Option<Write>) {
+) -> (Verdict, Option<Write<Part>>) {
     let what = part.what();
     // Nothing is written into a group that is not ours for certain.
     let claimed = part == Part::Group || before.get(&Part::Group) == Some(&Verdict::Good);
@@ -216,10 +148,12 @@ fn write(
     }
     let Some(body) = wanted.body else { return (waits_for_facts(part, before, &what), None) };
     let found = match &seen.state {
-        Observed::Present(found) => Some(marks(part, found).clone()),
+        Observed::Present(found) => Some(marks(&wanted.id, found).clone()),
         _ => None,
     };
-    let write = Write { part, id: wanted.id, api: wanted.api, body, found, unless: wanted.unless, why };
+    let whole = (part == Part::SecurityGroup).then_some("/properties/securityRules");
+    let write =
+        Write { part, id: wanted.id, api: wanted.api, body, found, unless: wanted.unless, whole, why };
     (Verdict::Working(format!("{what}: being made or changed")), Some(write))
 }
 
@@ -251,17 +185,12 @@ fn data_is_gone(what: &str, id: &str) -> Trouble {
     Trouble::new(Reason::DataResourceMissing, message)
 }
 
-/// What says whose a resource is: its tags, or a DNS record's metadata; null where there is neither.
-pub fn marks(part: Part, found: &Value) -> &Value {
-    if part == Part::Record { &found["properties"]["metadata"] } else { &found["tags"] }
-}
-
 /// Why something that exists is not this Reef's.
 fn not_ours(facts: &Facts<'_>, part: Part, found: &Value) -> Option<Trouble> {
     if !part.has_tags() && part != Part::Record {
         return None;
     }
-    let marks = marks(part, found);
+    let marks = marks(&facts.inputs.id(part), found);
     let what = part.what();
     if !names::marked(marks, &facts.inputs.tags()) {
         let id = facts.inputs.id(part);
@@ -286,33 +215,6 @@ fn not_ours(facts: &Facts<'_>, part: Part, found: &Value) -> Option<Trouble> {
 pub fn is_claimed(inputs: &Inputs, seen: &BTreeMap<Part, Seen>) -> bool {
     let Some(Observed::Present(group)) = seen.get(&Part::Group).map(|s| &s.state) else { return false };
     names::marked(&group["tags"], &inputs.tags()) && group["tags"][TAG_CLAIM] == inputs.uid.as_str()
-}
-
-/// The state that a resource shows, in the words of `provisioningState`.
-fn state(found: &Value) -> &str {
-    let properties = &found["properties"];
-    match (properties["provisioningState"].as_str(), properties["state"].as_str()) {
-        // SQL: servers, pools and rules are Ready, or being made.
-        (None, Some("Ready") | None) => "Succeeded",
-        (None, Some("Disabled" | "Failed")) => "Failed",
-        (Some(state), _) | (None, Some(state)) => state,
-    }
-}
-
-/// What a failed write means for its part.
-pub fn failed(what: &str, error: &ArmError) -> Verdict {
-    let trouble = Trouble::azure(what, error);
-    // Asked again slowly all the same: limits are raised and policies change without an edit here.
-    if error.class() == Class::Invalid { Verdict::Blocked(trouble) } else { Verdict::Failed(trouble) }
-}
-
-/// Settings of the waits.
-#[derive(Clone, Copy, Debug)]
-pub struct Pauses {
-    /// Between looks at something that changes.
-    pub poll: Duration,
-    /// Between looks at a reef that is good.
-    pub resync: Duration,
 }
 
 /// When to look again: at the latest of nothing, after the resync; earlier while something goes on.

@@ -18,13 +18,13 @@ use super::{
     begin::Existing,
     bodies::{GROUPS_API, NETWORK_API},
     names::{self, TAG_FLEET, TAG_REEF, TAG_REGION, TAG_REVISION},
-    observe::observed,
 };
 use crate::{
     azure::Arm,
     controller::{Context, Error, trouble::Trouble},
     controllers::region::certificate,
     observed::Observed,
+    resources::observe::observed,
 };
 
 /// What was found.

@@ -6,25 +6,21 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use reef_crds::{
     Reef, ReefStatus,
-    condition::{ConditionType, Decided, Reason, merge, of_this_spec, true_since},
+    condition::ConditionType,
     meta::RECONCILE_REQUESTED_AT,
     reef::{IdentityStatus, PartStatus},
 };
 use serde_json::Value;
 
-use super::{
-    bodies::Inputs,
-    in_cluster::InCluster,
-    names,
-    parts::Part,
-    plan::{Plan, Seen, Verdict},
-};
+use super::{bodies::Inputs, in_cluster::InCluster, names, parts::Part, plan::Plan};
 use crate::{
     controller::{
         Policy,
-        trouble::{Trouble, is_late, progress},
+        standing::{self, Before, Standing},
+        trouble::Trouble,
     },
     observed::Observed,
+    resources::{Seen, Verdict},
 };
 
 /// The conditions of a reef's parts, in the order in which they are shown.
@@ -39,58 +35,21 @@ const CONDITIONS: [ConditionType; 8] = [
     ConditionType::DnsReady,
 ];
 
-/// How one condition stands.
-struct Standing {
-    type_: ConditionType,
-    status: Option<bool>,
-    trouble: Trouble,
-    /// What needs a human is 0, what is tried again 1, what is worked at 2, what waits 3, what is not known 4.
-    rank: u8,
-}
-
 /// The conditions of a reef whose spec cannot even be begun.
 pub fn held(reef: &Reef, trouble: &Trouble, stalled: bool, policy: &Policy, now: Timestamp) -> ReefStatus {
     let old = reef.status.clone().unwrap_or_default();
     let generation = reef.metadata.generation.unwrap_or(0);
-    let before = of_this_spec(&old.conditions, generation);
-    let was_ready = true_since(&old.conditions, ConditionType::Ready).is_some();
-    let keep = was_ready && old.observed_generation == Some(generation) && !stalled;
-    if keep {
-        // A good reef stays as it is while what it refers to cannot be read.
-        return ReefStatus { last_handled_reconcile_at: requested(reef), ..old };
-    }
-    let ready = Decided {
-        type_: ConditionType::Ready,
-        status: Some(false),
-        reason: trouble.reason,
-        message: trouble.message.clone(),
-    };
-    let stalled =
-        stalled || is_late(&before, policy, now) || true_since(&before, ConditionType::Stalled).is_some();
-    let mut decided = vec![ready, progress(trouble, stalled)];
-    decided.extend(kept(&old.conditions));
-    ReefStatus {
-        observed_generation: Some(generation),
-        conditions: merge(&before, &decided, generation, now),
-        last_handled_reconcile_at: requested(reef),
-        ..old
+    let last_handled_reconcile_at = requested(reef);
+    match standing::held(before(&old, generation), trouble, stalled, &CONDITIONS, policy, now) {
+        None => ReefStatus { last_handled_reconcile_at, ..old },
+        Some(conditions) => {
+            ReefStatus { observed_generation: Some(generation), conditions, last_handled_reconcile_at, ..old }
+        }
     }
 }
 
-/// The conditions of parts as they were.
-fn kept(old: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]) -> Vec<Decided> {
-    let of = |type_: &ConditionType| old.iter().find(|c| c.type_ == type_.as_str());
-    let decided = |type_: &ConditionType| {
-        let condition = of(type_)?;
-        let status = match condition.status.as_str() {
-            "True" => Some(true),
-            "False" => Some(false),
-            _ => None,
-        };
-        let reason = Reason::ALL.iter().copied().find(|r| r.as_str() == condition.reason)?;
-        Some(Decided { type_: *type_, status, reason, message: condition.message.clone() })
-    };
-    CONDITIONS.iter().filter_map(decided).collect()
+fn before(status: &ReefStatus, generation: i64) -> Before<'_> {
+    Before { conditions: &status.conditions, observed: status.observed_generation, generation }
 }
 
 fn requested(reef: &Reef) -> Option<String> {
@@ -109,86 +68,25 @@ pub fn report(
 ) -> ReefStatus {
     let old = reef.status.clone().unwrap_or_default();
     let generation = reef.metadata.generation.unwrap_or(0);
-    let standings: Vec<_> = CONDITIONS.iter().map(|type_| standing(*type_, plan, in_cluster)).collect();
-    let before = of_this_spec(&old.conditions, generation);
-    let was_ready = old.observed_generation == Some(generation)
-        && true_since(&old.conditions, ConditionType::Ready).is_some();
-    // What is worst; what could not be looked at only if there is nothing else and all was not well before.
-    let worst = standings.iter().filter(|s| s.status != Some(true)).min_by_key(|s| s.rank);
-    let bad = worst.filter(|s| s.status.is_some() || !was_ready);
-    let mut decided = vec![match bad {
-        None => Decided {
-            type_: ConditionType::Ready,
-            status: Some(true),
-            reason: Reason::ReconcileSucceeded,
-            message: "the reef is in service".to_owned(),
-        },
-        Some(bad) => Decided {
-            type_: ConditionType::Ready,
-            status: Some(false),
-            reason: bad.trouble.reason,
-            message: bad.trouble.message.clone(),
-        },
-    }];
-    if let Some(bad) = bad {
-        let already = true_since(&before, ConditionType::Stalled).is_some();
-        decided.push(progress(
-            &bad.trouble,
-            (bad.rank == 0) || is_late(&before, policy, now) || (already && !moved(&before, &standings)),
-        ));
-    }
-    decided.extend(standings.into_iter().map(|s| Decided {
-        type_: s.type_,
-        status: s.status,
-        reason: s.trouble.reason,
-        message: s.trouble.message,
-    }));
+    let standings = CONDITIONS.iter().map(|type_| of_parts(*type_, plan, in_cluster)).collect();
+    let well = "the reef is in service";
+    let conditions = standing::conditions(before(&old, generation), standings, well, policy, now);
     let status = ReefStatus {
         observed_generation: Some(generation),
-        conditions: merge(&before, &decided, generation, now),
+        conditions,
         last_handled_reconcile_at: requested(reef),
         ..old
     };
     with_facts(status, inputs, plan, seen, in_cluster)
 }
 
-/// Whether a part's condition flips with this report: then a reef that was late goes on.
-fn moved(
-    before: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
-    standings: &[Standing],
-) -> bool {
-    standings.iter().any(|s| {
-        let was = before.iter().find(|c| c.type_ == s.type_.as_str()).map(|c| c.status.as_str());
-        s.status == Some(true) && was != Some("True")
-    })
-}
-
-fn standing(type_: ConditionType, plan: &Plan, in_cluster: &InCluster) -> Standing {
+fn of_parts(type_: ConditionType, plan: &Plan, in_cluster: &InCluster) -> Standing {
     let verdicts: Vec<&Verdict> = match type_ {
         ConditionType::ClusterReachable => vec![&in_cluster.objects],
         ConditionType::GatewayReady => vec![&in_cluster.gateway],
         _ => plan.verdicts.iter().filter(|(part, _)| part.condition() == type_).map(|(_, v)| v).collect(),
     };
-    let rank = |verdict: &Verdict| match verdict {
-        Verdict::Blocked(_) => 0,
-        Verdict::Failed(_) => 1,
-        Verdict::Working(_) => 2,
-        Verdict::Waiting(_) => 3,
-        Verdict::Unknown(_) => 4,
-        Verdict::Good => 5,
-    };
-    let well = || Trouble::new(Reason::ReconcileSucceeded, "as wanted");
-    let Some(worst) = verdicts.into_iter().min_by_key(|v| rank(v)) else {
-        return Standing { type_, status: Some(true), trouble: well(), rank: 5 };
-    };
-    let (status, trouble) = match worst.clone() {
-        Verdict::Unknown(trouble) => (None, trouble),
-        Verdict::Waiting(what) => (Some(false), Trouble::new(Reason::WaitingForDependency, what)),
-        Verdict::Working(what) => (Some(false), Trouble::new(Reason::Provisioning, what)),
-        Verdict::Failed(trouble) | Verdict::Blocked(trouble) => (Some(false), trouble),
-        Verdict::Good => (Some(true), well()),
-    };
-    Standing { type_, status, trouble, rank: rank(worst) }
+    standing::standing(type_, &verdicts)
 }
 
 /// What was read and does not change often. What could not be read stays as it was.

@@ -10,11 +10,12 @@ use super::{
     bodies::Inputs,
     names::{self, TAG_CLAIM},
     parts::Part,
-    plan::{Facts, Failure, Plan, Seen, Verdict, plan},
+    plan::{Facts, Plan, plan},
 };
 use crate::{
     azure::{ArmError, Unless},
     observed::Observed,
+    resources::{Failure, Seen, Verdict},
 };
 
 fn at(second: i64) -> Timestamp {
@@ -170,7 +171,7 @@ fn what_was_changed_by_hand_is_put_back_and_the_rest_is_left_alone() {
         let writes = given.plan().writes;
         assert_eq!(writes.iter().map(|w| w.part).collect::<Vec<_>>(), [part]);
         let Observed::Present(found) = &given.seen[&part].state else { panic!("{part:?}") };
-        assert_eq!(super::plan::body(&writes[0], found)["theirs"], "kept", "{part:?}");
+        assert_eq!(writes[0].body_for(found)["theirs"], "kept", "{part:?}");
     }
     let mut given = complete();
     change(&mut given, Part::Cluster, |c| {
@@ -215,7 +216,7 @@ fn a_security_rule_that_somebody_added_goes() {
     let writes = given.plan().writes;
     assert_eq!(writes.len(), 1);
     let Observed::Present(found) = &given.seen[&Part::SecurityGroup].state else { panic!("present") };
-    let body = super::plan::body(&writes[0], found);
+    let body = writes[0].body_for(found);
     assert_eq!(body["properties"]["securityRules"].as_array().unwrap().len(), 1);
 }
 

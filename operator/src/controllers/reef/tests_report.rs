@@ -13,10 +13,8 @@ use serde_json::json;
 use super::{
     in_cluster::InCluster,
     look::again,
-    memory::{Memory, Read},
     names::{self, TAG_CLAIM},
     parts::Part,
-    plan::{Pauses, Verdict},
     report::{held, report},
     tests::{Given, build, complete, inputs, nothing, reef, seen},
 };
@@ -27,6 +25,10 @@ use crate::{
     },
     controller::{Policy, trouble::Trouble},
     observed::Observed,
+    resources::{
+        Pauses, Verdict,
+        memory::{Memory, Read},
+    },
 };
 
 const POLICY: Policy = Policy {

@@ -1,15 +1,11 @@
-//! Writes to Azure for a reef.
+//! Writes to Azure.
 
 use std::sync::Arc;
 
 use futures::future::join_all;
 use jiff::Timestamp;
 
-use super::{
-    memory::Memory,
-    observe::observed,
-    plan::{self, Pauses, Write},
-};
+use super::{Pauses, Write, marks, memory::Memory, observe::observed};
 use crate::{
     azure::{Arm, ArmError, Begun, Class},
     leader::Claim,
@@ -20,10 +16,10 @@ use crate::{
 const PROVIDERS_API: &str = "2021-04-01";
 
 /// Does all writes of a plan at once. True if one is done already, so that its dependants can go on.
-pub async fn act(
+pub async fn act<P>(
     arm: &Arc<Arm>,
     claim: &Claim,
-    writes: Vec<Write>,
+    writes: Vec<Write<P>>,
     memory: &mut Memory,
     (pauses, spread, now): (Pauses, f64, Timestamp),
 ) -> bool {
@@ -54,17 +50,15 @@ pub async fn act(
 }
 
 /// Looks once more and writes; none if it is not as it was when the plan was made, or we may not write.
-async fn write_one(arm: &Arc<Arm>, claim: &Claim, write: &Write) -> Option<Result<Begun, ArmError>> {
+async fn write_one<P>(arm: &Arc<Arm>, claim: &Claim, write: &Write<P>) -> Option<Result<Begun, ArmError>> {
     let body = match (observed(arm.get(&write.id, write.api).await), &write.found) {
         (Observed::Absent, None) => write.body.clone(),
         // Another operator may have claimed it meanwhile.
-        (Observed::Present(now), Some(then)) if plan::marks(write.part, &now) == then => {
-            plan::body(write, &now)
-        }
+        (Observed::Present(now), Some(then)) if marks(&write.id, &now) == then => write.body_for(&now),
         _ => return None,
     };
     claim.check().ok()?;
-    tracing::info!(controller = "reef", azure_resource_id = write.id, why = write.why, "writing to Azure");
+    tracing::info!(azure_resource_id = write.id, why = write.why, "writing to Azure");
     Some(arm.put(&write.id, write.api, &body, write.unless.clone()).await)
 }
 
@@ -87,7 +81,7 @@ pub async fn note(
             false
         }
         Err(error) => {
-            tracing::warn!(controller = "reef", azure_resource_id = id, %error, "Azure refused");
+            tracing::warn!(azure_resource_id = id, %error, "Azure refused");
             if error.class() == Class::NotRegistered {
                 register(arm, id).await;
             }
@@ -103,9 +97,9 @@ async fn register(arm: &Arc<Arm>, id: &str) {
     let (Some(subscription), Some(provider)) = (segments.nth(2), provider(id)) else { return };
     let action = format!("/subscriptions/{subscription}/providers/{provider}/register");
     match arm.post(&action, PROVIDERS_API).await {
-        Ok(_) => tracing::info!(controller = "reef", provider, "registered the resource provider"),
+        Ok(_) => tracing::info!(provider, "registered the resource provider"),
         Err(error) => {
-            tracing::warn!(controller = "reef", provider, %error, "cannot register the resource provider");
+            tracing::warn!(provider, %error, "cannot register the resource provider");
         }
     }
 }

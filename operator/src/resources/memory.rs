@@ -1,4 +1,4 @@
-//! What the controller remembers of a reef between looks. Nothing of it is needed: after a restart it is
+//! What a controller remembers of an object's resources between looks. Nothing of it is needed: after a restart it is
 //! read again from Azure. Operation URLs are signed, so they are kept here and nowhere else.
 
 use std::{
@@ -10,17 +10,16 @@ use jiff::Timestamp;
 use reef_crds::condition::Reason;
 use serde_json::Value;
 
-use super::plan::Failure;
+use super::Failure;
 use crate::{
     azure::{ArmError, Class, Operation},
-    cluster::ReefCluster,
     observed::Observed,
 };
 
 /// After so many writes for the same reason, each of which Azure took, the next ones wait.
 const WRITES_FOR_ONE_REASON: u32 = 3;
 
-/// What is remembered of one reef.
+/// What is remembered of one object.
 #[derive(Default)]
 pub struct Memory {
     /// Operations of ours that run, by the id of their resource.
@@ -31,8 +30,6 @@ pub struct Memory {
     pub failures: HashMap<String, Failure>,
     /// Writes that were taken, by id: what they were for, and how many in a row.
     pub taken: HashMap<String, (String, u32)>,
-    /// The connection to the reef's cluster.
-    pub cluster: Option<ReefCluster>,
 }
 
 /// An operation of ours that runs.

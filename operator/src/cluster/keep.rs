@@ -1,0 +1,99 @@
+//! Objects that the operator keeps in the cluster of a reef.
+
+use kube::{
+    Api, Client,
+    api::{DynamicObject, Patch, PatchParams},
+    core::{ApiResource, GroupVersionKind},
+};
+use reef_crds::{condition::Reason, meta::FIELD_MANAGER};
+use serde_json::Value;
+
+use crate::{
+    azure::compare::exact_difference,
+    causes,
+    controller::{Context, trouble::Trouble},
+    metrics::ByOutcome,
+    resources::Verdict,
+};
+
+/// An object to be kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Manifest {
+    /// Plural name of its kind.
+    pub plural: &'static str,
+    /// The object.
+    pub object: Value,
+}
+
+impl Manifest {
+    /// Its kind.
+    pub fn kind(&self) -> &str {
+        self.object["kind"].as_str().unwrap_or_default()
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.object["metadata"]["name"].as_str().unwrap_or_default()
+    }
+
+    /// Where objects of its kind and namespace are.
+    pub fn api(&self, client: &Client) -> Api<DynamicObject> {
+        let api_version = self.object["apiVersion"].as_str().unwrap_or_default();
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let gvk = GroupVersionKind::gvk(group, version, self.kind());
+        let resource = ApiResource::from_gvk_with_plural(&gvk, self.plural);
+        match self.object["metadata"]["namespace"].as_str() {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+            None => Api::all_with(client.clone(), &resource),
+        }
+    }
+}
+
+/// Compares an object with what it is to be and writes it if it differs: the object as it is then, or why that
+/// cannot be said.
+pub async fn keep_one(context: &Context, client: &Client, manifest: &Manifest) -> Result<Value, Verdict> {
+    let object = &manifest.object;
+    let (kind, name) = (manifest.kind(), manifest.name());
+    let api = manifest.api(client);
+    let live = api.get_opt(name).await.map_err(|e| verdict(kind, name, &e))?;
+    let count = |outcome| {
+        context.metrics.writes.get_or_create(&ByOutcome { resource: manifest.plural, outcome }).inc();
+    };
+    let why = match live.map(|live| serde_json::to_value(live).unwrap_or_default()) {
+        None => "absent".to_owned(),
+        Some(live) => match exact_difference(object, &live) {
+            Some(why) => why,
+            None => {
+                count("skipped");
+                return Ok(live);
+            }
+        },
+    };
+    if context.claim.check().is_err() {
+        return Err(Verdict::Unknown(Trouble::new(
+            Reason::ClusterUnreachable,
+            "this replica no longer leads",
+        )));
+    }
+    tracing::info!(kind, name, why, "writing to the reef's cluster");
+    let apply = PatchParams::apply(FIELD_MANAGER).force();
+    let written =
+        api.patch(name, &apply, &Patch::Apply(object)).await.map_err(|e| verdict(kind, name, &e))?;
+    count("changed");
+    Ok(serde_json::to_value(written).unwrap_or_default())
+}
+
+/// What a refusal of the reef's API server means.
+pub fn verdict(kind: &str, name: &str, error: &kube::Error) -> Verdict {
+    let message = |error: &str| format!("{kind} {name} in the reef's cluster: {error}");
+    match error {
+        kube::Error::Api(status) => match status.code {
+            // A new cluster gets the kinds of its add-ons, and a new role its effect, after a while.
+            404 => Verdict::Working(message("the cluster does not know this kind yet")),
+            401 | 403 => Verdict::Failed(Trouble::new(Reason::ClusterUnreachable, message(&status.message))),
+            400 | 422 => Verdict::Blocked(Trouble::new(Reason::ClusterUnreachable, message(&status.message))),
+            _ => Verdict::Unknown(Trouble::new(Reason::ClusterUnreachable, message(&status.message))),
+        },
+        other => Verdict::Unknown(Trouble::new(Reason::ClusterUnreachable, message(&causes(other)))),
+    }
+}

@@ -1,0 +1,144 @@
+//! How an object stands, from how its parts stand (pure).
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use reef_crds::condition::{ConditionType, Decided, Reason, merge, of_this_spec, true_since};
+
+use super::{
+    Policy,
+    trouble::{Trouble, is_late, progress},
+};
+use crate::resources::Verdict;
+
+/// How one condition stands.
+pub struct Standing {
+    /// What it speaks about.
+    pub type_: ConditionType,
+    /// True, False or Unknown.
+    pub status: Option<bool>,
+    /// Why.
+    pub trouble: Trouble,
+    /// What needs a human is 0, what is tried again 1, what is worked at 2, what waits 3, what is not known 4.
+    pub rank: u8,
+}
+
+/// The condition that speaks of these parts: the worst of them.
+pub fn standing(type_: ConditionType, verdicts: &[&Verdict]) -> Standing {
+    let rank = |verdict: &Verdict| match verdict {
+        Verdict::Blocked(_) => 0,
+        Verdict::Failed(_) => 1,
+        Verdict::Working(_) => 2,
+        Verdict::Waiting(_) => 3,
+        Verdict::Unknown(_) => 4,
+        Verdict::Good => 5,
+    };
+    let well = || Trouble::new(Reason::ReconcileSucceeded, "as wanted");
+    let Some(worst) = verdicts.iter().min_by_key(|v| rank(v)) else {
+        return Standing { type_, status: Some(true), trouble: well(), rank: 5 };
+    };
+    let (status, trouble) = match (*worst).clone() {
+        Verdict::Unknown(trouble) => (None, trouble),
+        Verdict::Waiting(what) => (Some(false), Trouble::new(Reason::WaitingForDependency, what)),
+        Verdict::Working(what) => (Some(false), Trouble::new(Reason::Provisioning, what)),
+        Verdict::Failed(trouble) | Verdict::Blocked(trouble) => (Some(false), trouble),
+        Verdict::Good => (Some(true), well()),
+    };
+    Standing { type_, status, trouble, rank: rank(worst) }
+}
+
+/// The conditions before this look, and what they were about.
+#[derive(Clone, Copy)]
+pub struct Before<'a> {
+    /// The conditions.
+    pub conditions: &'a [Condition],
+    /// The generation that they are about.
+    pub observed: Option<i64>,
+    /// The object's generation.
+    pub generation: i64,
+}
+
+impl Before<'_> {
+    fn was_ready(&self) -> bool {
+        self.observed == Some(self.generation) && true_since(self.conditions, ConditionType::Ready).is_some()
+    }
+}
+
+/// The next conditions; `well` says what `Ready` means.
+pub fn conditions(
+    old: Before<'_>,
+    standings: Vec<Standing>,
+    well: &str,
+    policy: &Policy,
+    now: Timestamp,
+) -> Vec<Condition> {
+    let before = of_this_spec(old.conditions, old.generation);
+    // What is worst; what could not be looked at only if there is nothing else and all was not well before.
+    let worst = standings.iter().filter(|s| s.status != Some(true)).min_by_key(|s| s.rank);
+    let bad = worst.filter(|s| s.status.is_some() || !old.was_ready());
+    let ready = match bad {
+        None => (Some(true), Reason::ReconcileSucceeded, well.to_owned()),
+        Some(bad) => (Some(false), bad.trouble.reason, bad.trouble.message.clone()),
+    };
+    let mut decided =
+        vec![Decided { type_: ConditionType::Ready, status: ready.0, reason: ready.1, message: ready.2 }];
+    if let Some(bad) = bad {
+        let already = true_since(&before, ConditionType::Stalled).is_some();
+        decided.push(progress(
+            &bad.trouble,
+            (bad.rank == 0) || is_late(&before, policy, now) || (already && !moved(&before, &standings)),
+        ));
+    }
+    decided.extend(standings.into_iter().map(|s| Decided {
+        type_: s.type_,
+        status: s.status,
+        reason: s.trouble.reason,
+        message: s.trouble.message,
+    }));
+    merge(&before, &decided, old.generation, now)
+}
+
+/// The conditions of an object that cannot be begun or gone on with; those of its parts, `kept`, stay as they
+/// were. None if all stays: a good object stays good while what it refers to cannot be read.
+pub fn held(
+    old: Before<'_>,
+    trouble: &Trouble,
+    stalled: bool,
+    kept: &[ConditionType],
+    policy: &Policy,
+    now: Timestamp,
+) -> Option<Vec<Condition>> {
+    if old.was_ready() && !stalled {
+        return None;
+    }
+    let before = of_this_spec(old.conditions, old.generation);
+    let ready = Decided {
+        type_: ConditionType::Ready,
+        status: Some(false),
+        reason: trouble.reason,
+        message: trouble.message.clone(),
+    };
+    let stalled =
+        stalled || is_late(&before, policy, now) || true_since(&before, ConditionType::Stalled).is_some();
+    let mut decided = vec![ready, progress(trouble, stalled)];
+    decided.extend(kept.iter().filter_map(|type_| as_it_was(old.conditions, *type_)));
+    Some(merge(&before, &decided, old.generation, now))
+}
+
+fn as_it_was(old: &[Condition], type_: ConditionType) -> Option<Decided> {
+    let condition = old.iter().find(|c| c.type_ == type_.as_str())?;
+    let status = match condition.status.as_str() {
+        "True" => Some(true),
+        "False" => Some(false),
+        _ => None,
+    };
+    let reason = Reason::ALL.iter().copied().find(|r| r.as_str() == condition.reason)?;
+    Some(Decided { type_, status, reason, message: condition.message.clone() })
+}
+
+/// Whether a part's condition flips with this report: then an object that was late goes on.
+fn moved(before: &[Condition], standings: &[Standing]) -> bool {
+    standings.iter().any(|s| {
+        let was = before.iter().find(|c| c.type_ == s.type_.as_str()).map(|c| c.status.as_str());
+        s.status == Some(true) && was != Some("True")
+    })
+}

@@ -1,0 +1,116 @@
+//! What Azure says of resources and of operations on them. Only what may have changed is read.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::{
+    Pauses, Seen,
+    memory::{Memory, Read, after},
+};
+use crate::{
+    azure::{Arm, ArmError, Progress, operation::is_terminal},
+    controller::trouble,
+    observed::Observed,
+};
+
+/// Asks how our operations go that are due, and forgets those that ended.
+pub async fn poll(arm: &Arc<Arm>, memory: &mut Memory, pauses: Pauses, spread: f64, now: Timestamp) {
+    let due: Vec<_> = memory
+        .operations
+        .iter()
+        .filter(|(_, running)| running.poll_at <= now)
+        .map(|(id, running)| (id.clone(), running.operation.clone()))
+        .collect();
+    let answers = join_all(due.into_iter().map(|(id, operation)| async move {
+        let answer = arm.poll(&operation).await;
+        (id, answer)
+    }))
+    .await;
+    for (id, answer) in answers {
+        match answer {
+            Ok(Progress::Running(operation)) => memory.began(&id, operation, pauses.poll, now),
+            Ok(Progress::Succeeded | Progress::Lost) => {
+                memory.operations.remove(&id);
+                memory.succeeded(&id);
+                memory.stale(&id);
+            }
+            Ok(Progress::Failed(error)) => {
+                memory.operations.remove(&id);
+                memory.settled(&id);
+                memory.failed(&id, error, spread, now);
+            }
+            Err(error) => {
+                // That we could not ask says nothing about the operation.
+                let pause = error.retry_after().unwrap_or(pauses.poll.max(Duration::from_secs(5)));
+                if let Some(running) = memory.operations.get_mut(&id) {
+                    running.poll_at = after(now, pause);
+                }
+            }
+        }
+    }
+}
+
+/// What is known of the resource with this id; `else_` where it was never read.
+pub fn seen(memory: &Memory, id: &str, else_: Observed<Value>) -> Seen {
+    let read = memory.read.get(id);
+    Seen {
+        state: read.map_or(else_, |read| read.state.clone()),
+        blind: read.and_then(|read| read.blind),
+        operation: memory.operations.get(id).map(|running| running.operation.message.clone()),
+        failure: memory.failures.get(id).cloned(),
+    }
+}
+
+/// Reads those of these resources that are due.
+pub async fn read(
+    arm: &Arc<Arm>,
+    memory: &mut Memory,
+    calls: Vec<(String, &'static str)>,
+    pauses: Pauses,
+    spread: f64,
+    now: Timestamp,
+) {
+    // What is due soon is read now: the reads of an object stay together.
+    let soon = after(now, pauses.resync / 4);
+    let due = |id: &String| {
+        let read = memory.read.get(id);
+        let busy = memory.operations.contains_key(id);
+        !busy && read.is_none_or(|read| read.again_at <= if is_settled(&read.state) { soon } else { now })
+    };
+    let due: Vec<_> = calls.into_iter().filter(|(id, _)| due(id)).collect();
+    let answers = join_all(due.into_iter().map(|(id, api)| async move {
+        let answer = arm.get(&id, api).await;
+        (id, answer)
+    }))
+    .await;
+    for (id, answer) in answers {
+        let asked = answer.as_ref().err().and_then(ArmError::retry_after).unwrap_or_default();
+        let blind = answer.as_ref().err().map(trouble::reason);
+        let state = observed(answer);
+        let pause = match &state {
+            state if is_settled(state) => pauses.resync.mul_f64(0.9 + 0.2 * spread),
+            Observed::Present(_) => pauses.poll,
+            Observed::Absent => pauses.poll.max(pauses.resync / 20),
+            Observed::Unknown(_) => pauses.poll.max(Duration::from_secs(5)),
+        };
+        memory.read.insert(id, Read { state, again_at: after(now, pause.max(asked)), blind });
+    }
+}
+
+/// What an answer to GET says about a resource.
+pub fn observed(answer: Result<Value, ArmError>) -> Observed<Value> {
+    match answer {
+        Ok(value) => Observed::Present(value),
+        Err(error) if error.is_absence() => Observed::Absent,
+        Err(error) => Observed::Unknown(error.to_string()),
+    }
+}
+
+fn is_settled(state: &Observed<Value>) -> bool {
+    let Observed::Present(value) = state else { return false };
+    let state = value["properties"]["provisioningState"].as_str().unwrap_or("Succeeded");
+    is_terminal(state)
+}
