@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Files that decide and therefore take time, randomness and the world as parameters.
-const PURE: [&str; 16] = [
+const PURE: [&str; 17] = [
     "plan.rs",
     "report.rs",
     "requeue.rs",
@@ -29,6 +29,7 @@ const PURE: [&str; 16] = [
     "compare.rs",
     "operation.rs",
     "standing.rs",
+    "decide.rs",
 ];
 const PURE_FOLDERS: [&str; 2] = ["placement", "rollout"];
 

@@ -3,6 +3,7 @@
 //! for itself.
 
 pub mod act;
+pub mod decide;
 pub mod memory;
 pub mod observe;
 

@@ -16,7 +16,7 @@ use super::{
     names::{self, TAG_CLAIM, TAG_REVISION},
     parts::Part,
 };
-use crate::{azure::Unless, controller::hash};
+use crate::{azure::Unless, controller::hash, resources::decide::Wanted};
 
 /// Everything that the bodies follow from, beside what was seen of other parts.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,19 +57,6 @@ pub struct Inputs {
     pub operator: Option<String>,
     /// Public address of the reef's gateway, once known.
     pub gateway: Option<String>,
-}
-
-/// What a part has to be.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Wanted {
-    /// Its id.
-    pub id: String,
-    /// Version of its API.
-    pub api: &'static str,
-    /// What we say of it; none while something that it follows from is not known.
-    pub body: Option<Value>,
-    /// When it is not to be written.
-    pub unless: Unless,
 }
 
 /// Namespace of what the operator keeps in a reef's cluster.

@@ -10,15 +10,18 @@ use reef_crds::condition::Reason;
 use serde_json::Value;
 
 use super::{
-    bodies::{Inputs, Wanted},
+    bodies::Inputs,
     names::{self, TAG_CLAIM},
     parts::Part,
 };
 use crate::{
-    azure::{Unless, compare, operation::is_terminal},
     controller::trouble::Trouble,
     observed::Observed,
-    resources::{Pauses, Seen, Verdict, Write, failed, marks, state},
+    resources::{
+        Pauses, Seen, Verdict, Write,
+        decide::{Case, Wanted, decide},
+        marks,
+    },
 };
 
 /// What the plan follows from.
@@ -59,14 +62,14 @@ pub fn plan(facts: &Facts<'_>) -> Plan {
     let mut plan = Plan { verdicts: BTreeMap::new(), writes: Vec::new() };
     for part in facts.inputs.parts() {
         let wanted = facts.inputs.wanted(part, &present);
-        let (verdict, write) = decide(facts, part, wanted, &plan.verdicts);
+        let (verdict, write) = decided(facts, part, wanted, &plan.verdicts);
         plan.verdicts.insert(part, verdict);
         plan.writes.extend(write);
     }
     plan
 }
 
-fn decide(
+fn decided(
     facts: &Facts<'_>,
     part: Part,
     wanted: Wanted,
@@ -76,85 +79,24 @@ fn decide(
     let Some(seen) = facts.seen.get(&part) else {
         return (Verdict::Waiting(format!("{what}: its name is not known yet")), None);
     };
-    if let Some(progress) = &seen.operation {
-        let progress = if progress.is_empty() { "in progress" } else { progress };
-        return (Verdict::Working(format!("{what}: {progress}")), None);
-    }
-    let found = match &seen.state {
-        Observed::Unknown(why) => {
-            let reason = seen.blind.unwrap_or(Reason::AzureUnavailable);
-            return (Verdict::Unknown(Trouble::new(reason, format!("{what}: {why}"))), None);
-        }
-        Observed::Absent => {
-            // With the group all of it is gone.
-            let had = facts.had_data.contains(&part) || (part == Part::Group && !facts.had_data.is_empty());
-            if had && !facts.may_recreate {
-                return (Verdict::Blocked(data_is_gone(&what, &wanted.id)), None);
-            }
-            return write(facts, part, seen, wanted, before, "absent".to_owned());
-        }
-        Observed::Present(found) => found,
-    };
-    if let Some(trouble) = not_ours(facts, part, found) {
-        return (Verdict::Blocked(trouble), None);
-    }
-    let state = state(found);
-    if !is_terminal(state) {
-        return (Verdict::Working(format!("{what}: {state}")), None);
-    }
-    let Some(body) = &wanted.body else {
-        return (waits_for_facts(part, before, &what), None);
-    };
-    let owns_list = part == Part::SecurityGroup && rules(body) != rules(found);
-    let why = if state.eq_ignore_ascii_case("Succeeded") {
-        compare::difference(body, found)
-    } else {
-        Some(state.to_owned())
-    };
-    let why = why.or_else(|| owns_list.then(|| "properties.securityRules".to_owned()));
-    let Some(why) = why else { return (Verdict::Good, None) };
-    let etag = found["etag"].as_str().filter(|_| wanted.unless == Unless::Exists);
-    let unless = etag.map_or(Unless::Never, |etag| Unless::Changed(etag.to_owned()));
-    let wanted = Wanted { unless, ..wanted };
-    write(facts, part, seen, wanted, before, why)
-}
-
-/// How many rules a security group has. A rule that somebody added would open what is closed by default, so
-/// here, unlike elsewhere, what is not ours does not stay.
-fn rules(group: &Value) -> usize {
-    group["properties"]["securityRules"].as_array().map_or(0, Vec::len)
-}
-
-/// A write, unless it has to wait.
-fn write(
-    facts: &Facts<'_>,
-    part: Part,
-    seen: &Seen,
-    wanted: Wanted,
-    before: &BTreeMap<Part, Verdict>,
-    why: String,
-) -> (Verdict, Option<Write<Part>>) {
-    let what = part.what();
+    // With the group all of it is gone.
+    let had = facts.had_data.contains(&part) || (part == Part::Group && !facts.had_data.is_empty());
     // Nothing is written into a group that is not ours for certain.
     let claimed = part == Part::Group || before.get(&Part::Group) == Some(&Verdict::Good);
     let unmet = part.needs().into_iter().find(|need| before.get(need) != Some(&Verdict::Good));
-    if let Some(need) = unmet.or((!claimed).then_some(Part::Group)) {
-        return (Verdict::Waiting(format!("{what} waits for: {}", need.what())), None);
-    }
-    if let Some(failure) = &seen.failure
-        && failure.retry_at > facts.now
-    {
-        return (failed(&what, &failure.error), None);
-    }
-    let Some(body) = wanted.body else { return (waits_for_facts(part, before, &what), None) };
-    let found = match &seen.state {
-        Observed::Present(found) => Some(marks(&wanted.id, found).clone()),
-        _ => None,
-    };
-    let whole = (part == Part::SecurityGroup).then_some("/properties/securityRules");
-    let write =
-        Write { part, id: wanted.id, api: wanted.api, body, found, unless: wanted.unless, whole, why };
-    (Verdict::Working(format!("{what}: being made or changed")), Some(write))
+    decide(Case {
+        gone: (had && !facts.may_recreate).then(|| data_is_gone(&what, &wanted.id)),
+        foreign: &|found| not_ours(facts, part, found),
+        unmet: unmet.or((!claimed).then_some(Part::Group)).map(Part::what),
+        bodiless: &|| waits_for_facts(part, before, &what),
+        // A rule that somebody added would open what is closed by default.
+        whole: (part == Part::SecurityGroup).then_some("/properties/securityRules"),
+        now: facts.now,
+        part,
+        what: &what,
+        wanted,
+        seen,
+    })
 }
 
 /// Something that the part follows from is not there, or is not known.

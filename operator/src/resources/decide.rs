@@ -1,0 +1,116 @@
+//! What is to be done with one resource (pure).
+
+use jiff::Timestamp;
+use reef_crds::condition::Reason;
+use serde_json::Value;
+
+use super::{Seen, Verdict, Write, failed, marks, state};
+use crate::{
+    azure::{Unless, compare, operation::is_terminal},
+    controller::trouble::Trouble,
+    observed::Observed,
+};
+
+/// What a part has to be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wanted {
+    /// Its id.
+    pub id: String,
+    /// Version of its API.
+    pub api: &'static str,
+    /// What we say of it; none while something that it follows from is not known.
+    pub body: Option<Value>,
+    /// When it is not to be written.
+    pub unless: Unless,
+}
+
+/// A part with all that decides about it.
+pub struct Case<'a, P> {
+    /// Which part.
+    pub part: P,
+    /// The part in words.
+    pub what: &'a str,
+    /// What it has to be.
+    pub wanted: Wanted,
+    /// What is known of it.
+    pub seen: &'a Seen,
+    /// Why it is not made if it is not there: it held data, and nobody confirmed that it may be empty.
+    pub gone: Option<Trouble>,
+    /// Why what is there is not touched: it is not ours.
+    pub foreign: &'a dyn Fn(&Value) -> Option<Trouble>,
+    /// What has to be there before it is written; asked only when there is something to write.
+    pub unmet: Option<String>,
+    /// How it stands while there is no body.
+    pub bodiless: &'a dyn Fn() -> Verdict,
+    /// What is all ours in it, as a JSON pointer: what others put there does not stay.
+    pub whole: Option<&'static str>,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// Decides.
+pub fn decide<P>(case: Case<'_, P>) -> (Verdict, Option<Write<P>>) {
+    let (what, seen) = (case.what, case.seen);
+    if let Some(progress) = &seen.operation {
+        let progress = if progress.is_empty() { "in progress" } else { progress };
+        return (Verdict::Working(format!("{what}: {progress}")), None);
+    }
+    let found = match &seen.state {
+        Observed::Unknown(why) => {
+            let reason = seen.blind.unwrap_or(Reason::AzureUnavailable);
+            return (Verdict::Unknown(Trouble::new(reason, format!("{what}: {why}"))), None);
+        }
+        Observed::Absent => {
+            return match case.gone.clone() {
+                Some(trouble) => (Verdict::Blocked(trouble), None),
+                None => write(case, "absent".to_owned()),
+            };
+        }
+        Observed::Present(found) => found,
+    };
+    if let Some(trouble) = (case.foreign)(found) {
+        return (Verdict::Blocked(trouble), None);
+    }
+    let state = state(found);
+    if !is_terminal(state) {
+        return (Verdict::Working(format!("{what}: {state}")), None);
+    }
+    let Some(body) = &case.wanted.body else { return ((case.bodiless)(), None) };
+    let why = if state.eq_ignore_ascii_case("Succeeded") {
+        compare::difference(body, found)
+    } else {
+        Some(state.to_owned())
+    };
+    let why = why.or_else(|| case.whole.and_then(|pointer| longer(pointer, body, found)));
+    let Some(why) = why else { return (Verdict::Good, None) };
+    let etag = found["etag"].as_str().filter(|_| case.wanted.unless == Unless::Exists);
+    let unless = etag.map_or(Unless::Never, |etag| Unless::Changed(etag.to_owned()));
+    write(Case { wanted: Wanted { unless, ..case.wanted }, ..case }, why)
+}
+
+/// A list that is all ours and has another length: somebody put something there.
+fn longer(pointer: &str, wanted: &Value, found: &Value) -> Option<String> {
+    let length = |value: &Value| value.pointer(pointer).and_then(Value::as_array).map_or(0, Vec::len);
+    (length(wanted) != length(found)).then(|| pointer.trim_start_matches('/').replace('/', "."))
+}
+
+/// A write, unless it has to wait.
+fn write<P>(case: Case<'_, P>, why: String) -> (Verdict, Option<Write<P>>) {
+    let what = case.what;
+    if let Some(need) = case.unmet {
+        return (Verdict::Waiting(format!("{what} waits for: {need}")), None);
+    }
+    if let Some(failure) = &case.seen.failure
+        && failure.retry_at > case.now
+    {
+        return (failed(what, &failure.error), None);
+    }
+    let Wanted { id, api, body, unless } = case.wanted;
+    let Some(body) = body else { return ((case.bodiless)(), None) };
+    let found = match &case.seen.state {
+        Observed::Present(found) => Some(marks(&id, found).clone()),
+        _ => None,
+    };
+    let write = Write { part: case.part, id, api, body, found, unless, whole: case.whole, why };
+    (Verdict::Working(format!("{what}: being made or changed")), Some(write))
+}
