@@ -2,7 +2,6 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -53,10 +52,6 @@ pub struct RetainedInstanceSpec {
     /// The Reef that holds what is kept.
     pub reef_ref: ObjectName,
 
-    /// Whether database and file share are kept (`Retain`), or are still to be removed because the instance was
-    /// deleted by force while its reef could not be reached (`Remove`).
-    pub mode: RetainMode,
-
     /// The database.
     pub database: RetainedDatabase,
 
@@ -88,15 +83,6 @@ pub struct Origin {
     /// Its UID, which stands as the claim in the tags of what is kept.
     #[schemars(length(min = 36, max = 36))]
     pub uid: String,
-}
-
-/// What becomes of what is listed.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RetainMode {
-    /// It is kept until this object is deleted.
-    Retain,
-    /// It is removed as soon as the reef can be reached.
-    Remove,
 }
 
 /// A database that is kept.

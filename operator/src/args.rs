@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::azure::AzureArgs;
+use crate::{agent::AgentArgs, azure::AzureArgs};
 
 /// Runs a cloud of Octopus Server instances on Azure as cells within cells.
 #[derive(Debug, Parser)]
@@ -24,6 +24,8 @@ pub struct Cli {
 pub enum Command {
     /// Reconcile until asked to stop.
     Run(Box<RunArgs>),
+    /// Do one step of work on a reef; the operator starts it there.
+    Agent(AgentArgs),
     /// Check that the operator could run here: API server, CRDs, permissions. Changes nothing.
     Check(CheckArgs),
 }
@@ -84,6 +86,14 @@ pub struct RunArgs {
     /// Where Azure is and who we are there.
     #[command(flatten)]
     pub azure: AzureArgs,
+
+    /// Image of the reefs' agents, which is this program's own.
+    #[arg(long, env = "REEF_OPERATOR_AGENT_IMAGE", default_value = "reef-operator", value_parser = non_empty)]
+    pub agent_image: String,
+
+    /// Image of Octopus Server, without a tag: the tag is the release.
+    #[arg(long, env = "REEF_OPERATOR_OCTOPUS_IMAGE", default_value = "octopusdeploy/octopusdeploy", value_parser = non_empty)]
+    pub octopus_image: String,
 
     /// The election of the one replica that works.
     #[command(flatten)]

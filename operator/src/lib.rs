@@ -3,6 +3,7 @@
 //! `docs/architecture.md` tells how the parts work together; start reading at [`app`].
 
 pub mod admin;
+pub mod agent;
 pub mod app;
 pub mod args;
 pub mod azure;
@@ -14,6 +15,7 @@ pub mod controllers;
 pub mod leader;
 pub mod metrics;
 pub mod observed;
+pub mod placement;
 pub mod resources;
 pub mod telemetry;
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use reef_operator::{
-    app,
+    agent, app,
     args::{Cli, Command},
     check, telemetry,
 };
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match cli.command {
             Command::Run(args) => app::run(*args).await.map_err(|e| e.to_string()),
+            Command::Agent(args) => agent::run(args).await,
             Command::Check(args) => check::run(&args).await,
         }
     });

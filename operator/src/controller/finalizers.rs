@@ -15,32 +15,31 @@ pub fn has<K: Resource>(object: &K, finalizer: &str) -> bool {
 }
 
 /// Adds it.
-pub async fn add<K>(context: &Context, object: &K, finalizer: &str) -> Result<(), Error>
+pub async fn add<K>(context: &Context, api: &Api<K>, object: &K, finalizer: &str) -> Result<(), Error>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug,
 {
     let mut all = object.finalizers().to_vec();
     all.push(finalizer.to_owned());
-    write(context, object, &all).await
+    write(context, api, object, &all).await
 }
 
 /// Takes it away, which lets an object that is being deleted go.
-pub async fn remove<K>(context: &Context, object: &K, finalizer: &str) -> Result<(), Error>
+pub async fn remove<K>(context: &Context, api: &Api<K>, object: &K, finalizer: &str) -> Result<(), Error>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug,
 {
     let rest: Vec<_> = object.finalizers().iter().filter(|f| *f != finalizer).cloned().collect();
-    write(context, object, &rest).await
+    write(context, api, object, &rest).await
 }
 
-async fn write<K>(context: &Context, object: &K, all: &[String]) -> Result<(), Error>
+async fn write<K>(context: &Context, api: &Api<K>, object: &K, all: &[String]) -> Result<(), Error>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug,
 {
     context.claim.check()?;
     // With the version that was read: somebody else's finalizer of the same moment is not lost.
     let patch = json!({ "metadata": { "finalizers": all, "resourceVersion": object.resource_version() } });
-    let api = Api::<K>::all(context.client.clone());
     match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),

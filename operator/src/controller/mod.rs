@@ -72,6 +72,12 @@ pub struct Context {
     pub identity: String,
     /// Connections to the clusters of reefs.
     pub clusters: Clusters,
+    /// Image of the reefs' agents.
+    pub agent_image: String,
+    /// Image of Octopus Server, without a tag.
+    pub octopus_image: String,
+    /// Certificates of the authorities that are trusted for Azure's endpoints, PEM, if not the system's.
+    pub azure_ca: Option<String>,
     /// Reconciles at once, per kind.
     pub concurrency: u16,
 }
@@ -92,6 +98,10 @@ impl Context {
             fleet: args.fleet.clone(),
             namespace: args.place.namespace.clone(),
             identity: args.identity.clone(),
+            agent_image: args.agent_image.clone(),
+            octopus_image: args.octopus_image.clone(),
+            // That it can be read was seen when the client of Azure was made.
+            azure_ca: args.azure.azure_ca_file.as_ref().and_then(|path| std::fs::read_to_string(path).ok()),
             clusters: Clusters::default(),
             concurrency: args.concurrency,
         }
@@ -118,6 +128,9 @@ pub enum Error {
         /// What it said.
         source: Box<kube::Error>,
     },
+    /// The system gave no random bytes.
+    #[error("no random bytes for keys")]
+    NoRandom,
     /// It took too long.
     #[error("gave up after {} s", LONGEST.as_secs())]
     TooLong,
@@ -136,7 +149,7 @@ impl Error {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Api { source, .. } => requeue::classify(source),
-            Self::NotLeader(_) | Self::TooLong => ErrorClass::Transient,
+            Self::NotLeader(_) | Self::TooLong | Self::NoRandom => ErrorClass::Transient,
         }
     }
 }

@@ -81,6 +81,14 @@ pub struct Transition {
     pub message: String,
 }
 
+impl Transition {
+    /// Whether nobody has to be warned.
+    pub fn is_calm(&self) -> bool {
+        self.ready
+            || matches!(self.reason, Reason::Provisioning | Reason::WaitingForDependency | Reason::Deleting)
+    }
+}
+
 /// The change of Ready or its reason between two lists of conditions.
 pub fn transition(old: &[Condition], next: &[Condition]) -> Option<Transition> {
     let find = |list: &[Condition]| list.iter().find(|c| c.type_ == ConditionType::Ready.as_str()).cloned();

@@ -70,7 +70,8 @@ const AKS_RBAC_CLUSTER_ADMIN: &str = "b1ff04bb-8a4e-4dc4-8eb5-8693973ce19b";
 pub const GROUPS_API: &str = "2021-04-01";
 /// API of networks.
 pub const NETWORK_API: &str = "2025-03-01";
-const IDENTITY_API: &str = "2023-01-31";
+/// API of managed identities.
+pub const IDENTITY_API: &str = "2023-01-31";
 /// API of Azure SQL.
 pub const SQL_API: &str = "2023-08-01";
 /// API of storage.
@@ -427,7 +428,8 @@ fn lock() -> Value {
 }
 
 /// A typed body without its nulls: the crate sends dates that are not set as null.
-fn typed(body: &impl serde::Serialize) -> Option<Value> {
+/// A typed body as JSON, without what Azure does not take.
+pub fn typed(body: &impl serde::Serialize) -> Option<Value> {
     let mut value = serde_json::to_value(body).ok()?;
     strip(&mut value);
     Some(value)

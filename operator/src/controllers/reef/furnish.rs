@@ -60,6 +60,7 @@ pub async fn cluster(
         reef: &inputs.reef,
         agent_client: agent,
         zone: references.region.spec.dns.zone_name(),
+        azure_ca: context.azure_ca.as_deref(),
         gateway_class: &inputs.class.cluster.gateway_class_name,
         certificate: certificate.as_ref(),
     });

@@ -58,7 +58,7 @@ pub async fn look(reef: &Reef, shared: &Shared) -> Result<Action, Error> {
         return result;
     }
     if !finalizers::has(reef, REEF_FINALIZER) {
-        finalizers::add(context, reef, REEF_FINALIZER).await?;
+        finalizers::add(context, &Api::all(context.client.clone()), reef, REEF_FINALIZER).await?;
         return Ok(Action::await_change());
     }
     let references = match references::all(context, reef).await? {
@@ -285,7 +285,10 @@ async fn held(reef: &Reef, shared: &Shared, trouble: &Trouble, stalled: bool) ->
 async fn write(reef: &Reef, shared: &Shared, next: &ReefStatus) -> Result<(), Error> {
     let context = &*shared.context;
     let api = Api::<Reef>::all(context.client.clone());
-    let old = reef.status.clone().map(|s| ReefStatus { conditions: ours(&s.conditions), ..s });
+    // Reservations are written by whoever places instances, with the version that was read; never from here.
+    let without = |s: ReefStatus| ReefStatus { reservations: Vec::new(), ..s };
+    let old = reef.status.clone().map(|s| without(ReefStatus { conditions: ours(&s.conditions), ..s }));
+    let next = &without(next.clone());
     if !status::write(context, &api, reef, old.as_ref(), next, "reefs/status").await? {
         return Ok(());
     }
@@ -301,12 +304,8 @@ async fn write(reef: &Reef, shared: &Shared, next: &ReefStatus) -> Result<(), Er
         "reef changed"
     );
     if context.claim.check().is_ok() {
-        let calm = change.ready
-            || matches!(
-                change.reason,
-                Reason::Provisioning | Reason::WaitingForDependency | Reason::Deleting
-            );
-        publish(&shared.recorder, &reef.object_ref(&()), change.reason, !calm, "Reconcile", &change.message)
+        let object = reef.object_ref(&());
+        publish(&shared.recorder, &object, change.reason, !change.is_calm(), "Reconcile", &change.message)
             .await;
     }
     Ok(())
@@ -370,7 +369,7 @@ async fn deleting(
 
 async fn finish(reef: &Reef, context: &Context, why: &str) -> Result<Action, Error> {
     tracing::info!(controller = super::CONTROLLER, name = reef.name_any(), why, "reef deleted");
-    finalizers::remove(context, reef, REEF_FINALIZER).await?;
+    finalizers::remove(context, &Api::all(context.client.clone()), reef, REEF_FINALIZER).await?;
     Ok(Action::await_change())
 }
 

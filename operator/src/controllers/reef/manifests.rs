@@ -11,6 +11,14 @@ use crate::cluster::keep::Manifest;
 
 /// Name of the reef's Gateway.
 pub const GATEWAY: &str = "reef";
+/// Listener of the Gateway for browsers and the REST API.
+pub const HTTPS_LISTENER: &str = "https";
+/// Listener of the Gateway for polling Tentacles.
+pub const POLLING_LISTENER: &str = "polling";
+/// Port of polling Tentacles.
+const POLLING_PORT: u16 = 10_943;
+/// ConfigMap with the authorities that the agent trusts for Azure's endpoints.
+pub const AZURE_CA: &str = "azure-ca";
 /// Name of the copy of the region's certificate.
 pub const CERTIFICATE: &str = "wildcard-tls";
 
@@ -27,6 +35,8 @@ pub struct Inputs<'a> {
     pub zone: &'a str,
     /// Class of the Gateway.
     pub gateway_class: &'a str,
+    /// The authorities that are trusted for Azure's endpoints, PEM, if not the system's.
+    pub azure_ca: Option<&'a str>,
     /// The region's certificate and its key; none while it cannot be read.
     pub certificate: Option<&'a BTreeMap<String, ByteString>>,
 }
@@ -34,6 +44,7 @@ pub struct Inputs<'a> {
 /// All objects, in the order in which they are made.
 pub fn all(inputs: &Inputs<'_>) -> Vec<Manifest> {
     let mut manifests = vec![namespace(inputs), priority_class(inputs), agent(inputs)];
+    manifests.extend(inputs.azure_ca.map(|pem| azure_ca(inputs, pem)));
     manifests.extend(inputs.certificate.map(|data| certificate(inputs, data)));
     manifests.push(gateway(inputs));
     manifests
@@ -78,6 +89,15 @@ fn agent(inputs: &Inputs<'_>) -> Manifest {
     Manifest { plural: "serviceaccounts", object }
 }
 
+fn azure_ca(inputs: &Inputs<'_>, pem: &str) -> Manifest {
+    let object = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": { "name": AZURE_CA, "namespace": NAMESPACE, "labels": labels(inputs, "agent") },
+        "data": { "ca.crt": pem },
+    });
+    Manifest { plural: "configmaps", object }
+}
+
 fn certificate(inputs: &Inputs<'_>, data: &BTreeMap<String, ByteString>) -> Manifest {
     // The two keys that the type has, whatever else was in the Secret.
     let data: BTreeMap<_, _> =
@@ -91,16 +111,21 @@ fn certificate(inputs: &Inputs<'_>, data: &BTreeMap<String, ByteString>) -> Mani
 }
 
 fn gateway(inputs: &Inputs<'_>) -> Manifest {
-    let listener = json!({
-        "name": "https", "port": 443, "protocol": "HTTPS", "hostname": format!("*.{}", inputs.zone),
+    // Namespaces of instances carry the label; nobody else may route here.
+    let allowed = json!({ "namespaces": { "from": "Selector", "selector": { "matchLabels": { LABEL_FLEET: inputs.fleet } } } });
+    let polling = json!({
+        "name": POLLING_LISTENER, "port": POLLING_PORT, "protocol": "TLS", "hostname": format!("*.{}", inputs.zone),
+        "tls": { "mode": "Passthrough" }, "allowedRoutes": allowed,
+    });
+    let https = json!({
+        "name": HTTPS_LISTENER, "port": 443, "protocol": "HTTPS", "hostname": format!("*.{}", inputs.zone),
         "tls": { "mode": "Terminate", "certificateRefs": [{ "group": "", "kind": "Secret", "name": CERTIFICATE }] },
-        // Namespaces of instances carry the label; nobody else may route here.
-        "allowedRoutes": { "namespaces": { "from": "Selector", "selector": { "matchLabels": { LABEL_FLEET: inputs.fleet } } } },
+        "allowedRoutes": allowed,
     });
     let object = json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
         "metadata": { "name": GATEWAY, "namespace": NAMESPACE, "labels": labels(inputs, "gateway") },
-        "spec": { "gatewayClassName": inputs.gateway_class, "listeners": [listener] },
+        "spec": { "gatewayClassName": inputs.gateway_class, "listeners": [https, polling] },
     });
     Manifest { plural: "gateways", object }
 }
@@ -119,6 +144,7 @@ mod tests {
             agent_client: Some("c"),
             zone: "a.example",
             gateway_class: "g",
+            azure_ca: None,
             certificate: Some(&data),
         };
         let all = all(&inputs);

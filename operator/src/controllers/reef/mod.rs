@@ -3,20 +3,20 @@
 //! [`bodies`]; how it goes is in [`teardown`].
 
 mod begin;
-mod bodies;
+pub mod bodies;
 mod delete;
 mod furnish;
 mod in_cluster;
-mod keys;
+pub mod keys;
 mod look;
-mod manifests;
+pub mod manifests;
 pub mod names;
 mod observe;
 mod parts;
 pub mod plan;
-mod references;
+pub mod references;
 mod report;
-mod teardown;
+pub mod teardown;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

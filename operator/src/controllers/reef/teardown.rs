@@ -56,8 +56,8 @@ pub fn may_begin(reef: &Reef) -> Option<Trouble> {
 }
 
 /// Whether an annotation says `true`.
-pub fn annotated(reef: &Reef, name: &str) -> bool {
-    reef.annotations().get(name).is_some_and(|value| value == "true")
+pub fn annotated<K: kube::Resource>(object: &K, name: &str) -> bool {
+    object.annotations().get(name).is_some_and(|value| value == "true")
 }
 
 /// Decides. `tags` are the marks of this reef.

@@ -134,7 +134,7 @@ async fn look(region: &Region, shared: &Shared) -> Result<Action, Error> {
         return remove(region, shared).await;
     }
     if !finalizers::has(region, REGION_FINALIZER) {
-        finalizers::add(context, region, REGION_FINALIZER).await?;
+        finalizers::add(context, &Api::all(context.client.clone()), region, REGION_FINALIZER).await?;
         return Ok(Action::await_change());
     }
     let observation = observe::observe(region, &context.client, &context.arms).await;
@@ -160,7 +160,7 @@ async fn remove(region: &Region, shared: &Shared) -> Result<Action, Error> {
         reefs.items.iter().filter(|r| r.spec.region_ref.name == name).map(ResourceExt::name_any).collect();
     if users.is_empty() {
         tracing::info!(controller = CONTROLLER, name, "region deleted");
-        finalizers::remove(context, region, REGION_FINALIZER).await?;
+        finalizers::remove(context, &Api::all(context.client.clone()), region, REGION_FINALIZER).await?;
         return Ok(Action::await_change());
     }
     let next = report::deleting(region, &users, Timestamp::now());

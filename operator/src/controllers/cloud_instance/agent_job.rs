@@ -1,0 +1,172 @@
+//! Runs a step of the reef's agent as a Job and reads its result.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use kube::{Api, Client, ResourceExt, api::ListParams};
+use reef_crds::condition::Reason;
+use serde_json::Value;
+
+use super::{
+    bodies::Inputs,
+    jobs::{Agent, LABEL_INPUTS, Work},
+};
+use crate::{
+    cluster::keep::{keep_one, verdict},
+    controller::{Context, trouble::Trouble},
+    controllers::reef::bodies::NAMESPACE,
+    resources::Verdict,
+};
+
+/// Pause after the first failed try; it doubles with each.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+/// Longest pause after a failed try.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// How a Job stands (pure).
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    Running,
+    Succeeded,
+    /// Since then.
+    Failed(Timestamp),
+}
+
+/// The result of a step that is done, or how it stands.
+pub async fn run(
+    context: &Context,
+    client: &Client,
+    inputs: &Inputs,
+    work: &Work,
+    agent: &Agent<'_>,
+    now: Timestamp,
+) -> Result<Value, Verdict> {
+    let jobs = Api::<Job>::namespaced(client.clone(), NAMESPACE);
+    let list = jobs.list(&ListParams::default().labels(&work.selector(inputs))).await;
+    let list = list.map_err(|e| verdict("Job", work.step.as_str(), &e))?;
+    let mine = list.items.into_iter().filter(|job| job.labels().get(LABEL_INPUTS) == Some(&work.inputs));
+    let newest = mine.max_by_key(attempt_of);
+    let Some(job) = newest else { return begin(context, client, inputs, work, agent, 1).await };
+    let attempt = attempt_of(&job);
+    match state(&job, now) {
+        State::Succeeded => result(client, &job).await,
+        State::Running => {
+            // It waits for its Secret, which a crash may have left unmade.
+            give(context, client, inputs, work, attempt, &job).await?;
+            Err(Verdict::Working(format!("the reef's agent works at: {}", work.step.as_str())))
+        }
+        State::Failed(at) => {
+            let doublings = attempt.saturating_sub(1).min(10);
+            let pause = LONGEST_PAUSE.min(FIRST_PAUSE * 2u32.pow(doublings));
+            if now < crate::resources::memory::after(at, pause) {
+                return Err(failed(client, &job).await);
+            }
+            begin(context, client, inputs, work, agent, attempt.saturating_add(1)).await
+        }
+    }
+}
+
+async fn begin(
+    context: &Context,
+    client: &Client,
+    inputs: &Inputs,
+    work: &Work,
+    agent: &Agent<'_>,
+    attempt: u32,
+) -> Result<Value, Verdict> {
+    let made = keep_one(context, client, &work.job(inputs, attempt, agent)).await?;
+    let job: Job = serde_json::from_value(made).map_err(|e| unreadable(&e.to_string()))?;
+    give(context, client, inputs, work, attempt, &job).await?;
+    Err(Verdict::Working(format!("the reef's agent works at: {}", work.step.as_str())))
+}
+
+async fn give(
+    context: &Context,
+    client: &Client,
+    inputs: &Inputs,
+    work: &Work,
+    attempt: u32,
+    job: &Job,
+) -> Result<(), Verdict> {
+    let uid = job.uid().unwrap_or_default();
+    keep_one(context, client, &work.secret(inputs, attempt, &uid)).await.map(drop)
+}
+
+fn attempt_of(job: &Job) -> u32 {
+    job.name_any().rsplit('-').next().and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+fn state(job: &Job, now: Timestamp) -> State {
+    let conditions = job.status.as_ref().and_then(|s| s.conditions.as_ref());
+    let find =
+        |type_: &str| conditions.into_iter().flatten().find(|c| c.type_ == type_ && c.status == "True");
+    if find("Complete").is_some() {
+        return State::Succeeded;
+    }
+    match find("Failed") {
+        Some(condition) => State::Failed(condition.last_transition_time.as_ref().map_or(now, |t| t.0)),
+        None => State::Running,
+    }
+}
+
+/// What the pod of a Job left as its last words.
+async fn last_words(client: &Client, job: &Job) -> Result<Option<String>, kube::Error> {
+    let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE);
+    let name = format!("batch.kubernetes.io/job-name={}", job.name_any());
+    let list = pods.list(&ListParams::default().labels(&name)).await?;
+    let terminated = |pod: &Pod| {
+        let status = pod.status.as_ref()?.container_statuses.as_ref()?.first()?;
+        status.state.as_ref()?.terminated.clone()
+    };
+    Ok(list.items.iter().filter_map(terminated).find_map(|t| t.message))
+}
+
+async fn result(client: &Client, job: &Job) -> Result<Value, Verdict> {
+    let words = last_words(client, job).await.map_err(|e| verdict("Job", &job.name_any(), &e))?;
+    // The pod of an older Job may be gone: that it succeeded is enough, and what it said is asked again.
+    let Some(words) = words else { return Ok(Value::Null) };
+    serde_json::from_str(&words).map_err(|e| unreadable(&e.to_string()))
+}
+
+async fn failed(client: &Client, job: &Job) -> Verdict {
+    let words = last_words(client, job).await.ok().flatten().unwrap_or_default();
+    let error =
+        serde_json::from_str::<Value>(&words).ok().and_then(|v| v["error"].as_str().map(str::to_owned));
+    let error = error.unwrap_or_else(|| {
+        let conditions = job.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        let message = conditions.filter(|c| c.type_ == "Failed").find_map(|c| c.message.clone());
+        message.unwrap_or_else(|| "it left no words".to_owned())
+    });
+    let message = format!("the reef's agent failed (Job {}): {error}", job.name_any());
+    Verdict::Failed(Trouble::new(Reason::AgentFailed, message))
+}
+
+fn unreadable(error: &str) -> Verdict {
+    let message = format!("the reef's agent left a result that cannot be read: {error}");
+    Verdict::Failed(Trouble::new(Reason::AgentFailed, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_job_says_how_it_stands() {
+        let now = Timestamp::from_second(100).unwrap();
+        let job = |type_: &str, status: &str| -> Job {
+            let condition =
+                json!({ "type": type_, "status": status, "lastTransitionTime": "1970-01-01T00:00:07Z" });
+            serde_json::from_value(json!({
+                "metadata": { "name": "access-abc-def-12" }, "status": { "conditions": [condition] },
+            }))
+            .unwrap()
+        };
+        assert_eq!(state(&job("Complete", "True"), now), State::Succeeded);
+        assert_eq!(state(&job("Failed", "True"), now), State::Failed(Timestamp::from_second(7).unwrap()));
+        assert_eq!(state(&job("Failed", "False"), now), State::Running);
+        assert_eq!(state(&Job::default(), now), State::Running);
+        assert_eq!(attempt_of(&job("Complete", "True")), 12);
+    }
+}

@@ -1,0 +1,124 @@
+//! Gives an instance its place and its names, which stand in the status before anything is made under them.
+
+use jiff::Timestamp;
+use kube::{Api, ResourceExt, api::ListParams};
+use reef_crds::{
+    CloudInstance, CloudInstanceStatus, Reef, Region, RetainedInstance,
+    cloud_instance::{DatabaseStatus, InstanceIdentityStatus, PlacementStatus, ShareStatus, VersionStatus},
+    condition::{ConditionType, Reason, true_since},
+    meta::CONFIRM_ADOPTION,
+};
+
+use super::{
+    existing::{self, Existing},
+    names, placing,
+};
+use crate::{
+    controller::{Context, Error, trouble::Trouble},
+    controllers::reef::{
+        references::{Held, arm},
+        teardown::annotated,
+    },
+};
+
+/// Whether what belongs to an earlier CloudInstance of this name may be taken over.
+pub fn may_adopt(instance: &CloudInstance, region: &Region, now: Timestamp) -> bool {
+    annotated(instance, CONFIRM_ADOPTION)
+        || region.spec.adopt_until.as_ref().is_some_and(|until| now < until.0)
+}
+
+/// The place: where the instance was found, or where it fits best.
+pub async fn place(
+    context: &Context,
+    instance: &CloudInstance,
+    region: &Region,
+    now: Timestamp,
+) -> Result<Result<PlacementStatus, Held>, Error> {
+    let conditions = region.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
+    if true_since(&conditions, ConditionType::Ready).is_none() || region.metadata.deletion_timestamp.is_some()
+    {
+        let message = format!("spec.regionRef: Region {} is not Ready", region.name_any());
+        return Ok(Err(Held(Trouble::new(Reason::ReferenceNotReady, message), false)));
+    }
+    let arm = match arm(context, region) {
+        Ok(arm) => arm,
+        Err(held) => return Ok(Err(held)),
+    };
+    if let Some(held) = retained(context, instance).await? {
+        return Ok(Err(held));
+    }
+    // The reefs first, and the instances after: what a reef no longer keeps a place for stands in its instance.
+    let reefs = Api::<Reef>::all(context.client.clone());
+    let mut reefs = reefs.list(&ListParams::default()).await.map_err(Error::api("list Reefs"))?.items;
+    reefs.retain(|reef| reef.spec.region_ref.name == instance.spec.region_ref.name);
+    match existing::find(context, &arm, instance, &reefs).await {
+        Err(held) => Ok(Err(held)),
+        Ok(Some(found)) => Ok(taken_over(instance, region, found, now)),
+        Ok(None) => placing::place(context, instance, &reefs, now).await,
+    }
+}
+
+fn taken_over(
+    instance: &CloudInstance,
+    region: &Region,
+    found: Existing,
+    now: Timestamp,
+) -> Result<PlacementStatus, Held> {
+    let Existing { reef, pool, account, generation, claim } = found;
+    if claim != instance.uid().unwrap_or_default() && !may_adopt(instance, region, now) {
+        let message = format!(
+            "the instance exists on Reef {reef} and belongs to an earlier CloudInstance of this name (uid {claim}): annotate this one with {CONFIRM_ADOPTION}=true to take it over"
+        );
+        return Err(Held(Trouble::new(Reason::AdoptionRequired, message), true));
+    }
+    let reason = "found where it was".to_owned();
+    Ok(PlacementStatus { reef, pool, storage_account: account, generation, reason })
+}
+
+/// What is kept of a deleted instance of this name is in the way.
+async fn retained(context: &Context, instance: &CloudInstance) -> Result<Option<Held>, Error> {
+    let namespace = instance.namespace().unwrap_or_default();
+    let hash = names::hash(&context.fleet, &namespace, &instance.name_any());
+    let name = names::namespace(&instance.name_any(), &hash);
+    let api = Api::<RetainedInstance>::all(context.client.clone());
+    let found = api.get_opt(&name).await.map_err(Error::api("read the RetainedInstance"))?;
+    Ok(found.map(|_| {
+        let message = format!(
+            "RetainedInstance {name} keeps the data of a deleted instance of this name, which is not used again silently: delete it, or choose another name"
+        );
+        Held(Trouble::new(Reason::RetainedExists, message), true)
+    }))
+}
+
+/// The status with the place and all names.
+pub fn named(
+    context: &Context,
+    instance: &CloudInstance,
+    region: &Region,
+    reef: &Reef,
+    placement: PlacementStatus,
+) -> CloudInstanceStatus {
+    let old = instance.status.clone().unwrap_or_default();
+    let namespace = instance.namespace().unwrap_or_default();
+    let hash = names::hash(&context.fleet, &namespace, &instance.name_any());
+    let server = reef.status.as_ref().and_then(|s| s.sql_server.as_ref()).map(|s| s.name.clone());
+    let (spec, incarnation) = (&instance.spec, 1);
+    CloudInstanceStatus {
+        url: Some(format!("https://{}.{}", spec.subdomain, region.spec.dns.zone_name())),
+        version: Some(VersionStatus { running: None, target: spec.release.version.clone() }),
+        namespace: Some(names::namespace(&instance.name_any(), &hash)),
+        database: Some(DatabaseStatus {
+            server: server.unwrap_or_default(),
+            name: names::database(&hash, incarnation),
+            ready: false,
+        }),
+        share: Some(ShareStatus {
+            account: placement.storage_account.clone(),
+            name: names::share(&hash, incarnation),
+            ready: false,
+        }),
+        identity: Some(InstanceIdentityStatus { name: names::identity(&hash), client_id: None }),
+        placement: Some(placement),
+        ..old
+    }
+}

@@ -1,0 +1,256 @@
+//! Deletion of a CloudInstance, step by step.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{Namespace, PersistentVolume, Pod},
+};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, ListParams, PostParams},
+    runtime::controller::Action,
+};
+use reef_crds::{
+    CloudInstance, Reef, RetainedInstance, RetainedInstanceSpec,
+    condition::Reason,
+    meta::{INSTANCE_FINALIZER, LABEL_FLEET, LABEL_INSTANCE},
+    reef::ObjectName,
+    retained_instance::{Origin, RetainedDatabase, RetainedShare},
+};
+use serde_json::{Value, json};
+
+use super::{
+    Shared,
+    bodies::Inputs,
+    done::Done,
+    look::{WAITING, api, connect, held, pauses},
+    manifests, names,
+    parts::Part,
+    placing,
+    references::{self, Home},
+    teardown::{self, Remains, Step},
+};
+use crate::{
+    azure::Arm,
+    controller::{Context, Error, finalizers, trouble::Trouble},
+    controllers::reef::{bodies::NAMESPACE, references::Held},
+    observed::Observed,
+    resources::{Pauses, Verdict, act, memory::Memory, observe},
+};
+
+/// Pause while Kubernetes works.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// One step.
+pub async fn step(instance: &CloudInstance, shared: &Shared, memory: &mut Memory) -> Result<Action, Error> {
+    let context = &*shared.context;
+    if let Some(trouble) = teardown::may_begin(instance) {
+        return held(instance, shared, &trouble, true).await;
+    }
+    // What has no place was never begun; only a place may be kept for it.
+    if instance.status.as_ref().is_none_or(|s| s.placement.is_none()) {
+        return never_begun(instance, context).await;
+    }
+    let home = match references::home(context, instance).await? {
+        Ok(home) => home,
+        Err(Held(trouble, stalled)) => return held(instance, shared, &trouble, stalled).await,
+    };
+    let inputs = match references::inputs(context, instance, &home) {
+        Ok(inputs) => inputs,
+        Err(Held(trouble, stalled)) => return held(instance, shared, &trouble, stalled).await,
+    };
+    let now = Timestamp::now();
+    let spread = f64::from(now.subsec_nanosecond() % 1000) / 1000.0;
+    let times = (pauses(context), spread, now);
+    observe::poll(&home.arm, memory, times.0, spread, now).await;
+    if let Some(part) = Part::ALL.into_iter().find(|part| memory.operations.contains_key(&inputs.id(*part))) {
+        return goes_on(
+            instance,
+            shared,
+            &format!("{} is being changed or deleted", part.what()),
+            memory,
+            now,
+        )
+        .await;
+    }
+    let (remains, cluster) = look(context, &home, &inputs).await?;
+    match teardown::next(instance.spec.deletion_policy, &inputs, &remains) {
+        Step::Done(why) => finish(instance, context, why).await,
+        Step::Held(trouble) => held(instance, shared, &trouble, false).await,
+        Step::Wait(what) => goes_on(instance, shared, &what, memory, now).await,
+        Step::Delete(part) => {
+            delete(context, &home.arm, &inputs, part, memory, times).await;
+            goes_on(instance, shared, part.what(), memory, now).await
+        }
+        Step::MakeRetained => {
+            make_retained(context, instance, &inputs).await?;
+            goes_on(instance, shared, "what is kept is written down", memory, now).await
+        }
+        Step::DeleteWorkload => {
+            if let Some(client) = cluster {
+                if let Err(error) = delete_workload(context, &client, &inputs).await {
+                    let message = format!("the reef's cluster: {error}");
+                    let trouble = Trouble::new(Reason::ClusterUnreachable, message);
+                    return held(instance, shared, &trouble, false).await;
+                }
+            }
+            goes_on(instance, shared, "the server", memory, now).await
+        }
+    }
+}
+
+async fn never_begun(instance: &CloudInstance, context: &Context) -> Result<Action, Error> {
+    let uid = instance.uid().unwrap_or_default();
+    let reefs = Api::<Reef>::all(context.client.clone());
+    let reefs = reefs.list(&ListParams::default()).await.map_err(Error::api("list Reefs"))?;
+    let keeps =
+        |reef: &&Reef| reef.status.as_ref().is_some_and(|s| s.reservations.iter().any(|r| r.uid == uid));
+    for reef in reefs.items.iter().filter(keeps) {
+        placing::release(context, instance, reef).await?;
+    }
+    finish(instance, context, "nothing was made for it").await
+}
+
+async fn finish(instance: &CloudInstance, context: &Context, why: &str) -> Result<Action, Error> {
+    tracing::info!(controller = super::CONTROLLER, name = super::key(instance), why, "instance deleted");
+    finalizers::remove(context, &api(context, instance), instance, INSTANCE_FINALIZER).await?;
+    Ok(Action::await_change())
+}
+
+/// What is still there. The object goes because of absences, so each is asked for anew.
+async fn look(context: &Context, home: &Home, inputs: &Inputs) -> Result<(Remains, Option<Client>), Error> {
+    let get =
+        async |part: Part| observe::observed(home.arm.get(&inputs.id(part), inputs.wanted(part).api).await);
+    let (record, identity, database, share) =
+        tokio::join!(get(Part::Record), get(Part::Identity), get(Part::Database), get(Part::Share));
+    let client = connect(context, home, inputs).await;
+    let namespace = match &client {
+        Ok(client) => namespace(client, inputs).await,
+        Err(Verdict::Unknown(trouble) | Verdict::Failed(trouble)) => {
+            Observed::Unknown(trouble.message.clone())
+        }
+        Err(_) => Observed::Unknown("it is not there yet".to_owned()),
+    };
+    let retained = Api::<RetainedInstance>::all(context.client.clone());
+    let is_retained =
+        retained.get_opt(&inputs.namespace()).await.map_err(Error::api("read the RetainedInstance"))?;
+    let is_retained = is_retained.is_some_and(|r| r.spec.origin.uid == inputs.uid);
+    Ok((Remains { record, namespace, identity, database, share, is_retained }, client.ok()))
+}
+
+/// The namespace; absent only when no pod of it is left either.
+async fn namespace(client: &Client, inputs: &Inputs) -> Observed<Value> {
+    let name = inputs.namespace();
+    let manifest = manifests::namespace(inputs, &Done::default());
+    match manifest.api(client).get_opt(&name).await {
+        Err(error) => return Observed::Unknown(error.to_string()),
+        Ok(Some(live)) => return Observed::Present(serde_json::to_value(live).unwrap_or_default()),
+        Ok(None) => {}
+    }
+    let pods = Api::<Pod>::namespaced(client.clone(), &name);
+    match pods.list(&ListParams::default()).await {
+        Err(error) => Observed::Unknown(error.to_string()),
+        Ok(list) if list.items.is_empty() => Observed::Absent,
+        Ok(list) => Observed::Unknown(format!("{} pods without their namespace", list.items.len())),
+    }
+}
+
+async fn delete(
+    context: &Context,
+    arm: &Arc<Arm>,
+    inputs: &Inputs,
+    part: Part,
+    memory: &mut Memory,
+    times: (Pauses, f64, Timestamp),
+) {
+    let id = inputs.id(part);
+    let waits = memory.failures.get(&id).is_some_and(|failure| failure.retry_at > times.2);
+    if waits || context.claim.check().is_err() {
+        return;
+    }
+    tracing::info!(controller = super::CONTROLLER, azure_resource_id = id, "deleting from Azure");
+    let answer = arm.delete(&id, inputs.wanted(part).api).await;
+    act::note(arm, &id, answer, memory, times).await;
+}
+
+/// Deletes the namespace, the volume, and the agent's Jobs of the instance.
+async fn delete_workload(context: &Context, client: &Client, inputs: &Inputs) -> Result<(), kube::Error> {
+    if context.claim.check().is_err() {
+        return Ok(());
+    }
+    let selector = format!("{LABEL_FLEET}={},{LABEL_INSTANCE}={}", inputs.fleet, inputs.hash);
+    let ours = ListParams::default().labels(&selector);
+    let background = DeleteParams::background();
+    tracing::info!(
+        controller = super::CONTROLLER,
+        namespace = inputs.namespace(),
+        "deleting from the reef's cluster"
+    );
+    let jobs = Api::<Job>::namespaced(client.clone(), NAMESPACE);
+    jobs.delete_collection(&background, &ours).await?;
+    let volumes = Api::<PersistentVolume>::all(client.clone());
+    volumes.delete_collection(&background, &ours).await?;
+    match Api::<Namespace>::all(client.clone()).delete(&inputs.namespace(), &background).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Writes down what is kept, before anything is taken away that would be needed to find it.
+async fn make_retained(context: &Context, instance: &CloudInstance, inputs: &Inputs) -> Result<(), Error> {
+    context.claim.check()?;
+    let spec = RetainedInstanceSpec {
+        origin: Origin {
+            namespace: inputs.instance_namespace.clone(),
+            name: inputs.instance_name.clone(),
+            uid: inputs.uid.clone(),
+        },
+        region_ref: ObjectName { name: inputs.region.clone() },
+        reef_ref: ObjectName { name: inputs.reef.clone() },
+        database: RetainedDatabase {
+            id: inputs.id(Part::Database),
+            name: inputs.database(),
+            isolation: instance.spec.isolation.database.clone(),
+        },
+        share: RetainedShare {
+            id: inputs.id(Part::Share),
+            name: inputs.share(),
+            quota: instance.spec.quota.clone(),
+        },
+        keys_secret_ref: ObjectName { name: names::keys(&inputs.hash) },
+        version: instance.spec.release.version.clone(),
+        subdomain: inputs.subdomain.clone(),
+    };
+    let mut retained = RetainedInstance::new(&inputs.namespace(), spec);
+    let labels = json!({ LABEL_FLEET: inputs.fleet, LABEL_INSTANCE: inputs.hash });
+    retained.metadata.labels = serde_json::from_value(labels).ok();
+    let api = Api::<RetainedInstance>::all(context.client.clone());
+    match api.create(&PostParams::default(), &retained).await {
+        // Made by a try before.
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        other => other.map(drop).map_err(Error::api("make the RetainedInstance")),
+    }
+}
+
+/// Deletion goes on: says what is still there, or what Azure refused.
+async fn goes_on(
+    instance: &CloudInstance,
+    shared: &Shared,
+    what: &str,
+    memory: &Memory,
+    now: Timestamp,
+) -> Result<Action, Error> {
+    let refused = memory.failures.values().find(|failure| failure.retry_at > now);
+    let trouble = match refused {
+        Some(failure) => Trouble::azure(what, &failure.error),
+        None => Trouble::new(Reason::Deleting, format!("deletion goes on: {what}")),
+    };
+    held(instance, shared, &trouble, false).await?;
+    let until = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or_default();
+    let polls = memory.operations.values().map(|running| until(running.poll_at));
+    let retries = refused.map(|failure| until(failure.retry_at));
+    let pause = polls.chain(retries).min().unwrap_or(SHORT);
+    Ok(Action::requeue(pause.clamp(Duration::from_millis(100), WAITING)))
+}

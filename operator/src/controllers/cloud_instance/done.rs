@@ -1,0 +1,53 @@
+//! What the agent has done for an instance (pure). It stands at the instance's namespace in the reef's cluster, so
+//! that a new management cluster finds it there and nothing is done twice.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+/// Annotation: for which inputs the server has access to its database.
+const ACCESS: &str = "cloud.octopus.com/access";
+/// Annotation: for which inputs the server is configured.
+const CONFIGURED: &str = "cloud.octopus.com/configured";
+/// Annotation: the release that the server reported when it was configured.
+const VERSION: &str = "cloud.octopus.com/reported-version";
+
+/// What was done, and for which inputs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Hash of the inputs of the access that was given.
+    pub access: Option<String>,
+    /// Hash of the inputs of the configuration that was made.
+    pub configured: Option<String>,
+    /// The release that the server reported then.
+    pub version: Option<String>,
+}
+
+impl Done {
+    /// From the namespace as it is; nothing was done where there is none.
+    pub fn of_namespace(namespace: &Value) -> Self {
+        let text = |name: &str| namespace["metadata"]["annotations"][name].as_str().map(str::to_owned);
+        Self { access: text(ACCESS), configured: text(CONFIGURED), version: text(VERSION) }
+    }
+
+    /// As annotations.
+    pub fn annotations(&self) -> BTreeMap<&'static str, &str> {
+        let all = [(ACCESS, &self.access), (CONFIGURED, &self.configured), (VERSION, &self.version)];
+        all.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_was_done_is_found_again() {
+        let done =
+            Done { access: Some("a".to_owned()), configured: None, version: Some("2026.2.1".to_owned()) };
+        let namespace = json!({ "metadata": { "annotations": done.annotations() } });
+        assert_eq!(Done::of_namespace(&namespace), done);
+        assert_eq!(Done::of_namespace(&Value::Null), Done::default());
+    }
+}

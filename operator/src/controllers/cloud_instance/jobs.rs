@@ -1,0 +1,185 @@
+//! Work of the reef's agent for an instance: one Job for each step and its inputs (pure).
+
+use reef_crds::meta::{LABEL_FLEET, LABEL_INSTANCE, LABEL_REEF, OPERATOR};
+use serde_json::{Value, json};
+
+use super::{bodies::Inputs, names};
+use crate::{
+    agent::input::{Access, Configure, Input},
+    cluster::keep::Manifest,
+    controller::hash,
+    controllers::reef::{
+        bodies::{AGENT, NAMESPACE},
+        manifests::AZURE_CA,
+    },
+};
+
+/// Label of Jobs: which step it is.
+pub const LABEL_STEP: &str = "cloud.octopus.com/step";
+/// Label of Jobs: hash of the step's inputs.
+pub const LABEL_INPUTS: &str = "cloud.octopus.com/inputs";
+
+/// How long a finished Job stays for people to look at, seconds.
+const KEPT_SECONDS: u32 = 3600;
+
+/// Longest time of one try, seconds.
+const DEADLINE_SECONDS: u32 = 300;
+
+/// Where the agent's pod finds its input.
+const INPUT_FOLDER: &str = "/var/run/reef-agent";
+
+/// A step of the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Gives the instance's identity access to its database.
+    Access,
+    /// Makes the settings of the cloud in the server.
+    Configure,
+}
+
+impl Step {
+    /// As in names and labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Access => "access",
+            Self::Configure => "configure",
+        }
+    }
+}
+
+/// A Job that is wanted.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// Which step.
+    pub step: Step,
+    /// What it follows from.
+    pub input: Input,
+    /// Short hash of the input.
+    pub inputs: String,
+}
+
+/// What the agent does for access.
+pub fn access(inputs: &Inputs, client_id: &str) -> Work {
+    let input = Input::Access(Access {
+        server: inputs.sql_server.1.clone(),
+        database: inputs.database(),
+        user: names::identity(&inputs.hash),
+        client_id: client_id.to_owned(),
+        tenant: inputs.tenant.clone(),
+    });
+    work(Step::Access, input)
+}
+
+/// What the agent does for configuration.
+pub fn configure(inputs: &Inputs, api_key: &str, version: &str, task_cap: u8) -> Work {
+    let input = Input::Configure(Configure {
+        url: format!("http://{}.{}.svc", super::manifests::SERVER, inputs.namespace()),
+        api_key: api_key.to_owned(),
+        version: version.to_owned(),
+        server_uri: format!("https://{}", inputs.host()),
+        task_cap,
+    });
+    work(Step::Configure, input)
+}
+
+fn work(step: Step, input: Input) -> Work {
+    let text = serde_json::to_string(&input).unwrap_or_default();
+    Work { step, inputs: hash::hex(&["job", step.as_str(), &text], 10), input }
+}
+
+impl Work {
+    /// Name of the Job of this try, counted from 1, and of its Secret.
+    pub fn name(&self, inputs: &Inputs, attempt: u32) -> String {
+        format!("{}-{}-{}-{attempt}", self.step.as_str(), inputs.hash, self.inputs)
+    }
+
+    /// Selects the Jobs of this instance and step.
+    pub fn selector(&self, inputs: &Inputs) -> String {
+        format!("{LABEL_INSTANCE}={},{LABEL_STEP}={}", inputs.hash, self.step.as_str())
+    }
+
+    fn labels(&self, inputs: &Inputs) -> Value {
+        json!({
+            "app.kubernetes.io/managed-by": OPERATOR,
+            "app.kubernetes.io/part-of": OPERATOR,
+            "app.kubernetes.io/name": AGENT,
+            "app.kubernetes.io/component": "agent",
+            LABEL_FLEET: inputs.fleet, LABEL_REEF: inputs.reef, LABEL_INSTANCE: inputs.hash,
+            LABEL_STEP: self.step.as_str(), LABEL_INPUTS: self.inputs,
+        })
+    }
+
+    /// The Secret with the input. It belongs to its Job and goes with it.
+    pub fn secret(&self, inputs: &Inputs, attempt: u32, job_uid: &str) -> Manifest {
+        let name = self.name(inputs, attempt);
+        let owner = json!({ "apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job_uid });
+        let text = serde_json::to_string(&self.input).unwrap_or_default();
+        let object = json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "Opaque", "immutable": true,
+            "metadata": { "name": name, "namespace": NAMESPACE, "labels": self.labels(inputs), "ownerReferences": [owner] },
+            "data": { "input.json": azure_core::base64::encode(text) },
+        });
+        Manifest { plural: "secrets", object }
+    }
+
+    /// The Job. Its pod waits for the Secret, which needs the Job's UID.
+    pub fn job(&self, inputs: &Inputs, attempt: u32, agent: &Agent<'_>) -> Manifest {
+        let name = self.name(inputs, attempt);
+        let labels = self.labels(inputs);
+        let object = json!({
+            "apiVersion": "batch/v1", "kind": "Job",
+            "metadata": { "name": name, "namespace": NAMESPACE, "labels": labels },
+            "spec": {
+                "backoffLimit": 0, "activeDeadlineSeconds": DEADLINE_SECONDS, "ttlSecondsAfterFinished": KEPT_SECONDS,
+                "template": { "metadata": { "labels": labels }, "spec": pod(&name, agent) },
+            },
+        });
+        Manifest { plural: "jobs", object }
+    }
+}
+
+/// How the agent runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Agent<'a> {
+    /// Its image.
+    pub image: &'a str,
+    /// Client id of its identity.
+    pub client_id: &'a str,
+    /// Whether Azure's endpoints are trusted by an authority of their own.
+    pub has_ca: bool,
+}
+
+fn pod(secret: &str, agent: &Agent<'_>) -> Value {
+    let token = json!({ "serviceAccountToken": { "path": "azure-identity-token", "audience": "api://AzureADTokenExchange", "expirationSeconds": 3600 } });
+    let mut volumes = vec![
+        json!({ "name": "input", "secret": { "secretName": secret } }),
+        json!({ "name": "azure-token", "projected": { "sources": [token] } }),
+    ];
+    let mut mounts = vec![
+        json!({ "name": "input", "mountPath": INPUT_FOLDER, "readOnly": true }),
+        json!({ "name": "azure-token", "mountPath": "/var/run/secrets/azure/tokens", "readOnly": true }),
+    ];
+    let input = format!("--input={INPUT_FOLDER}/input.json");
+    let client = format!("--azure-client-id={}", agent.client_id);
+    let mut args = vec!["agent".to_owned(), input, client];
+    if agent.has_ca {
+        volumes.push(json!({ "name": "azure-ca", "configMap": { "name": AZURE_CA } }));
+        mounts.push(
+            json!({ "name": "azure-ca", "mountPath": "/etc/reef-operator/azure-ca", "readOnly": true }),
+        );
+        args.push("--azure-ca-file=/etc/reef-operator/azure-ca/ca.crt".to_owned());
+    }
+    json!({
+        "serviceAccountName": AGENT, "automountServiceAccountToken": false, "restartPolicy": "Never",
+        "enableServiceLinks": false,
+        "securityContext": { "runAsNonRoot": true, "seccompProfile": { "type": "RuntimeDefault" } },
+        "volumes": volumes,
+        "containers": [{
+            "name": "agent", "image": agent.image, "args": args, "volumeMounts": mounts,
+            "resources": { "requests": { "cpu": "10m", "memory": "32Mi" }, "limits": { "cpu": "500m", "memory": "128Mi" } },
+            "securityContext": {
+                "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": { "drop": ["ALL"] },
+            },
+        }],
+    })
+}

@@ -1,0 +1,370 @@
+//! One look at a CloudInstance.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+use kube::{Api, Resource, ResourceExt, runtime::controller::Action};
+use reef_crds::{
+    CloudInstance, CloudInstanceStatus, Reef,
+    condition::{Reason, ours},
+    meta::{CONFIRM_RECREATION, INSTANCE_FINALIZER, RECONCILE_REQUESTED_AT},
+};
+
+use super::{
+    Shared, begin,
+    bodies::Inputs,
+    delete,
+    done::Done,
+    in_cluster::{self, InCluster, Wanted},
+    jobs::Agent,
+    keys::{self, Keys},
+    manifests::Server,
+    observe,
+    parts::Part,
+    placing,
+    plan::{self, Facts, Plan},
+    references::{self, Home},
+    report,
+};
+use crate::{
+    controller::{
+        Context, Error, finalizers, publish, status,
+        trouble::{Trouble, transition},
+    },
+    controllers::reef::{bodies::AKS_API, references::Held, teardown::annotated},
+    observed::Observed,
+    resources::{Pauses, Seen, Verdict, act, failed, memory::Memory, observe::poll},
+};
+
+/// Pause while something that wakes us is waited for.
+pub(super) const WAITING: Duration = Duration::from_secs(30);
+
+/// How long a look at the reef's cluster may take in all.
+const LONGEST_IN_CLUSTER: Duration = Duration::from_secs(60);
+
+/// One look: sees, decides, acts, reports.
+pub async fn look(instance: &CloudInstance, shared: &Shared) -> Result<Action, Error> {
+    let context = &*shared.context;
+    context.claim.check()?;
+    let uid = instance.uid().unwrap_or_default();
+    if instance.metadata.deletion_timestamp.is_some() {
+        if !finalizers::has(instance, INSTANCE_FINALIZER) {
+            return Ok(Action::await_change());
+        }
+        let mut memory = shared.take(&uid);
+        let result = delete::step(instance, shared, &mut memory).await;
+        shared.put(&uid, memory);
+        return result;
+    }
+    if !finalizers::has(instance, INSTANCE_FINALIZER) {
+        let api = api(context, instance);
+        finalizers::add(context, &api, instance, INSTANCE_FINALIZER).await?;
+        return Ok(Action::await_change());
+    }
+    let instance = match placed(instance, shared).await? {
+        Ok(instance) => instance,
+        Err(Held(trouble, stalled)) => return held(instance, shared, &trouble, stalled).await,
+    };
+    let home = match references::home(context, &instance).await? {
+        Ok(home) => home,
+        Err(Held(trouble, stalled)) => return held(&instance, shared, &trouble, stalled).await,
+    };
+    let mut memory = shared.take(&uid);
+    if instance.annotations().get(RECONCILE_REQUESTED_AT)
+        != instance.status.as_ref().and_then(|s| s.last_handled_reconcile_at.as_ref())
+    {
+        // Who asks for a look wants one at Azure, not at what was read before.
+        memory.read.clear();
+    }
+    let result = work(&instance, shared, &home, &mut memory).await;
+    shared.put(&uid, memory);
+    result
+}
+
+/// Where CloudInstances of this namespace are.
+pub(super) fn api(context: &Context, instance: &CloudInstance) -> Api<CloudInstance> {
+    Api::namespaced(context.client.clone(), &instance.namespace().unwrap_or_default())
+}
+
+/// The instance with its place and names in the status, which stand there before anything is made.
+async fn placed(instance: &CloudInstance, shared: &Shared) -> Result<Result<CloudInstance, Held>, Error> {
+    let context = &*shared.context;
+    if instance.status.as_ref().is_some_and(|s| s.placement.is_some()) {
+        return Ok(Ok(instance.clone()));
+    }
+    let region = match references::region(context, instance).await? {
+        Ok(region) => region,
+        Err(held) => return Ok(Err(held)),
+    };
+    let turn = shared.allocation.lock().await;
+    let placement = match begin::place(context, instance, &region, Timestamp::now()).await? {
+        Ok(placement) => placement,
+        Err(held) => return Ok(Err(held)),
+    };
+    let reefs = Api::<Reef>::all(context.client.clone());
+    let reef = reefs.get(&placement.reef).await.map_err(Error::api("read the Reef"))?;
+    let note = format!("Reef {}: {}", placement.reef, placement.reason);
+    let next = begin::named(context, instance, &region, &reef, placement);
+    write(instance, shared, &next).await?;
+    drop(turn);
+    publish(&shared.recorder, &instance.object_ref(&()), Reason::Scheduled, false, "Place", &note).await;
+    // The place stands in the instance's own status now. If this fails, the next placement on that reef does it.
+    if let Err(error) = placing::release(context, instance, &reef).await {
+        tracing::debug!(%error, name = instance.name_any(), "reservation");
+    }
+    Ok(Ok(CloudInstance { status: Some(next), ..instance.clone() }))
+}
+
+/// Settings of the waits.
+pub(super) fn pauses(context: &Context) -> Pauses {
+    Pauses { poll: context.policy.azure_poll, resync: context.policy.resync }
+}
+
+async fn work(
+    instance: &CloudInstance,
+    shared: &Shared,
+    home: &Home,
+    memory: &mut Memory,
+) -> Result<Action, Error> {
+    let context = &*shared.context;
+    let now = Timestamp::now();
+    // Any spread will do; the clock's last digits differ from look to look.
+    let spread = f64::from(now.subsec_nanosecond() % 1000) / 1000.0;
+    let times = (pauses(context), spread, now);
+    let mut inputs = match references::inputs(context, instance, home) {
+        Ok(inputs) => inputs,
+        Err(Held(trouble, stalled)) => return held(instance, shared, &trouble, stalled).await,
+    };
+    poll(&home.arm, memory, times.0, spread, now).await;
+    let seen = observe::parts(&home.arm, &inputs, memory, times).await;
+    let keys = match known_keys(context, instance, home, &inputs, &seen).await? {
+        Ok(keys) => keys,
+        Err(Held(trouble, stalled)) => return held(instance, shared, &trouble, stalled).await,
+    };
+    inputs.keys_hash = keys.hash();
+    let status = instance.status.clone().unwrap_or_default();
+    let was_published = memory_of(&status);
+    let mut facts = Facts {
+        inputs: &inputs,
+        seen: &seen,
+        had: (status.database.is_some_and(|d| d.ready), status.share.is_some_and(|s| s.ready)),
+        may_adopt: begin::may_adopt(instance, &home.region, now),
+        may_recreate: annotated(instance, CONFIRM_RECREATION),
+        unpublished: Some("the server, which has to serve first"),
+        now,
+    };
+    let first = plan::plan(&facts);
+    let in_cluster = in_cluster(context, instance, home, &facts, &first, &keys).await;
+    if in_cluster.may_publish() || was_published {
+        facts.unpublished = None;
+    }
+    let mut plan = plan::plan(&facts);
+    let good = plan.verdicts.iter().filter(|(_, verdict)| **verdict == Verdict::Good);
+    good.for_each(|(part, _)| memory.settled(&inputs.id(*part)));
+    let done = act::act(&home.arm, &context.claim, plan.writes.clone(), memory, times).await;
+    for write in &plan.writes {
+        if let Some(failure) = memory.failures.get(&write.id).filter(|f| f.retry_at > now) {
+            plan.verdicts.insert(write.part, failed(write.part.what(), &failure.error));
+        }
+    }
+    let next = report::report(instance, &plan, &seen, &in_cluster, &context.policy, now);
+    write(instance, shared, &next).await?;
+    Ok(Action::requeue(again(&plan, &in_cluster, memory, done, times.0, now)))
+}
+
+/// Whether the DNS record was good once: it stays as it is to be, whatever the server does today.
+fn memory_of(status: &CloudInstanceStatus) -> bool {
+    let type_ = reef_crds::condition::ConditionType::DnsReady;
+    reef_crds::condition::true_since(&status.conditions, type_).is_some()
+}
+
+/// The keys. They are made when it is certain that there is no database for which there must have been some.
+async fn known_keys(
+    context: &Context,
+    instance: &CloudInstance,
+    home: &Home,
+    inputs: &Inputs,
+    seen: &BTreeMap<Part, Seen>,
+) -> Result<Result<Keys, Held>, Error> {
+    if let Some(keys) = keys::get(context, &inputs.hash).await? {
+        return Ok(Ok(keys));
+    }
+    let held = |reason, message: String, stalled| Ok(Err(Held(Trouble::new(reason, message), stalled)));
+    let had = instance.status.as_ref().and_then(|s| s.database.as_ref()).is_some_and(|d| d.ready);
+    let made = match seen.get(&Part::Database).map(|s| (&s.state, s.operation.is_some())) {
+        Some((Observed::Absent, false)) if !had => keys::make()?,
+        Some((Observed::Unknown(why), _)) => {
+            return held(Reason::AzureUnavailable, format!("database: {why}"), false);
+        }
+        _ => match connect(context, home, inputs).await {
+            Err(Verdict::Unknown(trouble) | Verdict::Failed(trouble)) => {
+                return Ok(Err(Held(trouble, false)));
+            }
+            Err(_) => {
+                return held(Reason::WaitingForDependency, "waits for the reef's cluster".to_owned(), false);
+            }
+            Ok(client) => match keys::copy(&client, &inputs.namespace()).await {
+                Ok(Some(copy)) => copy,
+                Ok(None) => {
+                    let message = format!(
+                        "database {} exists and the keys that it was made with do not: restore Secret {}/{}; nothing is started meanwhile",
+                        inputs.database(),
+                        context.namespace,
+                        super::names::keys(&inputs.hash)
+                    );
+                    return held(Reason::KeysDiffer, message, true);
+                }
+                Err(error) => {
+                    let message = format!("keys in the reef's cluster: {error}");
+                    return held(Reason::ClusterUnreachable, message, false);
+                }
+            },
+        },
+    };
+    keys::keep(context, &inputs.hash, &inputs.instance(), &made).await?;
+    Ok(Ok(made))
+}
+
+/// A connection to the reef's cluster.
+pub(super) async fn connect(
+    context: &Context,
+    home: &Home,
+    inputs: &Inputs,
+) -> Result<kube::Client, Verdict> {
+    let status = home.reef.status.clone().unwrap_or_default();
+    let Some((name, host)) = status.cluster.and_then(|c| Some((c.name, c.host?))) else {
+        return Err(Verdict::Waiting("waits for: the reef's cluster".to_owned()));
+    };
+    let id = format!("{}/providers/Microsoft.ContainerService/managedClusters/{name}", inputs.group);
+    match context.clusters.get(&home.arm, &id, AKS_API, &host).await {
+        Ok(cluster) => Ok(cluster.client),
+        Err(error) => Err(Verdict::Unknown(Trouble::new(Reason::ClusterUnreachable, error.to_string()))),
+    }
+}
+
+/// How it stands in the reef's cluster, after what is to be done there now.
+async fn in_cluster(
+    context: &Context,
+    instance: &CloudInstance,
+    home: &Home,
+    facts: &Facts<'_>,
+    plan: &Plan,
+    keys: &Keys,
+) -> InCluster {
+    let inputs = facts.inputs;
+    // Something is not ours, or is gone: nothing is started on it.
+    let blocked = plan.verdicts.values().any(|v| matches!(v, Verdict::Blocked(_)));
+    let status = instance.status.clone().unwrap_or_default();
+    let known = status.identity.and_then(|i| i.client_id);
+    let client_id = plan::client_id(facts.seen).map(str::to_owned).or(known);
+    let started = status.version.is_some_and(|v| v.running.is_some());
+    let agent = home.reef.status.as_ref().and_then(|s| s.agent_identity.clone());
+    let (Some(client_id), Some(agent), false, true) =
+        (client_id, agent, blocked, started || plan::is_provisioned(plan))
+    else {
+        let waiting = Verdict::Waiting("waits for: database, file share and identity".to_owned());
+        return InCluster::all(&waiting, Done::default());
+    };
+    let client = match connect(context, home, inputs).await {
+        Ok(client) => client,
+        Err(verdict) => return InCluster::all(&verdict, Done::default()),
+    };
+    let wanted = Wanted {
+        server: Server {
+            inputs,
+            image: &context.octopus_image,
+            version: &instance.spec.release.version,
+            task_cap: instance.spec.task_cap,
+            client_id: &client_id,
+            keys,
+            runs: true,
+        },
+        agent: Agent {
+            image: &context.agent_image,
+            client_id: &agent.client_id,
+            has_ca: context.azure_ca.is_some(),
+        },
+        may_adopt: facts.may_adopt,
+    };
+    let keep = in_cluster::keep(context, &client, &wanted, facts.now);
+    tokio::time::timeout(LONGEST_IN_CLUSTER, keep).await.unwrap_or_else(|_| {
+        let seconds = LONGEST_IN_CLUSTER.as_secs();
+        let message = format!("the reef's API server did not answer within {seconds} s");
+        let verdict = Verdict::Unknown(Trouble::new(Reason::ClusterUnreachable, message));
+        InCluster::all(&verdict, Done::default())
+    })
+}
+
+/// When to look again.
+fn again(
+    plan: &Plan,
+    in_cluster: &InCluster,
+    memory: &Memory,
+    done: bool,
+    pauses: Pauses,
+    now: Timestamp,
+) -> Duration {
+    let shortest = Duration::from_millis(50);
+    if done {
+        // What waits for it goes on at once.
+        return shortest;
+    }
+    let until = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or_default().max(shortest);
+    let polls = memory.operations.values().map(|running| until(running.poll_at));
+    let retries = memory.failures.values().map(|failure| until(failure.retry_at));
+    let idle = memory.read.iter().filter(|(id, _)| !memory.operations.contains_key(*id));
+    let reads = idle.map(|(_, read)| until(read.again_at));
+    let verdicts = [&in_cluster.access, &in_cluster.workload, &in_cluster.configured];
+    let cluster = verdicts.into_iter().map(|verdict| match verdict {
+        Verdict::Good | Verdict::Waiting(_) | Verdict::Blocked(_) => pauses.resync,
+        _ => pauses.poll,
+    });
+    let azure = plan.verdicts.values().map(|verdict| match verdict {
+        Verdict::Working(_) | Verdict::Unknown(_) => pauses.poll,
+        _ => pauses.resync,
+    });
+    polls.chain(retries).chain(reads).chain(cluster).chain(azure).min().unwrap_or(pauses.resync)
+}
+
+/// The status of an instance that cannot go on.
+pub(super) async fn held(
+    instance: &CloudInstance,
+    shared: &Shared,
+    trouble: &Trouble,
+    stalled: bool,
+) -> Result<Action, Error> {
+    let next = report::held(instance, trouble, stalled, &shared.context.policy, Timestamp::now());
+    write(instance, shared, &next).await?;
+    Ok(Action::requeue(WAITING.min(shared.context.policy.resync)))
+}
+
+/// Writes the status if it differs, and tells people of a change.
+pub(super) async fn write(
+    instance: &CloudInstance,
+    shared: &Shared,
+    next: &CloudInstanceStatus,
+) -> Result<(), Error> {
+    let context = &*shared.context;
+    let old = instance.status.clone().map(|s| CloudInstanceStatus { conditions: ours(&s.conditions), ..s });
+    let api = api(context, instance);
+    if !status::write(context, &api, instance, old.as_ref(), next, "cloudinstances/status").await? {
+        return Ok(());
+    }
+    let before = old.map(|s| s.conditions).unwrap_or_default();
+    let Some(change) = transition(&before, &next.conditions) else { return Ok(()) };
+    tracing::info!(
+        controller = super::CONTROLLER,
+        name = super::key(instance),
+        generation = instance.metadata.generation,
+        ready = change.ready,
+        reason = change.reason.as_str(),
+        change.message,
+        "instance changed"
+    );
+    if context.claim.check().is_ok() {
+        let object = instance.object_ref(&());
+        publish(&shared.recorder, &object, change.reason, !change.is_calm(), "Reconcile", &change.message)
+            .await;
+    }
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! What an instance has in the reef's cluster (pure).
+
+mod network;
+mod server;
+mod storage;
+
+use reef_crds::meta::{
+    ANNOTATION_CLAIM, LABEL_FLEET, LABEL_INSTANCE, LABEL_INSTANCE_NAME, LABEL_INSTANCE_NAMESPACE, LABEL_REEF,
+    OPERATOR,
+};
+use serde_json::{Value, json};
+
+use super::{bodies::Inputs, done::Done, sizes::Size};
+use crate::cluster::keep::Manifest;
+
+/// Name of StatefulSet, Service, Secret and container of the server.
+pub const SERVER: &str = "octopus";
+/// Port of the web front end and the REST API in the pod.
+pub const WEB_PORT: u16 = 8080;
+/// Port for polling Tentacles in the pod and at the gateway.
+pub const POLLING_PORT: u16 = 10_943;
+
+/// What the manifests follow from, beside the instance's inputs.
+#[derive(Clone, Debug)]
+pub struct Server<'a> {
+    /// The instance.
+    pub inputs: &'a Inputs,
+    /// Image without tag.
+    pub image: &'a str,
+    /// Release that runs: the image's tag.
+    pub version: &'a str,
+    /// Tasks at once.
+    pub task_cap: u8,
+    /// Client id of the instance's identity.
+    pub client_id: &'a str,
+    /// The keys.
+    pub keys: &'a super::keys::Keys,
+    /// Whether the server is to run.
+    pub runs: bool,
+}
+
+/// The namespace, before all else.
+pub fn namespace(inputs: &Inputs, done: &Done) -> Manifest {
+    let mut labels = labels(inputs, "server");
+    labels["pod-security.kubernetes.io/enforce"] = json!("restricted");
+    labels[LABEL_INSTANCE_NAMESPACE] = json!(inputs.instance_namespace);
+    labels[LABEL_INSTANCE_NAME] = json!(inputs.instance_name);
+    let mut annotations = json!({ ANNOTATION_CLAIM: inputs.uid });
+    for (name, value) in done.annotations() {
+        annotations[name] = json!(value);
+    }
+    object(
+        "namespaces",
+        "v1",
+        "Namespace",
+        json!({
+            "metadata": { "name": inputs.namespace(), "labels": labels, "annotations": annotations },
+        }),
+    )
+}
+
+/// All other objects, in the order in which they are made.
+pub fn all(server: &Server<'_>) -> Vec<Manifest> {
+    let mut all = storage::all(server);
+    all.extend(network::policies(server));
+    all.extend(server::all(server));
+    all.extend(network::routes(server));
+    all
+}
+
+fn labels(inputs: &Inputs, component: &str) -> Value {
+    json!({
+        "app.kubernetes.io/managed-by": OPERATOR,
+        "app.kubernetes.io/part-of": OPERATOR,
+        "app.kubernetes.io/component": component,
+        LABEL_FLEET: inputs.fleet,
+        LABEL_REEF: inputs.reef,
+        LABEL_INSTANCE: inputs.hash,
+    })
+}
+
+/// Labels by which Services and policies find the pods of the server. They never change.
+fn selector(inputs: &Inputs) -> Value {
+    json!({ "app.kubernetes.io/component": "server", LABEL_INSTANCE: inputs.hash })
+}
+
+fn object(plural: &'static str, api_version: &str, kind: &str, mut object: Value) -> Manifest {
+    object["apiVersion"] = json!(api_version);
+    object["kind"] = json!(kind);
+    Manifest { plural, object }
+}
+
+/// Metadata of an object in the instance's namespace.
+fn metadata(inputs: &Inputs, name: &str) -> Value {
+    json!({ "name": name, "namespace": inputs.namespace(), "labels": labels(inputs, "server") })
+}
+
+fn size(server: &Server<'_>) -> Size {
+    super::sizes::of(server.task_cap)
+}

@@ -1,0 +1,161 @@
+//! CloudInstance: gets its place and names ([`begin`], [`placing`]), sees what is in Azure ([`observe`]) and in the
+//! reef's cluster ([`in_cluster`]), decides ([`plan`]), writes, and says how it stands ([`report`]). What an instance
+//! is made of is in [`parts`], [`bodies`] and [`manifests`]; how it goes is in [`teardown`].
+
+mod agent_job;
+mod begin;
+mod bodies;
+mod delete;
+mod done;
+mod existing;
+mod in_cluster;
+mod jobs;
+mod keys;
+mod look;
+mod manifests;
+pub mod names;
+mod observe;
+mod parts;
+mod placing;
+mod plan;
+mod references;
+mod report;
+mod sizes;
+mod teardown;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures::StreamExt;
+use kube::{
+    Api, Resource, ResourceExt,
+    core::{DeserializeGuard, PartialObjectMeta},
+    runtime::{
+        Config, Controller, Predicate, PredicateConfig, WatchStreamExt,
+        controller::Action,
+        events::Recorder,
+        predicates,
+        reflector::{self, ObjectRef, Store},
+        watcher,
+    },
+};
+use reef_crds::{CloudInstance, Reef, Region, RetainedInstance};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin::Readiness,
+    controller::{Context, Reconciles, watch, watch_log},
+    resources::memory::Memory,
+};
+
+const CONTROLLER: &str = "cloud-instance";
+
+type Guarded = DeserializeGuard<CloudInstance>;
+
+struct Shared {
+    context: Arc<Context>,
+    recorder: Recorder,
+    reconciles: Reconciles<String>,
+    /// What is remembered, by UID.
+    memories: Mutex<HashMap<String, Memory>>,
+    /// Held while an instance gets its place: one after the other there are no conflicts with ourselves.
+    allocation: tokio::sync::Mutex<()>,
+}
+
+impl Shared {
+    /// Takes what is remembered of an instance. A look that is given up loses it, which is as good as a restart.
+    fn take(&self, uid: &str) -> Memory {
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(uid).unwrap_or_default()
+    }
+
+    fn put(&self, uid: &str, memory: Memory) {
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), memory);
+    }
+}
+
+/// Runs the controller until `stop`, then lets the reconciles that run end.
+pub async fn run(context: Arc<Context>, readiness: Readiness, stop: CancellationToken) {
+    let client = context.client.clone();
+    let (store, writer) = reflector::store();
+    let shared = Arc::new(Shared {
+        recorder: context.recorder(CONTROLLER),
+        reconciles: Reconciles::new(CONTROLLER, context.metrics.clone(), context.concurrency),
+        context: context.clone(),
+        memories: Mutex::default(),
+        allocation: tokio::sync::Mutex::default(),
+    });
+    readiness.expect(CONTROLLER);
+    let gone = shared.clone();
+    let instances = watcher(Api::<Guarded>::all(client.clone()), watcher::Config::default())
+        .default_backoff()
+        .inspect(watch_log(CONTROLLER, "cloudinstances", context.metrics.clone()))
+        .inspect(move |event| match event {
+            Ok(watcher::Event::InitDone) => readiness.open(CONTROLLER),
+            Ok(watcher::Event::Delete(instance)) => {
+                gone.reconciles.forget(&key(instance));
+                gone.take(&instance.uid().unwrap_or_default());
+            }
+            _ => {}
+        })
+        .reflect(writer)
+        .applied_objects()
+        .predicate_filter(intent(), PredicateConfig::default());
+    // What an instance without a place waits for wakes it.
+    let metrics = || context.metrics.clone();
+    let regions = Api::<PartialObjectMeta<Region>>::all(client.clone());
+    let regions = watch::touched(regions, CONTROLLER, "regions", metrics());
+    let reefs = Api::<PartialObjectMeta<Reef>>::all(client.clone());
+    let reefs = watch::touched(reefs, CONTROLLER, "reefs", metrics());
+    let retained = Api::<PartialObjectMeta<RetainedInstance>>::all(client);
+    let retained = watch::touched(retained, CONTROLLER, "retainedinstances", metrics());
+    let (by_region, waiting, kept) = (store.clone(), store.clone(), store.clone());
+    Controller::for_stream(instances, store)
+        .with_config(Config::default().concurrency(shared.context.concurrency))
+        .watches_stream(regions, move |region| {
+            these(&by_region, |i| unplaced(i) && i.spec.region_ref.name == region.name_any())
+        })
+        .watches_stream(reefs, move |_| these(&waiting, unplaced))
+        .watches_stream(retained, move |_| these(&kept, unplaced))
+        .graceful_shutdown_on(stop.cancelled_owned())
+        .run(reconcile, |_, never: &Infallible, _| match *never {}, shared)
+        .for_each(|result| async move {
+            if let Err(error) = result {
+                tracing::debug!(controller = CONTROLLER, %error, "controller");
+            }
+        })
+        .await;
+}
+
+fn key<K: Resource>(instance: &K) -> String {
+    format!("{}/{}", instance.namespace().unwrap_or_default(), instance.name_any())
+}
+
+fn unplaced(instance: &CloudInstance) -> bool {
+    instance.status.as_ref().is_none_or(|s| s.placement.is_none())
+}
+
+fn these(store: &Store<Guarded>, fits: impl Fn(&CloudInstance) -> bool) -> Vec<ObjectRef<Guarded>> {
+    let found = store.state_filter(|instance| instance.0.as_ref().is_ok_and(&fits));
+    found.into_iter().map(|instance| ObjectRef::from_obj(&*instance)).collect()
+}
+
+/// What makes a CloudInstance worth a look.
+fn intent<K: Resource>() -> impl Predicate<K> {
+    predicates::generation.combine(predicates::annotations).combine(predicates::finalizers)
+}
+
+async fn reconcile(instance: Arc<Guarded>, shared: Arc<Shared>) -> Result<Action, Infallible> {
+    let instance = match &instance.0 {
+        Ok(instance) => instance.clone(),
+        Err(error) => {
+            tracing::error!(controller = CONTROLLER, name = error.metadata.name, %error, "unreadable CloudInstance");
+            return Ok(Action::await_change());
+        }
+    };
+    Ok(shared.reconciles.run(key(&instance), Box::pin(look::look(&instance, &shared))).await)
+}

@@ -1,0 +1,155 @@
+//! What to write in Azure for an instance, what it waits for, and why (pure).
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use reef_crds::{
+    condition::Reason,
+    meta::{CONFIRM_ADOPTION, CONFIRM_RECREATION},
+};
+use serde_json::Value;
+
+use super::{
+    bodies::Inputs,
+    names::{TAG_INSTANCE, TAG_KEYS},
+    parts::Part,
+};
+use crate::{
+    controller::trouble::Trouble,
+    controllers::reef::names::marked,
+    observed::Observed,
+    resources::{
+        Seen, Verdict, Write,
+        decide::{Case, decide},
+        marks,
+    },
+};
+
+/// What the plan follows from.
+pub struct Facts<'a> {
+    /// What is wanted.
+    pub inputs: &'a Inputs,
+    /// What is known, by part.
+    pub seen: &'a BTreeMap<Part, Seen>,
+    /// Whether the database and the share were there once.
+    pub had: (bool, bool),
+    /// Whether what belongs to an earlier CloudInstance of this name may be taken over.
+    pub may_adopt: bool,
+    /// Whether data that is gone may be made again, empty.
+    pub may_recreate: bool,
+    /// What the DNS record waits for: the server has to serve first.
+    pub unpublished: Option<&'a str>,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// The plan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// How each part is.
+    pub verdicts: BTreeMap<Part, Verdict>,
+    /// What to write now.
+    pub writes: Vec<Write<Part>>,
+}
+
+/// Decides.
+pub fn plan(facts: &Facts<'_>) -> Plan {
+    let mut plan = Plan { verdicts: BTreeMap::new(), writes: Vec::new() };
+    for part in Part::ALL {
+        let (verdict, write) = decided(facts, part, &plan.verdicts);
+        plan.verdicts.insert(part, verdict);
+        plan.writes.extend(write);
+    }
+    plan
+}
+
+fn decided(
+    facts: &Facts<'_>,
+    part: Part,
+    before: &BTreeMap<Part, Verdict>,
+) -> (Verdict, Option<Write<Part>>) {
+    let wanted = facts.inputs.wanted(part);
+    let Some(seen) = facts.seen.get(&part) else {
+        return (Verdict::Waiting(format!("{}: not looked at yet", part.what())), None);
+    };
+    let had = match part {
+        Part::Database => facts.had.0,
+        Part::Share => facts.had.1,
+        _ => false,
+    };
+    let need = part.needs().filter(|need| before.get(need) != Some(&Verdict::Good)).map(Part::what);
+    let unpublished = facts.unpublished.filter(|_| part == Part::Record);
+    decide(Case {
+        gone: (had && !facts.may_recreate).then(|| data_is_gone(part.what(), &wanted.id)),
+        foreign: &|found| not_ours(facts, part, found),
+        unmet: need.or(unpublished).map(str::to_owned),
+        bodiless: &|| Verdict::Blocked(no_compute()),
+        whole: None,
+        now: facts.now,
+        part,
+        what: part.what(),
+        wanted,
+        seen,
+    })
+}
+
+fn no_compute() -> Trouble {
+    let message = "spec.isolation.database: neither a pool nor a SKU";
+    Trouble::new(Reason::SpecInvalid, message)
+}
+
+fn data_is_gone(what: &str, id: &str) -> Trouble {
+    let message = format!(
+        "{what} {id} was there and is gone. It is not made again by itself, because a customer's data was in it: restore it, or annotate the CloudInstance with {CONFIRM_RECREATION}=true to have an empty one"
+    );
+    Trouble::new(Reason::DataResourceMissing, message)
+}
+
+/// Why something that exists is not this instance's.
+fn not_ours(facts: &Facts<'_>, part: Part, found: &Value) -> Option<Trouble> {
+    if !part.has_marks() {
+        return None;
+    }
+    let (inputs, what) = (facts.inputs, part.what());
+    let id = inputs.id(part);
+    let found = marks(&id, found);
+    if !marked(found, &inputs.marks(part)) {
+        let whose = match found[TAG_INSTANCE].as_str() {
+            Some(other) => format!("belongs to CloudInstance {other}"),
+            None => "does not carry the marks of this instance".to_owned(),
+        };
+        let message = format!("{what} {id} exists and {whose}: it is left alone");
+        return Some(Trouble::new(Reason::NameTaken, message));
+    }
+    let claim = Inputs::claim_of(part, found);
+    if claim != inputs.uid && !facts.may_adopt {
+        let message = format!(
+            "{what} {id} belongs to an earlier CloudInstance of this name (uid {claim}): annotate this one with {CONFIRM_ADOPTION}=true to take it over with all that is in it"
+        );
+        return Some(Trouble::new(Reason::AdoptionRequired, message));
+    }
+    let other_keys = part == Part::Database && found[TAG_KEYS] != inputs.keys_hash.as_str();
+    other_keys.then(|| keys_differ(&id))
+}
+
+/// The master key that we hold is not the one that the database was made with.
+fn keys_differ(id: &str) -> Trouble {
+    let message = format!(
+        "the keys in the operator's namespace are not those that database {id} was made with: restore the Secret; nothing is started meanwhile"
+    );
+    Trouble::new(Reason::KeysDiffer, message)
+}
+
+/// Whether every part but the DNS record is good: the server can be started.
+pub fn is_provisioned(plan: &Plan) -> bool {
+    Part::ALL
+        .iter()
+        .filter(|part| **part != Part::Record)
+        .all(|part| plan.verdicts.get(part) == Some(&Verdict::Good))
+}
+
+/// Client id of the instance's identity, once it is there.
+pub fn client_id(seen: &BTreeMap<Part, Seen>) -> Option<&str> {
+    let Observed::Present(identity) = &seen.get(&Part::Identity)?.state else { return None };
+    identity["properties"]["clientId"].as_str()
+}

@@ -1,0 +1,99 @@
+//! What a CloudInstance refers to: its Region, and once it is placed its Reef.
+
+use std::sync::Arc;
+
+use kube::{Api, ResourceExt};
+use reef_crds::{CloudInstance, Reef, Region, cloud_instance::Tier, condition::Reason, quantity};
+
+use super::{bodies::Inputs, names};
+use crate::{
+    azure::Arm,
+    controller::{Context, Error, trouble::Trouble},
+    controllers::reef::references::{Held, arm},
+};
+
+/// The Region of an instance.
+pub async fn region(context: &Context, instance: &CloudInstance) -> Result<Result<Region, Held>, Error> {
+    let name = &instance.spec.region_ref.name;
+    let api = Api::<Region>::all(context.client.clone());
+    let found = api.get_opt(name).await.map_err(Error::api("read the Region"))?;
+    Ok(found.ok_or_else(|| {
+        let message =
+            format!("spec.regionRef: Region {name} does not exist: create it or correct the reference");
+        Held(Trouble::new(Reason::ReferenceNotFound, message), false)
+    }))
+}
+
+/// Where an instance is, with what is needed to reach it.
+pub struct Home {
+    /// The Region.
+    pub region: Region,
+    /// The Reef.
+    pub reef: Reef,
+    /// The client of Azure.
+    pub arm: Arc<Arm>,
+}
+
+/// Reads where a placed instance is.
+pub async fn home(context: &Context, instance: &CloudInstance) -> Result<Result<Home, Held>, Error> {
+    let region = match region(context, instance).await? {
+        Ok(region) => region,
+        Err(held) => return Ok(Err(held)),
+    };
+    let placement = instance.status.as_ref().and_then(|s| s.placement.as_ref());
+    let name = placement.map(|p| p.reef.clone()).unwrap_or_default();
+    let api = Api::<Reef>::all(context.client.clone());
+    let Some(reef) = api.get_opt(&name).await.map_err(Error::api("read the Reef"))? else {
+        let message = format!("status.placement: Reef {name} does not exist: apply its manifest again");
+        return Ok(Err(Held(Trouble::new(Reason::ReferenceNotFound, message), true)));
+    };
+    Ok(arm(context, &region).map(|arm| Home { region, reef, arm }))
+}
+
+/// Why a reef cannot hold an instance yet: something of it is not known.
+fn unfinished(reef: &Reef, what: &str) -> Held {
+    let message = format!("Reef {} has no {what} yet", reef.name_any());
+    Held(Trouble::new(Reason::ReferenceNotReady, message), false)
+}
+
+/// What the bodies follow from. The hash of the keys is not known yet.
+pub fn inputs(context: &Context, instance: &CloudInstance, home: &Home) -> Result<Inputs, Held> {
+    let (spec, reef) = (&instance.spec, &home.reef);
+    let status = reef.status.clone().unwrap_or_default();
+    let placement = instance.status.as_ref().and_then(|s| s.placement.clone()).unwrap_or_default();
+    let missing = |what: &str| unfinished(reef, what);
+    let server = status.sql_server.ok_or_else(|| missing("SQL server"))?;
+    let group = status.resource_group.ok_or_else(|| missing("resource group"))?;
+    let subscription = status.subscription_id.ok_or_else(|| missing("subscription"))?;
+    let cluster = status.cluster.ok_or_else(|| missing("AKS cluster"))?;
+    let namespace = instance.namespace().unwrap_or_default();
+    let dns = &home.region.spec.dns;
+    let gib = |text: &str| quantity::bytes(text).map_or(1, |bytes| (bytes + (1 << 30) - 1) >> 30);
+    let dedicated = spec.isolation.database.tier == Tier::Dedicated;
+    Ok(Inputs {
+        fleet: context.fleet.clone(),
+        region: home.region.name_any(),
+        reef: reef.name_any(),
+        hash: names::hash(&context.fleet, &namespace, &instance.name_any()),
+        instance_namespace: namespace,
+        instance_name: instance.name_any(),
+        uid: instance.uid().unwrap_or_default(),
+        location: status.location.ok_or_else(|| missing("location"))?,
+        group: format!("/subscriptions/{subscription}/resourceGroups/{group}"),
+        tenant: home.region.spec.azure.tenant_id.clone(),
+        zone: (dns.zone_id.clone(), dns.zone_name().to_owned()),
+        ttl: dns.ttl_seconds,
+        subdomain: spec.subdomain.clone(),
+        gateway_host: status.gateway.ok_or_else(|| missing("gateway"))?.host,
+        sql_server: (server.name, server.host.ok_or_else(|| missing("SQL server"))?),
+        pool: placement.pool,
+        sku: spec.isolation.database.sku.clone().filter(|_| dedicated),
+        database_bytes: quantity::bytes(&spec.quota.database.0).unwrap_or(1 << 30),
+        incarnation: 1,
+        account: placement.storage_account,
+        share_gib: gib(&spec.quota.share.0),
+        issuer: cluster.issuer.ok_or_else(|| missing("AKS cluster"))?,
+        generation: placement.generation,
+        keys_hash: String::new(),
+    })
+}

@@ -1,0 +1,123 @@
+//! The status of a CloudInstance from what was seen and planned (pure).
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use reef_crds::{
+    CloudInstance, CloudInstanceStatus,
+    cloud_instance::{InstanceIdentityStatus, VersionStatus},
+    condition::ConditionType,
+    meta::RECONCILE_REQUESTED_AT,
+};
+
+use super::{
+    in_cluster::InCluster,
+    parts::Part,
+    plan::{Plan, client_id},
+};
+use crate::{
+    controller::{
+        Policy,
+        standing::{self, Before, Standing},
+        trouble::Trouble,
+    },
+    resources::{Seen, Verdict},
+};
+
+/// The conditions of an instance's parts, in the order in which they are shown.
+const CONDITIONS: [ConditionType; 7] = [
+    ConditionType::Placed,
+    ConditionType::IdentityReady,
+    ConditionType::DatabaseReady,
+    ConditionType::FileShareReady,
+    ConditionType::WorkloadAvailable,
+    ConditionType::Configured,
+    ConditionType::DnsReady,
+];
+
+fn before(status: &CloudInstanceStatus, generation: i64) -> Before<'_> {
+    Before { conditions: &status.conditions, observed: status.observed_generation, generation }
+}
+
+fn requested(instance: &CloudInstance) -> Option<String> {
+    instance.annotations().get(RECONCILE_REQUESTED_AT).cloned()
+}
+
+/// The status of an instance that cannot be begun or gone on with.
+pub fn held(
+    instance: &CloudInstance,
+    trouble: &Trouble,
+    stalled: bool,
+    policy: &Policy,
+    now: Timestamp,
+) -> CloudInstanceStatus {
+    let old = instance.status.clone().unwrap_or_default();
+    let generation = instance.metadata.generation.unwrap_or(0);
+    let last_handled_reconcile_at = requested(instance);
+    match standing::held(before(&old, generation), trouble, stalled, &CONDITIONS, policy, now) {
+        None => CloudInstanceStatus { last_handled_reconcile_at, ..old },
+        Some(conditions) => CloudInstanceStatus {
+            observed_generation: Some(generation),
+            conditions,
+            last_handled_reconcile_at,
+            ..old
+        },
+    }
+}
+
+/// The next status.
+pub fn report(
+    instance: &CloudInstance,
+    plan: &Plan,
+    seen: &BTreeMap<Part, Seen>,
+    in_cluster: &InCluster,
+    policy: &Policy,
+    now: Timestamp,
+) -> CloudInstanceStatus {
+    let old = instance.status.clone().unwrap_or_default();
+    let generation = instance.metadata.generation.unwrap_or(0);
+    let standings = CONDITIONS.iter().map(|type_| of_parts(*type_, plan, in_cluster)).collect();
+    let well = "the server is in service";
+    let conditions = standing::conditions(before(&old, generation), standings, well, policy, now);
+    let good = |part: Part| plan.verdicts.get(&part) == Some(&Verdict::Good);
+    let database = old.database.clone().map(|mut database| {
+        database.ready |= good(Part::Database) || in_cluster.done.access.is_some();
+        database
+    });
+    let share = old.share.clone().map(|mut share| {
+        share.ready |= good(Part::Share) || in_cluster.done.configured.is_some();
+        share
+    });
+    let identity = old.identity.clone().map(|identity| InstanceIdentityStatus {
+        client_id: client_id(seen).map(str::to_owned).or(identity.client_id),
+        ..identity
+    });
+    let was_running = old.version.as_ref().and_then(|v| v.running.clone());
+    let version = VersionStatus {
+        running: in_cluster.done.version.clone().or(was_running),
+        target: instance.spec.release.version.clone(),
+    };
+    CloudInstanceStatus {
+        observed_generation: Some(generation),
+        conditions,
+        last_handled_reconcile_at: requested(instance),
+        database,
+        share,
+        identity,
+        version: Some(version),
+        ..old
+    }
+}
+
+fn of_parts(type_: ConditionType, plan: &Plan, in_cluster: &InCluster) -> Standing {
+    let mut verdicts: Vec<&Verdict> =
+        plan.verdicts.iter().filter(|(part, _)| part.condition() == type_).map(|(_, v)| v).collect();
+    match type_ {
+        ConditionType::DatabaseReady => verdicts.push(&in_cluster.access),
+        ConditionType::WorkloadAvailable => verdicts.push(&in_cluster.workload),
+        ConditionType::Configured => verdicts.push(&in_cluster.configured),
+        _ => {}
+    }
+    standing::standing(type_, &verdicts)
+}

@@ -1,0 +1,119 @@
+//! How a CloudInstance goes: the next step (pure). The record first, so that nobody is led to a server that ends;
+//! then the server, until it is certain that it runs no more; then what it worked with; its data last.
+
+use reef_crds::{CloudInstance, condition::Reason, meta::CONFIRM_DELETION, reef::DeletionPolicy};
+use serde_json::Value;
+
+use super::{bodies::Inputs, parts::Part};
+use crate::{
+    controller::trouble::Trouble,
+    controllers::reef::{names::marked, teardown::annotated},
+    observed::Observed,
+    resources::marks,
+};
+
+/// What is known of what is to go.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Remains {
+    /// The DNS record.
+    pub record: Observed<Value>,
+    /// The namespace of the server in the reef's cluster.
+    pub namespace: Observed<Value>,
+    /// The identity.
+    pub identity: Observed<Value>,
+    /// The database.
+    pub database: Observed<Value>,
+    /// The share.
+    pub share: Observed<Value>,
+    /// Whether a RetainedInstance says what is kept.
+    pub is_retained: bool,
+}
+
+/// The next step.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Nothing is left to do: the object may go.
+    Done(&'static str),
+    /// Delete this part.
+    Delete(Part),
+    /// Delete what there is in the reef's cluster.
+    DeleteWorkload,
+    /// Say what is kept.
+    MakeRetained,
+    /// Wait; what is still there.
+    Wait(String),
+    /// It cannot be known what is there.
+    Held(Trouble),
+}
+
+/// Whether deletion may begin at all: what is asked of the user comes before any look.
+pub fn may_begin(instance: &CloudInstance) -> Option<Trouble> {
+    let confirmed = annotated(instance, CONFIRM_DELETION);
+    (instance.spec.deletion_protection && !confirmed).then(|| {
+        let message = format!("deletion is asked for and nothing was touched: annotate with {CONFIRM_DELETION}=true if it is meant");
+        Trouble::new(Reason::DeletionUnconfirmed, message)
+    })
+}
+
+/// Whether a part is there and claimed by this very object. What an earlier one made and this one never took over is
+/// not its to delete.
+fn ours(inputs: &Inputs, part: Part, found: &Value) -> bool {
+    let found = marks(&inputs.id(part), found);
+    marked(found, &inputs.marks(part)) && Inputs::claim_of(part, found) == inputs.uid
+}
+
+/// Decides.
+pub fn next(policy: DeletionPolicy, inputs: &Inputs, remains: &Remains) -> Step {
+    let unknown = |what: &str, why: &str, reason| Step::Held(Trouble::new(reason, format!("{what}: {why}")));
+    let azure = [
+        (Part::Record, &remains.record),
+        (Part::Identity, &remains.identity),
+        (Part::Database, &remains.database),
+        (Part::Share, &remains.share),
+    ];
+    for (part, state) in azure {
+        if let Observed::Unknown(why) = state {
+            return unknown(part.what(), why, Reason::AzureUnavailable);
+        }
+    }
+    let is_there = |part: Part| {
+        let state = azure.iter().find(|(p, _)| *p == part).map(|(_, state)| *state);
+        matches!(state, Some(Observed::Present(found)) if ours(inputs, part, found))
+    };
+    if is_there(Part::Record) {
+        return Step::Delete(Part::Record);
+    }
+    match &remains.namespace {
+        Observed::Unknown(why) => return unknown("the reef's cluster", why, Reason::ClusterUnreachable),
+        Observed::Present(namespace) if claimed(inputs, namespace) => {
+            return match namespace["metadata"]["deletionTimestamp"].is_string() {
+                true => Step::Wait("the server's namespace is being deleted".to_owned()),
+                false => Step::DeleteWorkload,
+            };
+        }
+        _ => {}
+    }
+    let data = is_there(Part::Database) || is_there(Part::Share);
+    let keeps = policy == DeletionPolicy::Retain;
+    if keeps && data && !remains.is_retained {
+        return Step::MakeRetained;
+    }
+    if is_there(Part::Identity) {
+        return Step::Delete(Part::Identity);
+    }
+    if keeps {
+        return Step::Done("what it stored is kept");
+    }
+    match [Part::Database, Part::Share].into_iter().find(|part| is_there(*part)) {
+        Some(part) => Step::Delete(part),
+        None => Step::Done("nothing of it is left"),
+    }
+}
+
+fn claimed(inputs: &Inputs, namespace: &Value) -> bool {
+    use reef_crds::meta::{ANNOTATION_CLAIM, LABEL_FLEET, LABEL_INSTANCE};
+    let labels = &namespace["metadata"]["labels"];
+    labels[LABEL_FLEET] == inputs.fleet.as_str()
+        && labels[LABEL_INSTANCE] == inputs.hash.as_str()
+        && namespace["metadata"]["annotations"][ANNOTATION_CLAIM] == inputs.uid.as_str()
+}
