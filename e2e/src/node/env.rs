@@ -12,6 +12,9 @@ use crate::{
     runtime::{PROXY_PORT, container::base_env},
 };
 
+/// Variable with the image's reference. A program that stands for an image of any tag knows its own by it.
+const IMAGE: &str = "SANDBOX_IMAGE";
+
 /// Resolves the environment of a container. The error is what the container's status shows.
 pub(super) async fn resolve(
     client: &Client,
@@ -47,6 +50,8 @@ pub(super) async fn resolve(
             env.insert(var.name.clone(), value);
         }
     }
+    // Last: a program that stands for an image must not be told another.
+    env.insert(IMAGE.to_owned(), container.image.clone().unwrap_or_default());
     Ok(env)
 }
 

@@ -1,0 +1,1 @@
+//! The server over a database in memory.
