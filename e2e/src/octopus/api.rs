@@ -111,9 +111,10 @@ async fn authenticate(
     let key = request.headers().get(KEY).ok_or_else(refused)?;
     let hash = hash(&server.installation, key.as_bytes());
     let users = server.store.read(Table::Users).await?;
-    match users.values().any(|user| user["ApiKeyHash"] == hash.as_str()) {
-        true => Ok(next.run(request).await),
-        false => Err(refused()),
+    if users.values().any(|user| user["ApiKeyHash"] == hash.as_str()) {
+        Ok(next.run(request).await)
+    } else {
+        Err(refused())
     }
 }
 

@@ -85,8 +85,9 @@ fn meeting(server: &Server, versions: &Rows, seen: &[Seen]) -> Option<String> {
     let mut others = seen.iter().filter(|other| other.run != server.run);
     let others = others.by_ref().filter(|other| !other.is_offline && other.last_seen > server.started);
     let clash = others.into_iter().find(|other| other.name == *node || other.version != own.to_string())?;
-    Some(match clash.name == *node {
-        true => format!("two processes run as node {node}"),
-        false => format!("node {node} with {own} met node {} with {}", clash.name, clash.version),
+    Some(if clash.name == *node {
+        format!("two processes run as node {node}")
+    } else {
+        format!("node {node} with {own} met node {} with {}", clash.name, clash.version)
     })
 }

@@ -24,23 +24,34 @@ impl Memory {
     }
 
     fn check(&self) -> Result<(), StoreError> {
-        match self.away.load(Ordering::Relaxed) {
-            true => Err(StoreError::Away("a test cut it off".to_owned())),
-            false => Ok(()),
+        if self.away.load(Ordering::Relaxed) {
+            return Err(StoreError::Away("a test cut it off".to_owned()));
         }
+        Ok(())
     }
 }
 
 fn apply(tables: &mut BTreeMap<Table, Rows>, change: Change) -> Result<(), StoreError> {
-    let absent = |table: Table| StoreError::Refused(format!("no table {}", table.name()));
-    let mut rows = |table: Table| tables.get_mut(&table).ok_or_else(|| absent(table));
+    if let Change::Create(table) = change {
+        return match tables.insert(table, Rows::new()) {
+            Some(_) => Err(StoreError::Conflict),
+            None => Ok(()),
+        };
+    }
+    let (Change::Create(table)
+    | Change::Insert(table, ..)
+    | Change::Put(table, ..)
+    | Change::Delete(table, _)) = change
+    else {
+        return Ok(());
+    };
+    let absent = || StoreError::Refused(format!("no table {}", table.name()));
+    let rows = tables.get_mut(&table).ok_or_else(absent)?;
     match change {
-        Change::Create(table) if tables.contains_key(&table) => return Err(StoreError::Conflict),
-        Change::Create(table) => drop(tables.insert(table, Rows::new())),
-        Change::Insert(table, id, _) if rows(table)?.contains_key(&id) => return Err(StoreError::Conflict),
-        Change::Insert(table, id, body) | Change::Put(table, id, body) => drop(rows(table)?.insert(id, body)),
-        Change::Delete(table, id) => drop(rows(table)?.remove(&id)),
-        Change::Wait(_) => {}
+        Change::Insert(_, id, _) if rows.contains_key(&id) => return Err(StoreError::Conflict),
+        Change::Insert(_, id, body) | Change::Put(_, id, body) => drop(rows.insert(id, body)),
+        Change::Delete(_, id) => drop(rows.remove(&id)),
+        Change::Create(_) | Change::Wait(_) => {}
     }
     Ok(())
 }

@@ -84,13 +84,15 @@ pub(super) async fn get(
         }
         file => file?,
     };
+    let size = file.metadata().await?.len();
     let pieces = futures::stream::try_unfold(file, |mut file| async move {
         let mut piece = vec![0; PIECE];
         let got = file.read(&mut piece).await?;
         piece.truncate(got);
         Ok::<_, io::Error>((got > 0).then(|| (Bytes::from(piece), file)))
     });
-    let headers = [(header::CONTENT_TYPE, "application/octet-stream")];
+    let kind = (header::CONTENT_TYPE, "application/octet-stream".to_owned());
+    let headers = [kind, (header::CONTENT_LENGTH, size.to_string())];
     Ok((headers, Body::from_stream(pieces)).into_response())
 }
 
@@ -105,8 +107,9 @@ fn place(
         !text.is_empty() && text.len() <= 200 && !text.starts_with('.') && text.bytes().all(known)
     };
     let name = query.get("fileName").cloned().unwrap_or_default();
-    match plain(space) && plain(&name) {
-        true => Ok((files::packages(&server.settings, space), name)),
-        false => Err(ApiError::bad("The query must name a file: ?fileName=Acme.Web.1.0.0.zip")),
+    if plain(space) && plain(&name) {
+        Ok((files::packages(&server.settings, space), name))
+    } else {
+        Err(ApiError::bad("The query must name a file: ?fileName=Acme.Web.1.0.0.zip"))
     }
 }

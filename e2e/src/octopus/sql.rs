@@ -66,7 +66,9 @@ impl Sql {
             config.authentication(AuthMethod::aad_token(&token));
             let stream = self.tunnel.connect(&host, port).await.map_err(away)?;
             stream.set_nodelay(true).map_err(away)?;
-            let signed_in = timeout(PATIENCE, Client::connect(config, stream.compat_write())).await;
+            // Boxed: signing in is much the largest of all steps.
+            let signing_in = Box::pin(Client::connect(config, stream.compat_write()));
+            let signed_in = timeout(PATIENCE, signing_in).await;
             match signed_in.map_err(|_| StoreError::Away("signing in took too long".to_owned()))? {
                 Ok(wire) => return Ok(wire),
                 Err(tiberius::error::Error::Routing { host: to, port: at }) => (host, port) = (to, at),
@@ -192,7 +194,9 @@ fn translate(error: &tiberius::error::Error) -> StoreError {
         Some(code) => {
             let message = match error {
                 // Messages about signing in and rights name no document.
-                tiberius::error::Error::Server(token) if [229, 916, 4060, 18456].contains(&code) => token.message(),
+                tiberius::error::Error::Server(token) if [229, 916, 4060, 18456].contains(&code) => {
+                    token.message()
+                }
                 _ => "",
             };
             StoreError::Refused(format!("error {code} {message}").trim_end().to_owned())

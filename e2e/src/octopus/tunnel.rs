@@ -1,6 +1,6 @@
 //! The way out of a pod: connections through a CONNECT proxy, and one HTTPS request over them.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{fmt::Write as _, io, path::Path, sync::Arc, time::Duration};
 
 use rustls::{
     ClientConfig, RootCertStore,
@@ -123,7 +123,9 @@ fn escape(text: &str) -> String {
     for byte in text.bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
-            other => out.push_str(&format!("%{other:02X}")),
+            other => {
+                let _ = write!(out, "%{other:02X}");
+            }
         }
     }
     out
