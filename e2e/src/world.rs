@@ -249,3 +249,21 @@ impl Lifeline {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn octopus_server_is_an_image_of_any_release_with_azures_authority() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::create(temp.path()).unwrap();
+        let images = images(&dir, None).unwrap();
+        let reference = "octopusdeploy/octopusdeploy:2026.2.1234";
+        let image = images.iter().find(|image| image.is(reference)).unwrap();
+        assert_eq!(image.uid, 999);
+        assert_eq!(image.entrypoint, ["/octopusdeploy", "octopus"]);
+        let ca = (dir.join("run/azure-ca.crt"), PathBuf::from("/etc/sandbox/azure-ca.crt"));
+        assert!(image.files.contains(&ca));
+    }
+}

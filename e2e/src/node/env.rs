@@ -165,4 +165,16 @@ mod tests {
             assert_eq!(expand(text, &env), expect, "{text}");
         }
     }
+
+    #[tokio::test]
+    async fn a_program_knows_its_image_whatever_the_pod_says() {
+        let config = kube::Config::new(http::Uri::from_static("http://127.0.0.1:1"));
+        let client = Client::try_from(config).unwrap();
+        let container = serde_json::from_value(serde_json::json!({
+            "name": "octopus", "image": "octopusdeploy/octopusdeploy:2026.2.1234",
+            "env": [{ "name": IMAGE, "value": "octopusdeploy/octopusdeploy:2025.1.1" }],
+        }));
+        let env = resolve(&client, &Pod::default(), "100.64.0.1", &container.unwrap()).await.unwrap();
+        assert_eq!(env[IMAGE], "octopusdeploy/octopusdeploy:2026.2.1234");
+    }
 }

@@ -98,15 +98,10 @@ pub(super) fn node_id(name: &str) -> String {
     format!("OctopusServerNodes-{name}")
 }
 
-/// The change that marks the database as corrupted.
-pub(super) fn corrupted(why: &str, now: Timestamp) -> Change {
-    let body = json!({ "Since": now, "Why": why });
-    Change::Insert(Table::Settings, CORRUPTED.to_owned(), body)
-}
-
 /// Marks the database as corrupted, unless it is.
 pub(super) async fn corrupt(store: &dyn Store, why: &str, now: Timestamp) -> Result<(), StoreError> {
-    match store.write(vec![corrupted(why, now)]).await {
+    let mark = json!({ "Since": now, "Why": why });
+    match store.write(vec![Change::Insert(Table::Settings, CORRUPTED.to_owned(), mark)]).await {
         Ok(()) => tracing::error!("THE DATABASE IS CORRUPTED: {why}"),
         Err(StoreError::Conflict) => {}
         Err(error) => return Err(error),

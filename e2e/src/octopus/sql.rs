@@ -127,8 +127,9 @@ impl Sql {
             }
             for statement in statements(change) {
                 if let Err(error) = run(&mut wire, &statement).await {
-                    // Where the rollback fails too, the server does it when the connection closes.
-                    if run(&mut wire, "ROLLBACK").await.is_ok() {
+                    // A broken connection is left alone: the server rolls back when it closes.
+                    let whole = !matches!(error, StoreError::Away(_));
+                    if whole && run(&mut wire, "ROLLBACK").await.is_ok() {
                         self.keep(wire).await;
                     }
                     return Err(error);

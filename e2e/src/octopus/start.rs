@@ -10,7 +10,7 @@ use super::{
     nodes::Seen,
     polling,
     resources::{LICENSE, license},
-    server::{self, CORRUPTED, guid, hash, node_id},
+    server::{CORRUPTED, corrupt, guid, hash, node_id},
     settings::Settings,
     store::{Change, Rows, Store, StoreError, Table},
     tasks,
@@ -191,19 +191,18 @@ async fn upgrade(
         tracing::error!("THE DATABASE IS CORRUPTED: {}", mark["Why"].as_str().unwrap_or_default());
     }
     if schema < own {
-        let mut changes = vec![applied(own, Some(schema), &settings.node, now)];
         let others = Seen::all(&store.read(Table::NodesSeen).await?);
         if let Some(other) = others.iter().find(|o| o.alive(now) && o.version != own.to_string()) {
+            // Before the upgrade and apart from it: what is rolled back has been tried all the same.
             let why = format!(
-                "node {} upgraded the schema from {schema} to {own} while node {} ran {}",
+                "node {} upgrades the schema from {schema} to {own} while node {} runs {}",
                 settings.node, other.name, other.version
             );
-            tracing::error!("THE DATABASE IS CORRUPTED: {why}");
-            changes.extend((!config.contains_key(CORRUPTED)).then(|| server::corrupted(&why, now)));
+            corrupt(store, &why, now).await?;
         }
         tracing::info!("Upgrading the schema from {schema} to {own}");
-        changes.push(Change::Wait(settings.upgrade));
-        store.write(changes).await?;
+        let change = applied(own, Some(schema), &settings.node, now);
+        store.write(vec![change, Change::Wait(settings.upgrade)]).await?;
         tracing::info!("The schema was upgraded to {own}");
     }
     let certificate =

@@ -37,7 +37,9 @@ impl Tunnel {
     pub(super) async fn connect(&self, host: &str, port: u16) -> io::Result<TcpStream> {
         let connected = timeout(PATIENCE, async {
             let Some(proxy) = &self.proxy else { return TcpStream::connect((host, port)).await };
-            let mut stream = TcpStream::connect(proxy).await?;
+            let reached = TcpStream::connect(proxy).await;
+            let mut stream =
+                reached.map_err(|e| io::Error::new(e.kind(), format!("the proxy {proxy}: {e}")))?;
             let request = format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n");
             stream.write_all(request.as_bytes()).await?;
             let mut head = Vec::new();
