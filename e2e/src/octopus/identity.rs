@@ -83,9 +83,12 @@ impl Identity {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::path::Path;
+
     use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::Jwk};
     use serde_json::json;
+    use tempfile::TempDir;
 
     use super::*;
     use crate::{
@@ -96,55 +99,86 @@ mod tests {
     const ISSUER: &str = "https://oidc.example.test/slot-1";
     const SUBJECT: &str = "system:serviceaccount:instance-a:octopus";
 
+    /// A cluster whose ServiceAccount has a federated credential in an emulated Azure.
+    pub struct Federation {
+        pub folder: TempDir,
+        pub workload: WorkloadIdentity,
+        pub azure: Azure,
+        signing: EncodingKey,
+    }
+
+    impl Federation {
+        pub async fn new() -> Self {
+            let azure = Azure::start(1, 1.0).await.unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join("ca.crt"), azure.ca()).unwrap();
+            let key = rcgen::KeyPair::generate().unwrap();
+            let signing = EncodingKey::from_ec_pem(key.serialize_pem().as_bytes()).unwrap();
+            let mut jwk = Jwk::from_encoding_key(&signing, Algorithm::ES256).unwrap();
+            jwk.common.key_id = Some("k".to_owned());
+            azure.trust(ISSUER, jsonwebtoken::jwk::JwkSet { keys: vec![jwk] });
+            let workload = WorkloadIdentity {
+                client: azure.make_platform("octopus.example.test", ISSUER, SUBJECT).client_id,
+                tenant: TENANT.to_owned(),
+                authority: format!("https://localhost:{}/", azure.address().port()),
+                token_file: folder.path().join("token"),
+            };
+            let federation = Self { folder, workload, azure, signing };
+            federation.write(SUBJECT);
+            federation
+        }
+
+        /// The file with the certificates of the authorities.
+        pub fn ca(&self) -> std::path::PathBuf {
+            self.folder.path().join("ca.crt")
+        }
+
+        fn token_file(&self) -> &Path {
+            &self.workload.token_file
+        }
+
+        fn write(&self, subject: &str) {
+            let header = Header { kid: Some("k".to_owned()), ..Header::new(Algorithm::ES256) };
+            let exp = jiff::Timestamp::now().as_second() + 600;
+            let claims =
+                json!({ "iss": ISSUER, "sub": subject, "aud": "api://AzureADTokenExchange", "exp": exp });
+            let token = jsonwebtoken::encode(&header, &claims, &self.signing).unwrap();
+            std::fs::write(self.token_file(), token + "\n").unwrap();
+        }
+
+        /// Settings of a process with this identity.
+        pub fn settings(&self) -> Settings {
+            let mut settings = Settings::read(&environment()).map_err(|e| panic!("{e}")).unwrap();
+            settings.ca = self.ca();
+            settings.identity = self.workload.clone();
+            settings
+        }
+    }
+
     fn claims(token: &str) -> Value {
         jsonwebtoken::dangerous::insecure_decode_claims(token).unwrap()
     }
 
     #[tokio::test]
     async fn a_service_account_gets_a_token_for_the_database_and_another_does_not() {
-        let azure = Azure::start(1, 1.0).await.unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let (ca, file) = (folder.path().join("ca.crt"), folder.path().join("token"));
-        std::fs::write(&ca, azure.ca()).unwrap();
-        let client = azure.make_platform("octopus.example.test", ISSUER, SUBJECT).client_id;
-        let key = rcgen::KeyPair::generate().unwrap();
-        let signing = EncodingKey::from_ec_pem(key.serialize_pem().as_bytes()).unwrap();
-        let mut jwk = Jwk::from_encoding_key(&signing, Algorithm::ES256).unwrap();
-        jwk.common.key_id = Some("k".to_owned());
-        azure.trust(ISSUER, jsonwebtoken::jwk::JwkSet { keys: vec![jwk] });
-        let header = Header { kid: Some("k".to_owned()), ..Header::new(Algorithm::ES256) };
-        let write = |subject: &str| {
-            let exp = jiff::Timestamp::now().as_second() + 600;
-            let claims =
-                json!({ "iss": ISSUER, "sub": subject, "aud": "api://AzureADTokenExchange", "exp": exp });
-            std::fs::write(&file, jsonwebtoken::encode(&header, &claims, &signing).unwrap() + "\n").unwrap();
-        };
-
-        let mut settings = Settings::read(&environment()).map_err(|e| panic!("{e}")).unwrap();
-        settings.ca = ca;
-        settings.identity = WorkloadIdentity {
-            client: client.clone(),
-            tenant: TENANT.to_owned(),
-            authority: format!("https://localhost:{}/", azure.address().port()),
-            token_file: file.clone(),
-        };
-        write(SUBJECT);
+        let federation = Federation::new().await;
+        let settings = federation.settings();
         let identity = Identity::new(&settings);
         let token = identity.token().await.unwrap();
         assert_eq!(claims(&token)["aud"], "https://database.windows.net");
-        assert_eq!(claims(&token)["appid"], client.as_str());
+        assert_eq!(claims(&token)["appid"], federation.workload.client.as_str());
         // Kept: no second exchange, which would fail now.
-        std::fs::remove_file(&file).unwrap();
+        std::fs::remove_file(federation.token_file()).unwrap();
         assert_eq!(identity.token().await.unwrap(), token);
         // Renewed when its end is near.
         if let Some(kept) = identity.kept.lock().await.as_mut() {
             kept.until = Instant::now() + Duration::from_secs(60);
         }
         assert!(identity.token().await.is_err());
-        write(SUBJECT);
+        federation.write(SUBJECT);
         identity.token().await.unwrap();
 
-        write("system:serviceaccount:instance-b:octopus");
+        federation.write("system:serviceaccount:instance-b:octopus");
         let refused = Identity::new(&settings).token().await.unwrap_err().to_string();
         assert!(refused.contains("AADSTS700213"), "{refused}");
     }

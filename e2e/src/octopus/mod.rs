@@ -20,10 +20,14 @@ mod resources;
 mod server;
 mod settings;
 mod sql;
+#[cfg(test)]
+mod sql_tests;
 mod start;
 mod status;
 mod store;
 mod tasks;
+#[cfg(test)]
+mod tds;
 #[cfg(test)]
 mod tests;
 mod tunnel;
