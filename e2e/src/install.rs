@@ -32,6 +32,9 @@ use crate::{
 /// Namespace of the operator in the management cluster.
 pub const NAMESPACE: &str = "reef-operator";
 
+/// File in the sandbox's folder with the certificate of the authority of the emulated Azure.
+pub const AZURE_CA_FILE: &str = "run/azure-ca.crt";
+
 /// ConfigMap with the certificate of the emulated Azure's authority.
 pub const AZURE_CA: &str = "azure-ca";
 
@@ -67,7 +70,7 @@ pub async fn prepare(
     let metadata = ObjectMeta { name: Some(AZURE_CA.to_owned()), ..ObjectMeta::default() };
     let config = ConfigMap { metadata, data: Some(data), ..ConfigMap::default() };
     Api::namespaced(client.clone(), NAMESPACE).create(&PostParams::default(), &config).await?;
-    let ca_file = dir.join("run/azure-ca.crt");
+    let ca_file = dir.join(AZURE_CA_FILE);
     fs::write(&ca_file, azure.ca()).context("write azure-ca.crt")?;
     let access = format!("{:#}\n", azure.access(&ca_file)?);
     write_secret(&dir.join("azure.json"), access.as_bytes()).context("write azure.json")?;

@@ -13,6 +13,7 @@ pub mod harness;
 pub mod install;
 pub mod net;
 pub mod node;
+pub mod octopus;
 pub mod pki;
 pub mod probe;
 pub mod process;

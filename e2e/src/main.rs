@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use reef_e2e::{
     Error,
     dir::Dir,
-    runtime,
+    octopus, runtime,
     toolbox::{self, Toolbox},
     up,
     world::{self, WorldArgs},
@@ -48,6 +48,8 @@ enum Command {
         #[command(subcommand)]
         what: Toolbox,
     },
+    #[command(hide = true, about = "What the image octopusdeploy runs")]
+    Octopus,
 }
 
 fn main() -> ExitCode {
@@ -79,6 +81,7 @@ fn main() -> ExitCode {
         Command::Toolbox { what } => {
             current_thread(async { toolbox::run(what).await.map_err(io_error) }).map(done)
         }
+        Command::Octopus => current_thread(async { octopus::run().await.map_err(io_error) }).map(done),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error}");

@@ -19,9 +19,13 @@ use crate::{
     install::{self, Demo},
     net::{Caller, ClusterNetwork, Outside, proxy},
     node::{Image, Node},
+    octopus,
     reefs::Reefs,
     tools::Tools,
 };
+
+/// The user that the image of Octopus Server runs as.
+const OCTOPUS_UID: u32 = 999;
 
 /// What a world is made of. The same flags are those of `reef-sandbox up`.
 #[derive(Args, Clone, Debug)]
@@ -132,7 +136,7 @@ async fn live(args: &WorldArgs, dir: &Dir, running: &mut Running) -> Result<(), 
     let etcd = Etcd::start(dir, &tools)?;
     let azure = Azure::start(args.seed, args.time_scale).await?;
     println!("Azure runs {} times as fast as the real one", args.time_scale);
-    let images = images(operator.clone())?;
+    let images = images(dir, operator.clone())?;
     let management = Cluster::start(dir, &tools, &etcd.url, (MANAGEMENT, 0), None)?;
     let management = running.management.insert(management);
     let reefs = Reefs::new(dir, &tools, &etcd.url, &azure, images.clone());
@@ -189,8 +193,9 @@ pub(crate) async fn start_cluster(
     Ok(client)
 }
 
-/// What nodes can run: the operator, and the sandbox's own tools for network tests.
-fn images(operator: Option<PathBuf>) -> Result<Vec<Image>, Error> {
+/// What nodes can run: the operator, the simulated Octopus Server, and the sandbox's own tools for network
+/// tests.
+fn images(dir: &Dir, operator: Option<PathBuf>) -> Result<Vec<Image>, Error> {
     let exe = std::env::current_exe().context("find this program")?;
     let program = |repository: &str, source: PathBuf, arguments: &[&str]| {
         let path = format!("/{repository}");
@@ -201,7 +206,10 @@ fn images(operator: Option<PathBuf>) -> Result<Vec<Image>, Error> {
             uid: 65532,
         }
     };
-    let mut images = vec![program("reef-toolbox", exe, &["toolbox"])];
+    let mut octopus = program("octopusdeploy", exe.clone(), &["octopus"]);
+    octopus.uid = OCTOPUS_UID;
+    octopus.files.push((dir.join(install::AZURE_CA_FILE), octopus::AZURE_CA.into()));
+    let mut images = vec![octopus, program("reef-toolbox", exe, &["toolbox"])];
     images.extend(operator.map(|path| program("reef-operator", path, &[])));
     Ok(images)
 }
@@ -239,5 +247,23 @@ impl Lifeline {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn octopus_server_is_an_image_of_any_release_with_azures_authority() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::create(temp.path()).unwrap();
+        let images = images(&dir, None).unwrap();
+        let reference = "octopusdeploy/octopusdeploy:2026.2.1234";
+        let image = images.iter().find(|image| image.is(reference)).unwrap();
+        assert_eq!(image.uid, 999);
+        assert_eq!(image.entrypoint, ["/octopusdeploy", "octopus"]);
+        let ca = (dir.join("run/azure-ca.crt"), PathBuf::from("/etc/sandbox/azure-ca.crt"));
+        assert!(image.files.contains(&ca));
     }
 }

@@ -12,6 +12,9 @@ use crate::{
     runtime::{PROXY_PORT, container::base_env},
 };
 
+/// Variable with the image's reference. A program that stands for an image of any tag knows its own by it.
+const IMAGE: &str = "SANDBOX_IMAGE";
+
 /// Resolves the environment of a container. The error is what the container's status shows.
 pub(super) async fn resolve(
     client: &Client,
@@ -47,6 +50,8 @@ pub(super) async fn resolve(
             env.insert(var.name.clone(), value);
         }
     }
+    // Last: a program that stands for an image must not be told another.
+    env.insert(IMAGE.to_owned(), container.image.clone().unwrap_or_default());
     Ok(env)
 }
 
@@ -159,5 +164,17 @@ mod tests {
         ] {
             assert_eq!(expand(text, &env), expect, "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_program_knows_its_image_whatever_the_pod_says() {
+        let config = kube::Config::new(http::Uri::from_static("http://127.0.0.1:1"));
+        let client = Client::try_from(config).unwrap();
+        let container = serde_json::from_value(serde_json::json!({
+            "name": "octopus", "image": "octopusdeploy/octopusdeploy:2026.2.1234",
+            "env": [{ "name": IMAGE, "value": "octopusdeploy/octopusdeploy:2025.1.1" }],
+        }));
+        let env = resolve(&client, &Pod::default(), "100.64.0.1", &container.unwrap()).await.unwrap();
+        assert_eq!(env[IMAGE], "octopusdeploy/octopusdeploy:2026.2.1234");
     }
 }
