@@ -20,6 +20,7 @@ pub mod process;
 pub mod reef_harness;
 pub mod reefs;
 pub mod runtime;
+pub mod sql;
 pub mod tls;
 pub mod toolbox;
 pub mod tools;

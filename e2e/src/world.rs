@@ -21,6 +21,7 @@ use crate::{
     node::{Image, Node},
     octopus,
     reefs::Reefs,
+    sql,
     tools::Tools,
 };
 
@@ -183,8 +184,13 @@ pub(crate) async fn start_cluster(
 ) -> Result<Client, Error> {
     let client = cluster.wait(dir, tools).await?;
     azure.trust(&cluster.issuer(), cluster.public_keys(&client).await?);
+    let front = sql::serve(azure, azure.sql_identity(), &cluster.name, &dir.join("run/sql"))?;
     let names = azure.clone();
-    let outside: Outside = Arc::new(move |host: &str| names.resolve(host));
+    let outside: Outside = Arc::new(move |host: &str, port: u16| match port {
+        443 => names.resolve(host),
+        sql::PORT => names.has_sql_server(host).then_some(front),
+        _ => None,
+    });
     let network = ClusterNetwork::start(cluster, &client, outside, stop).await;
     let socket = cluster.api_socket(dir);
     proxy::serve(&socket, Caller::ApiServer, network.clone()).context("the API server's proxy")?;

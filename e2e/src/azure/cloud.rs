@@ -84,6 +84,14 @@ impl Cloud {
             .collect()
     }
 
+    /// Keys of the subnets of the nodes of the AKS cluster that runs on the slot with this name.
+    pub fn subnets_of(&self, slot: &str) -> BTreeSet<String> {
+        let made = self.slots.made().into_iter().filter(|(_, s)| s.name == slot);
+        let prefixes: Vec<String> = made.map(|(key, _)| format!("{key}/agentpools/")).collect();
+        let pools = self.resources.iter().filter(|(key, _)| prefixes.iter().any(|p| key.starts_with(p)));
+        pools.filter_map(|(_, pool)| pool["properties"]["vnetSubnetID"].as_str().map(key)).collect()
+    }
+
     /// Ids of everything that exists or is being made.
     pub fn ids(&self) -> Vec<String> {
         let all = self.resources.values().chain(self.pending.values());

@@ -13,13 +13,13 @@ pub fn properties(
     sent: &Value,
     old: Option<&Value>,
     id: &str,
-    seed: u64,
+    (seed, born): (u64, u64),
 ) -> Map<String, Value> {
     let mut made = Made { map: sent["properties"].as_object().cloned().unwrap_or_default(), old };
     let kind = target.kind();
     match kind.split('/').next().unwrap_or_default() {
         "microsoft.network" => network(&mut made, target, &kind, id, seed),
-        "microsoft.sql" => sql(&mut made, target, sent, &kind, id, seed),
+        "microsoft.sql" => sql(&mut made, target, sent, &kind, id, (seed, born)),
         "microsoft.storage" => storage(&mut made, target, &kind),
         "microsoft.containerservice" => aks(&mut made, target, sent, &kind, id, seed),
         _ => {}
@@ -114,7 +114,7 @@ fn network(made: &mut Made<'_>, target: &Target, kind: &str, id: &str, seed: u64
     }
 }
 
-fn sql(made: &mut Made<'_>, target: &Target, sent: &Value, kind: &str, id: &str, seed: u64) {
+fn sql(made: &mut Made<'_>, target: &Target, sent: &Value, kind: &str, id: &str, (seed, born): (u64, u64)) {
     match kind {
         "microsoft.sql/servers" => {
             let login = format!("CloudSA{}", &uuid(seed, id)[..8]);
@@ -146,7 +146,8 @@ fn sql(made: &mut Made<'_>, target: &Target, sent: &Value, kind: &str, id: &str,
             made.add("collation", json!("SQL_Latin1_General_CP1_CI_AS"));
             made.add("maxSizeBytes", json!(34_359_738_368_u64));
             made.add("requestedBackupStorageRedundancy", json!("Geo"));
-            made.add("databaseId", json!(uuid(seed, id)));
+            // Another one each time that it is made.
+            made.add("databaseId", json!(uuid(seed, &format!("{id}#{born}"))));
             made.add("catalogCollation", json!("SQL_Latin1_General_CP1_CI_AS"));
             made.add("zoneRedundant", json!(false));
             let objective = if made.map.contains_key("elasticPoolId") {

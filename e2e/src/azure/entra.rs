@@ -136,6 +136,15 @@ impl Entra {
         }
     }
 
+    /// Object id and client id in a token for Azure SQL; none if it is not one, or its time is over.
+    pub fn sql_principal(&self, token: &str) -> Option<(String, String)> {
+        let mut validation = Validation::new(Algorithm::ES256);
+        validation.set_audience(&["https://database.windows.net", "https://database.windows.net/"]);
+        validation.leeway = 0;
+        let data = decode::<Claims>(token, &self.verifying, &validation).ok()?;
+        Some((data.claims.oid, data.claims.appid))
+    }
+
     /// Answers the token endpoint: client credentials with a federated assertion.
     pub fn exchange(
         &self,

@@ -19,6 +19,7 @@ mod refuse;
 pub mod roles;
 pub mod server;
 pub mod slots;
+pub mod sql;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -199,7 +199,7 @@ impl Cloud {
         let old_properties = old.map(|o| &o["properties"]);
         resource.insert(
             "properties".to_owned(),
-            defaults::properties(target, body, old_properties, &key(&id), self.seed).into(),
+            defaults::properties(target, body, old_properties, &key(&id), (self.seed, self.writes)).into(),
         );
         Value::Object(resource)
     }

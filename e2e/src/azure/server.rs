@@ -35,7 +35,8 @@ use super::{
 use crate::{
     Context, Error,
     cluster::Trust,
-    pki::{Authority, Subject},
+    pki::{Authority, Identity, Subject},
+    sql::DOMAIN,
     tls::TlsListener,
 };
 
@@ -56,6 +57,8 @@ struct Inner {
     control: SocketAddr,
     /// Certificate of the authority that signed the server's.
     ca: String,
+    /// Certificate of all Azure SQL servers.
+    sql: Identity,
 }
 
 /// What existed before the operator: ids that manifests refer to.
@@ -86,6 +89,7 @@ impl Azure {
             address,
             control: control.local_addr().context("control port")?,
             ca: authority.cert(),
+            sql: authority.server(&Subject { user: DOMAIN, group: None }, &[&format!("*.{DOMAIN}")])?,
         };
         let azure = Self(Arc::new(inner));
         let arm = Router::new()
@@ -119,6 +123,21 @@ impl Azure {
             ca: self.0.ca.clone(),
             audience: AKS_SERVER_APP.to_owned(),
         }
+    }
+
+    /// The emulator's state.
+    pub(super) fn cloud(&self) -> &Mutex<Cloud> {
+        &self.0.cloud
+    }
+
+    /// The token issuer.
+    pub(super) fn entra(&self) -> &Mutex<Entra> {
+        &self.0.entra
+    }
+
+    /// The certificate of all Azure SQL servers.
+    pub fn sql_identity(&self) -> &Identity {
+        &self.0.sql
     }
 
     /// What listens on this machine for one of Azure's names.
@@ -205,7 +224,7 @@ impl Azure {
     }
 
     /// The cloud's own time, milliseconds.
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         let scaled = self.0.began.elapsed().as_secs_f64() * self.0.scale * 1000.0;
         std::time::Duration::try_from_secs_f64(scaled / 1000.0)
             .map_or(u64::MAX, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
@@ -252,7 +271,7 @@ enum NoAnswer {
     Cut,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

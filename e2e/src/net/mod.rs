@@ -44,8 +44,8 @@ pub enum Caller {
     ApiServer,
 }
 
-/// What listens on this machine for a name beyond the cluster.
-pub type Outside = Arc<dyn Fn(&str) -> Option<SocketAddr> + Send + Sync>;
+/// What listens on this machine for a name and port beyond the cluster.
+pub type Outside = Arc<dyn Fn(&str, u16) -> Option<SocketAddr> + Send + Sync>;
 
 /// The network of one cluster.
 pub struct ClusterNetwork {

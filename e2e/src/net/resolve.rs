@@ -58,7 +58,7 @@ impl ClusterNetwork {
             return Ok(Target::Local(SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
         }
         let ip = host.parse::<IpAddr>().ok();
-        if let Some(address) = (self.outside)(host).filter(|_| port == 443) {
+        if let Some(address) = (self.outside)(host, port) {
             self.check(caller, &Peer::Address(OUTSIDE), port)?;
             return Ok(Target::Local(address));
         }

@@ -78,7 +78,14 @@ async fn give_access(args: &AgentArgs, access: &Access) -> Result<Value, String>
     let arms = Arms::new(args.azure.clone(), Arc::new(Metrics::new())).map_err(|e| e.to_string())?;
     let arm = arms.client(&access.tenant, None).map_err(|e| e.to_string())?;
     let bearer = arm.bearer(SQL_SCOPE).await.map_err(|e| e.to_string())?;
+    let url = format!("https://{}/", access.server)
+        .parse()
+        .map_err(|e| format!("server {}: {e}", access.server))?;
+    let proxy = crate::client::proxy(&url).map_err(|e| e.to_string())?;
+    let proxy =
+        proxy.and_then(|proxy| Some(format!("{}:{}", proxy.host()?, proxy.port_u16().unwrap_or(3128))));
     let server = sql::Server {
+        proxy,
         host: &access.server,
         database: &access.database,
         ca: ca.as_deref(),

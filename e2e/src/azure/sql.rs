@@ -1,0 +1,125 @@
+//! What the emulator knows of logins at Azure SQL servers.
+
+use serde_json::Value;
+
+use super::{
+    cloud::Cloud,
+    entra::Entra,
+    id::key,
+    server::{Azure, lock},
+};
+use crate::sql::{DOMAIN, Entry, Refused, Who};
+
+impl Azure {
+    /// Whether there is an Azure SQL server with this host name.
+    pub fn has_sql_server(&self, host: &str) -> bool {
+        server(&lock(self.cloud()), host).is_some()
+    }
+
+    /// Lets whoever has this token into a database, from the cluster with this name, or says why not.
+    pub fn sql_login(&self, from: &str, host: &str, database: &str, token: &str) -> Result<Entry, Refused> {
+        let now = self.now();
+        let mut cloud = lock(self.cloud());
+        cloud.settle(now);
+        let entra = lock(self.entra());
+        login(&cloud, &entra, from, (host, database), token)
+    }
+}
+
+fn server(cloud: &Cloud, host: &str) -> Option<Value> {
+    let name = host.strip_suffix(DOMAIN)?.strip_suffix('.')?;
+    let servers = cloud.resources("Microsoft.Sql/servers");
+    servers.into_iter().find(|s| s["name"].as_str().is_some_and(|n| n.eq_ignore_ascii_case(name)))
+}
+
+fn login(
+    cloud: &Cloud,
+    entra: &Entra,
+    from: &str,
+    (host, database): (&str, &str),
+    token: &str,
+) -> Result<Entry, Refused> {
+    let failed = || (18456, "Login failed for user '<token-identified principal>'.".to_owned());
+    let cannot_open = |number: i32, why: &str| (number, format!("Cannot open {why}"));
+    let server = server(cloud, host).ok_or_else(|| {
+        cannot_open(40532, &format!("server \"{host}\" requested by the login. The login failed."))
+    })?;
+    let id = key(server["id"].as_str().unwrap_or_default());
+    if !is_let_in(cloud, &id, from) {
+        let name = server["name"].as_str().unwrap_or_default();
+        return Err(cannot_open(
+            40914,
+            &format!("server '{name}' requested by the login. Client is not allowed to access the server."),
+        ));
+    }
+    let (object, client) = entra.sql_principal(token).ok_or_else(failed)?;
+    let administrator = server["properties"]["administrators"]["sid"].as_str().unwrap_or_default();
+    let who = if [&object, &client].into_iter().any(|id| id.eq_ignore_ascii_case(administrator)) {
+        Who::Administrator
+    } else {
+        Who::Identity(sid(&client).ok_or_else(failed)?)
+    };
+    let found = cloud.resources.get(&format!("{id}/databases/{}", database.to_lowercase()));
+    let online = found.filter(|d| d["properties"]["status"] == "Online");
+    match (online, database.eq_ignore_ascii_case("master")) {
+        (Some(found), _) => {
+            let key = found["properties"]["databaseId"].as_str().unwrap_or_default().to_owned();
+            Ok(Entry { key, database: found["name"].as_str().unwrap_or(database).to_owned(), who })
+        }
+        (None, true) => Ok(Entry {
+            key: format!("master-{}", server["name"]).replace('"', ""),
+            database: "master".to_owned(),
+            who,
+        }),
+        (None, false) => Err(cannot_open(
+            4060,
+            &format!("database \"{database}\" requested by the login. The login failed."),
+        )),
+    }
+}
+
+/// Whether the server has a network rule for the subnet of the cluster from which the call comes.
+fn is_let_in(cloud: &Cloud, server: &str, from: &str) -> bool {
+    let subnets = cloud.subnets_of(from);
+    let rules = cloud.resources("Microsoft.Sql/servers/virtualNetworkRules");
+    rules.iter().any(|rule| {
+        let of_server = rule["id"].as_str().is_some_and(|id| key(id).starts_with(&format!("{server}/")));
+        let subnet = rule["properties"]["virtualNetworkSubnetId"].as_str().map(key);
+        of_server && subnet.is_some_and(|subnet| subnets.contains(&subnet))
+    })
+}
+
+/// The SID of an identity's user: its client id in the byte order of SQL Server.
+pub fn sid(client_id: &str) -> Option<[u8; 16]> {
+    let hex: String = client_id.chars().filter(|c| *c != '-').collect();
+    let number = u128::from_str_radix(&hex, 16).ok().filter(|_| hex.len() == 32)?;
+    let mut bytes = number.to_be_bytes();
+    bytes[..4].reverse();
+    bytes[4..6].reverse();
+    bytes[6..8].reverse();
+    Some(bytes)
+}
+
+/// A small world without ARM in between.
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a step that fails is to fail its test")]
+impl Azure {
+    /// Puts a resource there.
+    pub fn seed(&self, id: &str, body: &Value) {
+        lock(self.cloud()).seed_resource(id, body);
+    }
+
+    /// Gives the AKS cluster with this id a free slot.
+    pub fn occupy(&self, id: &str, name: &str) {
+        let kind = super::kinds::find("Microsoft.ContainerService/managedClusters").unwrap();
+        let mut cloud = lock(self.cloud());
+        cloud.slots.wanted(kind, &key(id), name);
+        cloud.slots.created(&key(id), &mut serde_json::json!({ "properties": {} }));
+    }
+
+    /// A token for the identity with this client id, whose object id is another.
+    pub fn token(&self, client: &str, scope: &str) -> String {
+        let now = jiff::Timestamp::now().as_second().unsigned_abs();
+        lock(self.entra()).issue(client, &client.replace('-', ""), scope, now).unwrap()
+    }
+}
