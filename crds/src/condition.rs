@@ -118,7 +118,6 @@ closed_list! {
         WorkloadFailing, Platform: "The server does not come up; the message says what its pod says."
         AgentFailed, Platform: "A Job of the reef's agent failed; the message says at what. It is tried again."
         RetainedExists, User: "What is kept of a deleted instance of this name is not used again silently: delete the RetainedInstance, or choose another name."
-        RetainedDataKept, Nobody: "Database and file share are kept until this object is deleted."
         AddressSpaceExhausted, Platform: "The region's address space has no free range for another reef, or the range that the spec asks for is taken."
         ClusterUnreachable, Platform: "The API server of the reef's cluster does not answer or refuses the operator."
         Deleting, Nobody: "Being deleted; the message says what is still there."

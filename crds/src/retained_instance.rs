@@ -40,6 +40,7 @@ use crate::{
     printcolumn(name = "Database", type_ = "string", json_path = ".spec.database.name", priority = 1),
     printcolumn(name = "Share", type_ = "string", json_path = ".spec.share.name", priority = 1)
 )]
+#[allow(clippy::duplicated_attributes, reason = "columns have the same type")]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self == oldSelf").message("a RetainedInstance says what was kept, and that does not change"))]
 pub struct RetainedInstanceSpec {

@@ -157,7 +157,9 @@ impl Demo {
             let objects = serde_saphyr::from_multiple::<DynamicObject>(&text);
             let objects = objects.map_err(std::io::Error::other).context(file.display().to_string())?;
             for object in objects {
-                samples.push(apply(client, &object).await?);
+                let sample = apply(client, &object).await?;
+                // A namespace has no condition to wait for.
+                samples.extend((sample.kind != "Namespace").then_some(sample));
             }
         }
         if samples.is_empty() {

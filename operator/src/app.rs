@@ -16,7 +16,7 @@ use crate::{
     azure::{Arms, AzureError},
     check, client,
     controller::Context,
-    controllers::{cloud_instance, reef, reef_class, region},
+    controllers::{cloud_instance, reef, reef_class, region, retained_instance},
     leader::{Election, Standing},
     metrics::Metrics,
 };
@@ -176,11 +176,13 @@ async fn wait_for_crds(client: &Client, readiness: &Readiness, stop: &Cancellati
 }
 
 async fn run_controllers(context: Arc<Context>, readiness: Readiness, stop: CancellationToken) {
-    let [for_regions, for_classes, for_reefs] = [context.clone(), context.clone(), context.clone()];
+    let [for_regions, for_classes, for_reefs, for_kept] =
+        [context.clone(), context.clone(), context.clone(), context.clone()];
     let all = [
         region::run(for_regions, readiness.clone(), stop.clone()).boxed(),
         reef_class::run(for_classes, readiness.clone(), stop.clone()).boxed(),
         reef::run(for_reefs, readiness.clone(), stop.clone()).boxed(),
+        retained_instance::run(for_kept, readiness.clone(), stop.clone()).boxed(),
         cloud_instance::run(context, readiness, stop).boxed(),
     ];
     join_all(all).await;

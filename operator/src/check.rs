@@ -64,7 +64,7 @@ const fn own(verb: &'static str, group: &'static str, resource: &'static str, le
     Permission { verb, group, resource, namespaced: true, lease }
 }
 
-const PERMISSIONS: [Permission; 26] = [
+const PERMISSIONS: [Permission; 39] = [
     cluster("list", GROUP, "regions"),
     cluster("watch", GROUP, "regions"),
     cluster("patch", GROUP, "regions"),
@@ -79,12 +79,25 @@ const PERMISSIONS: [Permission; 26] = [
     cluster("watch", GROUP, "reefs"),
     cluster("patch", GROUP, "reefs"),
     cluster("patch", GROUP, "reefs/status"),
+    cluster("update", GROUP, "reefs/status"),
+    cluster("get", GROUP, "cloudinstances"),
+    cluster("list", GROUP, "cloudinstances"),
+    cluster("watch", GROUP, "cloudinstances"),
+    cluster("patch", GROUP, "cloudinstances"),
+    cluster("patch", GROUP, "cloudinstances/status"),
+    cluster("get", GROUP, "retainedinstances"),
+    cluster("list", GROUP, "retainedinstances"),
+    cluster("watch", GROUP, "retainedinstances"),
+    cluster("create", GROUP, "retainedinstances"),
+    cluster("patch", GROUP, "retainedinstances"),
+    cluster("patch", GROUP, "retainedinstances/status"),
     cluster("create", "events.k8s.io", "events"),
     cluster("patch", "events.k8s.io", "events"),
     own("get", "apps", "controllerrevisions", false),
     own("list", "apps", "controllerrevisions", false),
     own("create", "apps", "controllerrevisions", false),
     own("delete", "apps", "controllerrevisions", false),
+    own("create", "", "secrets", false),
     own("get", "", "secrets", false),
     own("list", "", "secrets", false),
     own("watch", "", "secrets", false),

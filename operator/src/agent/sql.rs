@@ -199,7 +199,7 @@ async fn open(server: &Server<'_>) -> Result<Wire, Error> {
         }
         let tcp = dial(server.proxy.as_deref(), &host, port).await;
         let tcp = tcp.map_err(|e| Error::Unreachable(format!("{host}:{port}: {e}")))?;
-        match Client::connect(config, tcp.compat_write()).await {
+        match Box::pin(Client::connect(config, tcp.compat_write())).await {
             Ok(client) => return Ok(client),
             Err(tiberius::error::Error::Routing { host: to, port: at }) => (host, port) = (to, at),
             Err(error) => return Err(error.into()),

@@ -5,3 +5,4 @@ pub mod cloud_instance;
 pub mod reef;
 pub mod reef_class;
 pub mod region;
+pub mod retained_instance;

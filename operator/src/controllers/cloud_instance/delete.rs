@@ -89,12 +89,12 @@ pub async fn step(instance: &CloudInstance, shared: &Shared, memory: &mut Memory
             goes_on(instance, shared, "what is kept is written down", memory, now).await
         }
         Step::DeleteWorkload => {
-            if let Some(client) = cluster {
-                if let Err(error) = delete_workload(context, &client, &inputs).await {
-                    let message = format!("the reef's cluster: {error}");
-                    let trouble = Trouble::new(Reason::ClusterUnreachable, message);
-                    return held(instance, shared, &trouble, false).await;
-                }
+            if let Some(client) = cluster
+                && let Err(error) = delete_workload(context, &client, &inputs).await
+            {
+                let message = format!("the reef's cluster: {error}");
+                let trouble = Trouble::new(Reason::ClusterUnreachable, message);
+                return held(instance, shared, &trouble, false).await;
             }
             goes_on(instance, shared, "the server", memory, now).await
         }

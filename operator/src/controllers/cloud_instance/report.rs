@@ -36,8 +36,11 @@ const CONDITIONS: [ConditionType; 7] = [
     ConditionType::DnsReady,
 ];
 
-fn before(status: &CloudInstanceStatus, generation: i64) -> Before<'_> {
-    Before { conditions: &status.conditions, observed: status.observed_generation, generation }
+fn before<'a>(instance: &CloudInstance, status: &'a CloudInstanceStatus, generation: i64) -> Before<'a> {
+    // That it goes is told although it was good.
+    let leaving = instance.metadata.deletion_timestamp.is_some();
+    let observed = status.observed_generation.filter(|_| !leaving);
+    Before { conditions: &status.conditions, observed, generation }
 }
 
 fn requested(instance: &CloudInstance) -> Option<String> {
@@ -55,7 +58,7 @@ pub fn held(
     let old = instance.status.clone().unwrap_or_default();
     let generation = instance.metadata.generation.unwrap_or(0);
     let last_handled_reconcile_at = requested(instance);
-    match standing::held(before(&old, generation), trouble, stalled, &CONDITIONS, policy, now) {
+    match standing::held(before(instance, &old, generation), trouble, stalled, &CONDITIONS, policy, now) {
         None => CloudInstanceStatus { last_handled_reconcile_at, ..old },
         Some(conditions) => CloudInstanceStatus {
             observed_generation: Some(generation),
@@ -79,7 +82,7 @@ pub fn report(
     let generation = instance.metadata.generation.unwrap_or(0);
     let standings = CONDITIONS.iter().map(|type_| of_parts(*type_, plan, in_cluster)).collect();
     let well = "the server is in service";
-    let conditions = standing::conditions(before(&old, generation), standings, well, policy, now);
+    let conditions = standing::conditions(before(instance, &old, generation), standings, well, policy, now);
     let good = |part: Part| plan.verdicts.get(&part) == Some(&Verdict::Good);
     let database = old.database.clone().map(|mut database| {
         database.ready |= good(Part::Database) || in_cluster.done.access.is_some();

@@ -86,10 +86,9 @@ pub fn next(policy: DeletionPolicy, inputs: &Inputs, remains: &Remains) -> Step 
     match &remains.namespace {
         Observed::Unknown(why) => return unknown("the reef's cluster", why, Reason::ClusterUnreachable),
         Observed::Present(namespace) if claimed(inputs, namespace) => {
-            return match namespace["metadata"]["deletionTimestamp"].is_string() {
-                true => Step::Wait("the server's namespace is being deleted".to_owned()),
-                false => Step::DeleteWorkload,
-            };
+            let is_going = namespace["metadata"]["deletionTimestamp"].is_string();
+            let wait = || Step::Wait("the server's namespace is being deleted".to_owned());
+            return if is_going { wait() } else { Step::DeleteWorkload };
         }
         _ => {}
     }

@@ -26,7 +26,9 @@ use kube::{
         watcher,
     },
 };
-use reef_crds::{Reef, Region, RegionStatus, condition::ours, meta::REGION_FINALIZER};
+use reef_crds::{
+    CloudInstance, Reef, Region, RegionStatus, RetainedInstance, condition::ours, meta::REGION_FINALIZER,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -156,8 +158,22 @@ async fn remove(region: &Region, shared: &Shared) -> Result<Action, Error> {
     // From the API server itself: an empty cache is no empty region.
     let reefs = Api::<Reef>::all(context.client.clone());
     let reefs = reefs.list(&ListParams::default()).await.map_err(Error::api("list Reefs"))?;
-    let users: Vec<_> =
-        reefs.items.iter().filter(|r| r.spec.region_ref.name == name).map(ResourceExt::name_any).collect();
+    let named = |kind: &str, name: String| format!("{kind} {name}");
+    let users = reefs.items.iter().filter(|r| r.spec.region_ref.name == name);
+    let mut users: Vec<_> = users.map(|r| named("Reef", r.name_any())).collect();
+    let instances = Api::<CloudInstance>::all(context.client.clone());
+    let instances =
+        instances.list(&ListParams::default()).await.map_err(Error::api("list CloudInstances"))?;
+    let instances = instances.items.iter().filter(|i| i.spec.region_ref.name == name);
+    users.extend(
+        instances.map(|i| {
+            named("CloudInstance", format!("{}/{}", i.namespace().unwrap_or_default(), i.name_any()))
+        }),
+    );
+    let kept = Api::<RetainedInstance>::all(context.client.clone());
+    let kept = kept.list(&ListParams::default()).await.map_err(Error::api("list RetainedInstances"))?;
+    let kept = kept.items.iter().filter(|k| k.spec.region_ref.name == name);
+    users.extend(kept.map(|k| named("RetainedInstance", k.name_any())));
     if users.is_empty() {
         tracing::info!(controller = CONTROLLER, name, "region deleted");
         finalizers::remove(context, &Api::all(context.client.clone()), region, REGION_FINALIZER).await?;

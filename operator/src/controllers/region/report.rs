@@ -141,7 +141,7 @@ pub fn deleting(region: &Region, users: &[String], now: Timestamp) -> RegionStat
     let old = region.status.clone().unwrap_or_default();
     let some: Vec<_> = users.iter().take(5).cloned().collect();
     let message =
-        format!("deletion waits for {} Reefs that refer to this Region: {}", users.len(), some.join(", "));
+        format!("deletion waits for {} objects that refer to this Region: {}", users.len(), some.join(", "));
     let trouble = Trouble::new(Reason::DeletionBlocked, message);
     let ready = Decided {
         type_: ConditionType::Ready,

@@ -1,0 +1,199 @@
+//! One look at a RetainedInstance.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use kube::{Api, Resource, ResourceExt, runtime::controller::Action};
+use reef_crds::{
+    Region, RetainedInstance, RetainedInstanceStatus,
+    condition::{ConditionType, Reason, ours},
+    meta::{RECONCILE_REQUESTED_AT, RETAINED_FINALIZER},
+};
+
+use super::{
+    Shared,
+    plan::{self, Part, Step},
+};
+use crate::{
+    azure::Arm,
+    controller::{
+        Error, finalizers, publish,
+        standing::{self, Before},
+        status,
+        trouble::{Trouble, transition},
+    },
+    controllers::reef::{
+        bodies::{SQL_API, STORAGE_API},
+        references::{Held, arm},
+    },
+    resources::{
+        Pauses, act,
+        memory::Memory,
+        observe::{observed, poll},
+    },
+};
+
+/// The conditions of what is kept.
+const CONDITIONS: [ConditionType; 2] = [ConditionType::DatabaseReady, ConditionType::FileShareReady];
+
+/// One look.
+pub async fn look(retained: &RetainedInstance, shared: &Shared) -> Result<Action, Error> {
+    let context = &*shared.context;
+    context.claim.check()?;
+    let api = Api::<RetainedInstance>::all(context.client.clone());
+    let deleting = retained.metadata.deletion_timestamp.is_some();
+    if !finalizers::has(retained, RETAINED_FINALIZER) {
+        if !deleting {
+            finalizers::add(context, &api, retained, RETAINED_FINALIZER).await?;
+        }
+        return Ok(Action::await_change());
+    }
+    if let Some(trouble) = plan::may_begin(retained).filter(|_| deleting) {
+        return held(retained, shared, &trouble, true).await;
+    }
+    let name = &retained.spec.region_ref.name;
+    let regions = Api::<Region>::all(context.client.clone());
+    let Some(region) = regions.get_opt(name).await.map_err(Error::api("read the Region"))? else {
+        let message = format!("spec.regionRef: Region {name} does not exist: apply its manifest again");
+        return held(retained, shared, &Trouble::new(Reason::ReferenceNotFound, message), false).await;
+    };
+    let arm = match arm(context, &region) {
+        Ok(arm) => arm,
+        Err(Held(trouble, stalled)) => return held(retained, shared, &trouble, stalled).await,
+    };
+    if !deleting {
+        return keep(retained, shared, &arm).await;
+    }
+    let uid = retained.uid().unwrap_or_default();
+    let mut memory = shared.take(&uid);
+    let result = remove(retained, shared, &arm, &mut memory).await;
+    shared.put(&uid, memory);
+    result
+}
+
+/// The version of the API of a part.
+const fn version(part: Part) -> &'static str {
+    match part {
+        Part::Database => SQL_API,
+        Part::Share => STORAGE_API,
+    }
+}
+
+async fn keep(retained: &RetainedInstance, shared: &Shared, arm: &Arc<Arm>) -> Result<Action, Error> {
+    let context = &*shared.context;
+    let look = async |part: Part| {
+        let state = observed(arm.get(part.id(retained), version(part)).await);
+        plan::verdict(retained, part, &context.fleet, &state)
+    };
+    let (database, share) = tokio::join!(look(Part::Database), look(Part::Share));
+    let old = retained.status.clone().unwrap_or_default();
+    let generation = retained.metadata.generation.unwrap_or(0);
+    let standings = CONDITIONS
+        .into_iter()
+        .zip([&database, &share])
+        .map(|(type_, verdict)| standing::standing(type_, &[verdict]))
+        .collect();
+    let before = Before { conditions: &old.conditions, observed: old.observed_generation, generation };
+    let well = "database and file share are kept until this object is deleted";
+    let now = Timestamp::now();
+    let conditions = standing::conditions(before, standings, well, &context.policy, now);
+    write(retained, shared, &with(retained, conditions)).await?;
+    Ok(Action::requeue(context.policy.resync))
+}
+
+async fn remove(
+    retained: &RetainedInstance,
+    shared: &Shared,
+    arm: &Arc<Arm>,
+    memory: &mut Memory,
+) -> Result<Action, Error> {
+    let context = &*shared.context;
+    let now = Timestamp::now();
+    let spread = f64::from(now.subsec_nanosecond() % 1000) / 1000.0;
+    let pauses = Pauses { poll: context.policy.azure_poll, resync: context.policy.resync };
+    poll(arm, memory, pauses, spread, now).await;
+    let get = async |part: Part| observed(arm.get(part.id(retained), version(part)).await);
+    let (database, share) = tokio::join!(get(Part::Database), get(Part::Share));
+    match plan::teardown(retained, &context.fleet, &database, &share) {
+        Step::Done => {
+            tracing::info!(
+                controller = super::CONTROLLER,
+                name = retained.name_any(),
+                "nothing is kept any more"
+            );
+            let api = Api::<RetainedInstance>::all(context.client.clone());
+            finalizers::remove(context, &api, retained, RETAINED_FINALIZER).await?;
+            Ok(Action::await_change())
+        }
+        Step::Held(trouble, stalled) => held(retained, shared, &trouble, stalled).await,
+        Step::Delete(part) => {
+            let id = part.id(retained).to_owned();
+            let waits = memory.failures.get(&id).is_some_and(|failure| failure.retry_at > now);
+            if !waits && !memory.operations.contains_key(&id) && context.claim.check().is_ok() {
+                tracing::info!(controller = super::CONTROLLER, azure_resource_id = id, "deleting from Azure");
+                let answer = arm.delete(&id, version(part)).await;
+                act::note(arm, &id, answer, memory, (pauses, spread, now)).await;
+            }
+            let trouble = match memory.failures.get(&id) {
+                Some(failure) => Trouble::azure(part.what(), &failure.error),
+                None => Trouble::new(Reason::Deleting, format!("deletion goes on: {}", part.what())),
+            };
+            held(retained, shared, &trouble, false).await?;
+            Ok(Action::requeue(pauses.poll.min(Duration::from_secs(2))))
+        }
+    }
+}
+
+fn with(
+    retained: &RetainedInstance,
+    conditions: Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition>,
+) -> RetainedInstanceStatus {
+    RetainedInstanceStatus {
+        observed_generation: retained.metadata.generation,
+        conditions,
+        last_handled_reconcile_at: retained.annotations().get(RECONCILE_REQUESTED_AT).cloned(),
+    }
+}
+
+async fn held(
+    retained: &RetainedInstance,
+    shared: &Shared,
+    trouble: &Trouble,
+    stalled: bool,
+) -> Result<Action, Error> {
+    let policy = &shared.context.policy;
+    let old = retained.status.clone().unwrap_or_default();
+    let generation = retained.metadata.generation.unwrap_or(0);
+    // That it goes is told although it was good.
+    let observed =
+        if retained.metadata.deletion_timestamp.is_some() { None } else { old.observed_generation };
+    let before = Before { conditions: &old.conditions, observed, generation };
+    if let Some(conditions) = standing::held(before, trouble, stalled, &CONDITIONS, policy, Timestamp::now())
+    {
+        write(retained, shared, &with(retained, conditions)).await?;
+    }
+    Ok(Action::requeue(Duration::from_secs(30).min(policy.resync)))
+}
+
+/// Writes the status if it differs, and tells people of a change.
+async fn write(
+    retained: &RetainedInstance,
+    shared: &Shared,
+    next: &RetainedInstanceStatus,
+) -> Result<(), Error> {
+    let context = &*shared.context;
+    let api = Api::<RetainedInstance>::all(context.client.clone());
+    let old = retained.status.clone();
+    let old = old.map(|s| RetainedInstanceStatus { conditions: ours(&s.conditions), ..s });
+    if !status::write(context, &api, retained, old.as_ref(), next, "retainedinstances/status").await? {
+        return Ok(());
+    }
+    let before = old.map(|s| s.conditions).unwrap_or_default();
+    let Some(change) = transition(&before, &next.conditions) else { return Ok(()) };
+    if context.claim.check().is_ok() {
+        let object = retained.object_ref(&());
+        publish(&shared.recorder, &object, change.reason, !change.is_calm(), "Reconcile", &change.message)
+            .await;
+    }
+    Ok(())
+}
