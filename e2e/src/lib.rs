@@ -11,6 +11,7 @@ pub mod dir;
 pub mod gateway;
 pub mod harness;
 pub mod install;
+pub mod instance_harness;
 pub mod net;
 pub mod node;
 pub mod octopus;
