@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
 use kube::{
     Api, Client, ResourceExt,
     api::{ListParams, LogParams, PostParams},
@@ -206,11 +206,29 @@ impl Sandbox {
 
     /// Asks a reef's gateway for a page of a host, by the name of the AKS cluster; the status, if it answers.
     pub fn through_gateway(&self, cluster: &str, host: &str, ca: &str) -> Option<u16> {
+        let answer = self.https(cluster, host, ca)?.exchange("GET", "/", &[], &[]);
+        answer.ok().map(|answer| answer.status)
+    }
+
+    /// The way to a host through a reef's gateway, by the name of the AKS cluster; none without a Gateway.
+    pub fn https<'a>(&self, cluster: &str, host: &'a str, ca: &'a str) -> Option<probe::Call<'a>> {
+        let address = self.gateway(cluster, |name| name.split('/').count() == 2)?;
+        Some(probe::Call { address, host, ca })
+    }
+
+    /// What the server behind a host says first on the port for polling Tentacles of a reef's gateway,
+    /// whatever its certificate.
+    pub fn polling(&self, cluster: &str, host: &str) -> Option<Vec<u8>> {
+        let address = self.gateway(cluster, |name| name.ends_with("/polling"))?;
+        probe::first_words(address, host).ok().map(|(words, _)| words).filter(|words| !words.is_empty())
+    }
+
+    /// Where a listener of a reef's gateway is on this machine.
+    fn gateway(&self, cluster: &str, means: impl Fn(&str) -> bool) -> Option<SocketAddr> {
         let path = self.folder.join("reefs").join(format!("{cluster}.gateways.json"));
         let ports: Value = serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
-        let port = ports.as_object()?.values().next()?.as_u64()?;
-        let address = SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).ok()?));
-        probe::Call { address, host, ca }.try_send("GET", "/", &[], None).ok().map(|(status, _)| status)
+        let (_, port) = ports.as_object()?.iter().find(|(name, _)| means(name))?;
+        Some(SocketAddr::from(([127, 0, 0, 1], u16::try_from(port.as_u64()?).ok()?)))
     }
 
     /// The audit log of the management cluster, one event each.
@@ -325,6 +343,16 @@ pub fn processes() -> Vec<Process> {
             Some(Process { pid, command, environment: read("environ").unwrap_or_default() })
         })
         .collect()
+}
+
+/// Makes a namespace with these labels that pods can be put into.
+pub async fn make_namespace(client: &Client, name: &str, labels: &Value) {
+    let namespace: Namespace =
+        serde_json::from_value(json!({ "metadata": { "name": name, "labels": labels } }))
+            .expect("a namespace");
+    Api::all(client.clone()).create(&PostParams::default(), &namespace).await.expect("it is created");
+    let accounts = Api::<ServiceAccount>::namespaced(client.clone(), name);
+    eventually("the default service account", || async { accounts.get("default").await.ok() }).await;
 }
 
 /// Runs a program of the image `reef-toolbox` as a pod to its end; its log and exit code.

@@ -26,6 +26,7 @@ use crate::{
     cluster::Cluster,
     dir::Dir,
     gateway,
+    net::ClusterNetwork,
     node::Image,
     tools::Tools,
     world::start_cluster,
@@ -55,7 +56,7 @@ struct Reef {
     cluster: Cluster,
     stop: CancellationToken,
     /// Known when it runs.
-    client: Option<Client>,
+    running: Option<(Client, Arc<ClusterNetwork>)>,
     administrators: BTreeSet<String>,
 }
 
@@ -82,7 +83,7 @@ impl Reefs {
             let place = (name.as_str(), running.started);
             let cluster = Cluster::start(&self.dir, &self.tools, &self.etcd, place, Some(&trust))?;
             let (stop, administrators) = (CancellationToken::new(), BTreeSet::new());
-            running.clusters.push(Reef { cluster, stop, client: None, administrators });
+            running.clusters.push(Reef { cluster, stop, running: None, administrators });
         }
         Ok(())
     }
@@ -90,10 +91,10 @@ impl Reefs {
     /// Waits for those that were started, and offers them to Azure.
     pub async fn wait(&self) -> Result<(), Error> {
         let mut running = self.running.lock().await;
-        for reef in running.clusters.iter_mut().filter(|reef| reef.client.is_none()) {
+        for reef in running.clusters.iter_mut().filter(|reef| reef.running.is_none()) {
             let cluster = &mut reef.cluster;
             let images = self.images.clone();
-            let client =
+            let (client, network) =
                 start_cluster(&self.dir, &self.tools, cluster, images, &self.azure, &reef.stop).await?;
             let version = client.apiserver_version().await?.git_version;
             self.azure.add_slot(Slot {
@@ -103,7 +104,7 @@ impl Reefs {
                 issuer: cluster.issuer(),
                 version: version.trim_start_matches('v').to_owned(),
             });
-            reef.client = Some(client);
+            reef.running = Some((client, network));
         }
         Ok(())
     }
@@ -152,7 +153,7 @@ impl Reefs {
         let Some(reef) = running.clusters.iter().find(|reef| reef.cluster.name == slot.name) else {
             return Ok(());
         };
-        let Some(client) = &reef.client else { return Ok(()) };
+        let Some((client, network)) = &reef.running else { return Ok(()) };
         let admin =
             fs::read_to_string(reef.cluster.kubeconfig(&self.dir)).context("kubeconfig of the slot")?;
         let folder = self.dir.join("reefs");
@@ -162,6 +163,7 @@ impl Reefs {
         install_gateway_api(client, &self.tools).await?;
         let front = gateway::Front {
             client: client.clone(),
+            network: network.clone(),
             index: reef.cluster.index,
             ports: self.dir.join("reefs").join(format!("{name}.gateways.json")),
         };
@@ -194,10 +196,10 @@ impl Reefs {
             let Some(reef) = running.clusters.iter_mut().find(|reef| reef.cluster.name == slot.name) else {
                 continue;
             };
-            let Some(client) = reef.client.clone().filter(|_| reef.administrators != wanted) else {
+            let Some((client, _)) = reef.running.as_ref().filter(|_| reef.administrators != wanted) else {
                 continue;
             };
-            let api = Api::<ClusterRoleBinding>::all(client);
+            let api = Api::<ClusterRoleBinding>::all(client.clone());
             for principal in &wanted {
                 let binding = json!({
                     "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",

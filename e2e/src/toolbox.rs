@@ -2,13 +2,17 @@
 
 use std::io;
 
+use axum::{Router, extract::Request};
 use clap::Subcommand;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 
-use crate::runtime::PROXY_PORT;
+use crate::{pki::Identity, runtime::PROXY_PORT, tls::TlsListener};
+
+/// Longest body that is echoed, bytes.
+const LONGEST_BODY: usize = 64 << 20;
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -17,6 +21,21 @@ pub enum Toolbox {
     Serve {
         /// Port.
         port: u16,
+    },
+    /// Answer every HTTP request on a port with what was asked, and of whom: a line, the headers, the body.
+    Echo {
+        /// Port.
+        port: u16,
+    },
+    /// Say the pod's host name to every TLS client on a port, with a certificate of its own.
+    Greet {
+        /// Port.
+        port: u16,
+    },
+    /// GET an `http` URL through the proxy that `http_proxy` names, print the answer's first and last line.
+    Fetch {
+        /// URL.
+        url: String,
     },
     /// Connect through the pod's proxy, send a GET, print the answer's first and last line.
     Get {
@@ -50,6 +69,13 @@ pub enum Toolbox {
 pub async fn run(what: Toolbox) -> io::Result<()> {
     match what {
         Toolbox::Serve { port } => serve(port).await,
+        Toolbox::Echo { port } => {
+            let listener = TcpListener::bind(("0.0.0.0", port)).await?;
+            println!("serving");
+            axum::serve(listener, Router::new().fallback(echo)).await
+        }
+        Toolbox::Greet { port } => greet(port).await,
+        Toolbox::Fetch { url } => fetch(&url).await,
         Toolbox::Get { target } => get(&target).await,
         Toolbox::Direct { target } => {
             TcpStream::connect(&target).await?;
@@ -87,6 +113,43 @@ async fn serve(port: u16) -> io::Result<()> {
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", name.len());
         let _ = stream.write_all(format!("{head}{name}").as_bytes()).await;
     }
+}
+
+async fn echo(request: Request) -> Vec<u8> {
+    let (parts, body) = request.into_parts();
+    let name = std::env::var("HOSTNAME").unwrap_or_default();
+    let mut answer = format!("{} {} at {name}\n", parts.method, parts.uri).into_bytes();
+    for (name, value) in &parts.headers {
+        answer.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\n"].concat());
+    }
+    answer.push(b'\n');
+    // A body that breaks off shows by its absence.
+    answer.extend(axum::body::to_bytes(body, LONGEST_BODY).await.unwrap_or_default());
+    answer
+}
+
+async fn greet(port: u16) -> io::Result<()> {
+    let name = std::env::var("HOSTNAME").unwrap_or_default();
+    let made = rcgen::generate_simple_self_signed([name.clone()]).map_err(io::Error::other)?;
+    let identity = Identity { cert: made.cert.pem(), key: made.signing_key.serialize_pem() };
+    let listener = TcpListener::bind(("0.0.0.0", port)).await?;
+    let mut listener = TlsListener::new(listener, &identity, None).map_err(io::Error::other)?;
+    println!("serving");
+    loop {
+        let (mut stream, _) = axum::serve::Listener::accept(&mut listener).await;
+        let _ = stream.write_all(name.as_bytes()).await;
+        let _ = stream.shutdown().await;
+    }
+}
+
+async fn fetch(url: &str) -> io::Result<()> {
+    let proxy = std::env::var("http_proxy").map_err(io::Error::other)?;
+    let mut stream = TcpStream::connect(proxy.trim_start_matches("http://")).await?;
+    stream.write_all(format!("GET {url} HTTP/1.1\r\nProxy-Connection: close\r\n\r\n").as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    println!("{} | {}", answer.lines().next().unwrap_or_default(), answer.lines().last().unwrap_or_default());
+    Ok(())
 }
 
 async fn get(target: &str) -> io::Result<()> {

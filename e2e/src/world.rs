@@ -144,7 +144,8 @@ async fn live(args: &WorldArgs, dir: &Dir, running: &mut Running) -> Result<(), 
     running.etcd = Some(etcd);
     running.reefs = Some(reefs.clone());
     reefs.start(args.reef_slots).await?;
-    let client = start_cluster(dir, &tools, management, images, &azure, &CancellationToken::new()).await?;
+    let stop = CancellationToken::new();
+    let (client, _) = start_cluster(dir, &tools, management, images, &azure, &stop).await?;
     reefs.wait().await?;
     step(began, &format!("{} API servers with a node each", args.reef_slots + 1));
     tokio::spawn(reefs.follow_azure());
@@ -173,7 +174,8 @@ async fn live(args: &WorldArgs, dir: &Dir, running: &mut Running) -> Result<(), 
     }
 }
 
-/// Waits for a cluster and gives it a network and a node, until `stop`; a client of its administrator.
+/// Waits for a cluster and gives it a network and a node, until `stop`; a client of its administrator, and
+/// the network.
 pub(crate) async fn start_cluster(
     dir: &Dir,
     tools: &Tools,
@@ -181,7 +183,7 @@ pub(crate) async fn start_cluster(
     images: Vec<Image>,
     azure: &Azure,
     stop: &CancellationToken,
-) -> Result<Client, Error> {
+) -> Result<(Client, Arc<ClusterNetwork>), Error> {
     let client = cluster.wait(dir, tools).await?;
     azure.trust(&cluster.issuer(), cluster.public_keys(&client).await?);
     let front = sql::serve(azure, azure.sql_identity(), &cluster.name, &dir.join("run/sql"))?;
@@ -195,8 +197,8 @@ pub(crate) async fn start_cluster(
     let socket = cluster.api_socket(dir);
     proxy::serve(&socket, Caller::ApiServer, network.clone()).context("the API server's proxy")?;
     let node = Node { name: format!("{}-node-0", cluster.name), index: 0, images };
-    node.start(dir, cluster, network, stop).await?;
-    Ok(client)
+    node.start(dir, cluster, network.clone(), stop).await?;
+    Ok((client, network))
 }
 
 /// What nodes can run: the operator, the simulated Octopus Server, and the sandbox's own tools for network

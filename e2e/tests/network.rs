@@ -7,14 +7,14 @@
 )]
 
 use k8s_openapi::api::{
-    core::v1::{Namespace, Pod, Service},
+    core::v1::{Pod, Service},
     networking::v1::NetworkPolicy,
 };
 use kube::{
     Api, Client,
     api::{DeleteParams, ListParams, PostParams},
 };
-use reef_e2e::harness::{Sandbox, eventually, toolbox, toolbox_pod};
+use reef_e2e::harness::{Sandbox, eventually, make_namespace, toolbox, toolbox_pod};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -22,7 +22,7 @@ async fn pods_reach_what_they_may() {
     let sandbox = Sandbox::start(env!("CARGO_BIN_EXE_reef-sandbox"), &["--no-operator", "--reef-slots=1"]);
     let client = sandbox.client().await;
     for namespace in ["a", "b"] {
-        make_namespace(&client, namespace).await;
+        make_namespace(&client, namespace, &json!({})).await;
     }
     let ip = serve(&client, "b").await;
 
@@ -33,6 +33,13 @@ async fn pods_reach_what_they_may() {
     assert_eq!(get(&client, "a", "by-address", &format!("{ip}:8080")).await, served);
     let api = get(&client, "a", "api", "172.16.0.1:443").await;
     assert!(api.contains("HTTP request to an HTTPS server"), "{api}");
+
+    // The same for programs that speak plain HTTP to a proxy.
+    let plain = "HTTP/1.1 200 OK | server";
+    assert_eq!(fetch(&client, "plain", "http://server.b.svc/").await, plain);
+    assert_eq!(fetch(&client, "plain-port", &format!("http://{ip}:8080/x")).await, plain);
+    let answer = fetch(&client, "plain-nobody", "http://absent.b.svc/").await;
+    assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
 
     // Nobody there: other ports, other clusters, the machine, the metadata service.
     for (name, target) in [
@@ -57,6 +64,8 @@ async fn pods_reach_what_they_may() {
     // Policies close it, from either side, and open it again where they say so.
     policy(&client, "b", "deny", &json!({ "podSelector": {}, "policyTypes": ["Ingress"] })).await;
     refused(&client, "a", "denied", "server.b.svc:80", "Ingress").await;
+    let answer = fetch(&client, "plain-denied", "http://server.b.svc/").await;
+    assert_eq!(answer, "HTTP/1.1 403 Forbidden | refused by the network policies (Ingress)");
     let from_a = json!({ "podSelector": { "matchLabels": { "app": "server" } }, "ingress": [{
         "from": [{ "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": "a" } } }],
         "ports": [{ "port": "web" }] }] });
@@ -72,16 +81,6 @@ async fn pods_reach_what_they_may() {
     answered(&client, "a", "again", "server.b.svc:80").await;
 
     a_cluster_does_not_know_the_tokens_of_another(&sandbox, &client).await;
-}
-
-async fn make_namespace(client: &Client, name: &str) {
-    let namespace: Namespace = serde_json::from_value(json!({ "metadata": { "name": name } })).unwrap();
-    Api::all(client.clone()).create(&PostParams::default(), &namespace).await.unwrap();
-    eventually("the default service account", || async {
-        let accounts = Api::<k8s_openapi::api::core::v1::ServiceAccount>::namespaced(client.clone(), name);
-        accounts.get("default").await.ok()
-    })
-    .await;
 }
 
 /// A server with a Service; its pod's address once it is Ready.
@@ -114,6 +113,11 @@ async fn serve(client: &Client, namespace: &str) -> String {
 /// What the toolbox says of a GET through the pod's proxy.
 async fn get(client: &Client, namespace: &str, name: &str, target: &str) -> String {
     toolbox(client, namespace, name, &["get", target]).await.0.trim().to_owned()
+}
+
+/// What the toolbox in namespace `a` says of a GET of a URL through the proxy that its environment names.
+async fn fetch(client: &Client, name: &str, url: &str) -> String {
+    toolbox(client, "a", name, &["fetch", url]).await.0.trim().to_owned()
 }
 
 async fn policy(client: &Client, namespace: &str, name: &str, spec: &Value) {

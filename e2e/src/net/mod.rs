@@ -1,15 +1,17 @@
 //! The network between pods, services, API servers and the rest of the sandbox.
 //!
-//! A pod reaches anything only through the CONNECT proxy of its pod process, so each connection arrives
+//! A pod reaches anything only through the proxy of its pod process, so each connection arrives
 //! here with its caller known. The network finds what is meant, asks the cluster's network policies, and
 //! carries the bytes. There is no packet filter, no UDP and no DNS.
 
+pub mod connect;
+mod head;
 pub mod policy;
 pub mod proxy;
-mod resolve;
+pub mod resolve;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, RwLock, atomic::AtomicUsize},
@@ -35,6 +37,9 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::Cluster;
 use policy::{Peer, PodPeer};
 
+/// Label of a gateway's pods: the name of their Gateway.
+const GATEWAY_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
+
 /// Who opens a connection.
 #[derive(Clone, Debug)]
 pub enum Caller {
@@ -42,6 +47,13 @@ pub enum Caller {
     Pod(ObjectRef<Pod>),
     /// The cluster's API server: reaches nodes, and whatever is in the cluster.
     ApiServer,
+    /// A pod of the cluster's gateway, which policies see with AKS's label.
+    Gateway {
+        /// Namespace of the Gateway and of its pods.
+        namespace: String,
+        /// Name of the Gateway.
+        name: String,
+    },
 }
 
 /// What listens on this machine for a name and port beyond the cluster.
@@ -122,10 +134,32 @@ impl ClusterNetwork {
         })
     }
 
+    /// Labels of a namespace.
+    pub fn namespace_labels(&self, namespace: &str) -> BTreeMap<String, String> {
+        self.namespaces.get(&ObjectRef::new(namespace)).map(|n| n.labels().clone()).unwrap_or_default()
+    }
+
+    /// Whether a Service has this port.
+    pub fn has_service(&self, namespace: &str, name: &str, port: u16) -> bool {
+        let service = self.services.get(&ObjectRef::new(name).within(namespace));
+        let ports = service.as_ref().and_then(|s| s.spec.as_ref()).and_then(|s| s.ports.as_ref());
+        ports.into_iter().flatten().any(|p| p.port == i32::from(port))
+    }
+
+    /// A pod of a gateway, as policies see it. No policy selects its ports: it only calls.
+    fn gateway_peer(&self, namespace: &str, name: &str) -> Peer {
+        Peer::Pod(PodPeer {
+            namespace: namespace.to_owned(),
+            namespace_labels: self.namespace_labels(namespace),
+            labels: [(GATEWAY_LABEL.to_owned(), name.to_owned())].into(),
+            ip: Ipv4Addr::UNSPECIFIED,
+            named_ports: BTreeMap::new(),
+        })
+    }
+
     fn peer(&self, pod: &Pod) -> Peer {
         let namespace = pod.namespace().unwrap_or_default();
-        let namespace_labels =
-            self.namespaces.get(&ObjectRef::new(&namespace)).map(|n| n.labels().clone()).unwrap_or_default();
+        let namespace_labels = self.namespace_labels(&namespace);
         let spec = pod.spec.iter().flat_map(|s| &s.containers);
         let named_ports = spec
             .flat_map(|c| c.ports.iter().flatten())

@@ -1,18 +1,15 @@
-//! The CONNECT proxy: the wire under every connection between pods.
+//! The proxy: the wire under every connection between pods. It takes CONNECT, and requests for `http` URLs
+//! of programs that speak plain HTTP.
 
 use std::{io, path::Path, sync::Arc};
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional},
-    net::{TcpStream, UnixListener, UnixStream},
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::{UnixListener, UnixStream},
     task::JoinHandle,
 };
 
-use super::{
-    Caller, ClusterNetwork,
-    resolve::{NoRoute, Target},
-};
-use crate::runtime;
+use super::{Caller, ClusterNetwork, connect::NoConnection, head, resolve::NoRoute};
 
 /// Longest request head that is read, bytes.
 const LONGEST_HEAD: usize = 8 * 1024;
@@ -34,34 +31,28 @@ pub fn serve(socket: &Path, caller: Caller, network: Arc<ClusterNetwork>) -> io:
 }
 
 async fn handle(mut stream: UnixStream, caller: &Caller, network: &ClusterNetwork) -> io::Result<()> {
-    let head = read_head(&mut stream).await?;
-    let Some((host, port)) = target_of(&head) else {
-        return refuse(&mut stream, "405 Method Not Allowed", "only CONNECT host:port is understood").await;
+    let read = read_head(&mut stream).await?;
+    let Some(asked) = head::read(&read) else {
+        let why = "only CONNECT host:port and http URLs are understood";
+        return refuse(&mut stream, "405 Method Not Allowed", why).await;
     };
-    match network.route(caller, host, port) {
-        Ok(Target::Local(address)) => carry(stream, TcpStream::connect(address).await).await,
-        Ok(Target::Pod { ingress, port }) => carry(stream, runtime::connect(&ingress, port).await).await,
+    let (host, port) = (asked.host.as_str(), asked.port);
+    match network.connect(caller, host, port).await {
+        Ok(mut target) => {
+            match asked.head {
+                None => stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await?,
+                Some(head) => target.write_all(head.as_bytes()).await?,
+            }
+            copy_bidirectional(&mut stream, &mut target).await.map(drop)
+        }
         Err(error) => {
             tracing::info!(cluster = network.name, ?caller, host, port, %error, "no connection");
             let status = match error {
-                NoRoute::Refused(_) => "403 Forbidden",
-                NoRoute::Unknown(..) | NoRoute::NoEndpoint(..) => "502 Bad Gateway",
+                NoConnection::Route(NoRoute::Refused(_)) => "403 Forbidden",
+                NoConnection::Route(_) | NoConnection::Io(_) => "502 Bad Gateway",
             };
             refuse(&mut stream, status, &error.to_string()).await
         }
-    }
-}
-
-async fn carry<S>(mut stream: UnixStream, target: io::Result<S>) -> io::Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    match target {
-        Ok(mut target) => {
-            stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await?;
-            copy_bidirectional(&mut stream, &mut target).await.map(drop)
-        }
-        Err(error) => refuse(&mut stream, "502 Bad Gateway", &error.to_string()).await,
     }
 }
 
@@ -83,25 +74,4 @@ async fn read_head(stream: &mut UnixStream) -> io::Result<String> {
         head.push(stream.read_u8().await?);
     }
     String::from_utf8(head).map_err(io::Error::other)
-}
-
-fn target_of(head: &str) -> Option<(&str, u16)> {
-    let target = head.strip_prefix("CONNECT ")?.split(' ').next()?;
-    let (host, port) = target.rsplit_once(':')?;
-    Some((host, port.parse().ok()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_connect_with_a_port_is_taken() {
-        assert_eq!(target_of("CONNECT a.b.svc:443 HTTP/1.1\r\n\r\n"), Some(("a.b.svc", 443)));
-        for bad in
-            ["GET http://a/ HTTP/1.1\r\n\r\n", "CONNECT a HTTP/1.1\r\n\r\n", "CONNECT a:99999 HTTP/1.1"]
-        {
-            assert_eq!(target_of(bad), None, "{bad}");
-        }
-    }
 }

@@ -92,10 +92,11 @@ impl ClusterNetwork {
         let from = match caller {
             // As from the node: policies do not hold it.
             Caller::ApiServer => return Ok(()),
-            Caller::Pod(pod) => self.pods.get(pod),
+            Caller::Pod(pod) => self.pods.get(pod).map(|pod| self.peer(&pod)),
+            Caller::Gateway { namespace, name } => Some(self.gateway_peer(namespace, name)),
         };
         let unknown = || NoRoute::Unknown("the calling pod".to_owned(), self.name.clone());
-        let from = self.peer(&*from.ok_or_else(unknown)?);
+        let from = from.ok_or_else(unknown)?;
         policy::check(&self.policies(), &from, to, port).map_err(NoRoute::Refused)
     }
 

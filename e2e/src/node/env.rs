@@ -27,7 +27,10 @@ pub(super) async fn resolve(
     env.insert("KUBERNETES_SERVICE_HOST".to_owned(), API_SERVICE_IP.to_owned());
     env.insert("KUBERNETES_SERVICE_PORT".to_owned(), "443".to_owned());
     // The sandbox's network is a proxy; see `net`.
-    env.insert("HTTPS_PROXY".to_owned(), format!("http://127.0.0.1:{PROXY_PORT}"));
+    // curl and reqwest read the one of plain HTTP in small letters only.
+    for name in ["HTTPS_PROXY", "HTTP_PROXY", "http_proxy"] {
+        env.insert(name.to_owned(), format!("http://127.0.0.1:{PROXY_PORT}"));
+    }
     env.insert("NO_PROXY".to_owned(), "localhost,127.0.0.1".to_owned());
     for source in container.env_from.iter().flatten() {
         let prefix = source.prefix.clone().unwrap_or_default();

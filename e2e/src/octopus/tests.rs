@@ -111,6 +111,12 @@ impl Running {
     }
 }
 
+/// What the polling port says, and its certificate.
+fn first_words(address: std::net::SocketAddr, host: &str) -> std::io::Result<(String, Vec<u8>)> {
+    let (words, shown) = probe::first_words(address, host)?;
+    Ok((String::from_utf8_lossy(&words).trim_end().to_owned(), shown))
+}
+
 #[tokio::test]
 async fn what_customers_write_survives_restarts_and_upgrades() {
     let instance = Instance::new();
@@ -137,7 +143,7 @@ async fn what_customers_write_survives_restarts_and_upgrades() {
         200
     );
     let shown = first.polling;
-    let before = tokio::task::spawn_blocking(move || probe::first_line(shown, "polling.a.octopus.example"));
+    let before = tokio::task::spawn_blocking(move || first_words(shown, "polling.a.octopus.example"));
     let before = before.await.unwrap().unwrap();
     assert_eq!(root["InstallationId"], before.0);
     first.stop().await;
@@ -156,8 +162,7 @@ async fn what_customers_write_survives_restarts_and_upgrades() {
         let page = String::from_utf8(again.raw("GET", "/", None, b"").await.unwrap().1).unwrap();
         assert!(page.contains("https://a.octopus.example") && page.contains(&before.0), "{page}");
         let shown = again.polling;
-        let after =
-            tokio::task::spawn_blocking(move || probe::first_line(shown, "polling.a.octopus.example"));
+        let after = tokio::task::spawn_blocking(move || first_words(shown, "polling.a.octopus.example"));
         assert_eq!(after.await.unwrap().unwrap(), before, "Tentacles trust one certificate");
         assert!(!again.corrupted().await);
         let mark =
