@@ -90,7 +90,7 @@ impl Dir {
     /// Removes what an earlier sandbox left, the logs included. Only with the lock held. Files of others
     /// are not touched.
     pub fn clean(&self, _held: &Lock) -> Result<(), Error> {
-        for folder in ["run", "s", "logs", "slots"] {
+        for folder in ["run", "s", "logs", "slots", "azure-files"] {
             remove(&self.join(folder))?;
         }
         for file in ["management.kubeconfig", "azure.json", "pid"] {
@@ -104,7 +104,7 @@ impl Dir {
 
     /// Removes the state of an ended sandbox; logs stay for reading.
     pub fn clear(&self) -> Result<(), Error> {
-        for name in ["run", "s", "slots", "management.kubeconfig", "azure.json", "pid"] {
+        for name in ["run", "s", "slots", "azure-files", "management.kubeconfig", "azure.json", "pid"] {
             remove(&self.join(name))?;
         }
         Ok(())

@@ -21,6 +21,7 @@ pub mod process;
 pub mod reef_harness;
 pub mod reefs;
 pub mod runtime;
+pub mod shares;
 pub mod sql;
 pub mod tls;
 pub mod toolbox;

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
+use k8s_openapi::api::{rbac::v1::ClusterRoleBinding, storage::v1::CSIDriver};
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams},
@@ -27,9 +27,10 @@ use crate::{
     dir::Dir,
     gateway,
     net::ClusterNetwork,
-    node::Image,
+    node::{Image, claims::DRIVER},
+    shares::Store,
     tools::Tools,
-    world::start_cluster,
+    world::{OnNode, start_cluster},
 };
 
 /// Label of what AKS makes in a cluster for a role assignment in Azure.
@@ -42,6 +43,7 @@ pub struct Reefs {
     etcd: String,
     azure: Azure,
     images: Vec<Image>,
+    files: Arc<Store>,
     running: Mutex<Running>,
 }
 
@@ -69,6 +71,7 @@ impl Reefs {
             etcd: etcd.to_owned(),
             azure: azure.clone(),
             images,
+            files: Store::new(dir, azure.clone()),
             running: Mutex::default(),
         })
     }
@@ -93,9 +96,10 @@ impl Reefs {
         let mut running = self.running.lock().await;
         for reef in running.clusters.iter_mut().filter(|reef| reef.running.is_none()) {
             let cluster = &mut reef.cluster;
-            let images = self.images.clone();
+            let shares = Some(self.files.of_cluster(&cluster.name));
+            let on_node = OnNode { images: self.images.clone(), shares };
             let (client, network) =
-                start_cluster(&self.dir, &self.tools, cluster, images, &self.azure, &reef.stop).await?;
+                start_cluster(&self.dir, &self.tools, cluster, on_node, &self.azure, &reef.stop).await?;
             let version = client.apiserver_version().await?.git_version;
             self.azure.add_slot(Slot {
                 name: cluster.name.clone(),
@@ -139,6 +143,7 @@ impl Reefs {
                         tracing::error!(%error, ?event, "AKS");
                     }
                 }
+                reefs.files.sweep();
                 if let Err(error) = reefs.let_in().await {
                     tracing::warn!(%error, "role assignments for AKS");
                 }
@@ -161,6 +166,7 @@ impl Reefs {
         let path = folder.join(format!("{name}.kubeconfig"));
         crate::pki::write_secret(&path, admin.as_bytes()).context("kubeconfig of the reef")?;
         install_gateway_api(client, &self.tools).await?;
+        install_files_driver(client).await?;
         let front = gateway::Front {
             client: client.clone(),
             network: network.clone(),
@@ -251,4 +257,19 @@ async fn install_gateway_api(client: &Client, tools: &Tools) -> Result<(), Error
         }
     }
     Err(Error::Ended("the Gateway API's CRDs were not served in time".to_owned()))
+}
+
+/// The driver of Azure Files, which AKS brings. Its node part is that of the sandbox's node.
+async fn install_files_driver(client: &Client) -> Result<(), Error> {
+    let driver = json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver",
+        "metadata": { "name": DRIVER },
+        "spec": {
+            "attachRequired": false, "podInfoOnMount": true, "fsGroupPolicy": "ReadWriteOnceWithFSType",
+            "volumeLifecycleModes": ["Persistent", "Ephemeral"],
+        },
+    });
+    let apply = PatchParams::apply("aks-managed").force();
+    Api::<CSIDriver>::all(client.clone()).patch(DRIVER, &apply, &Patch::Apply(&driver)).await?;
+    Ok(())
 }

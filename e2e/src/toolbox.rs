@@ -57,6 +57,11 @@ pub enum Toolbox {
         /// Path.
         path: String,
     },
+    /// Add the pod's host name as a line to a file, and print the file.
+    Append {
+        /// Path.
+        path: String,
+    },
     /// Wait for a signal.
     Sleep {
         /// Do not end at SIGTERM.
@@ -91,6 +96,17 @@ pub async fn run(what: Toolbox) -> io::Result<()> {
             Ok(())
         }
         Toolbox::Write { path } => tokio::fs::write(path, "written").await,
+        Toolbox::Append { path } => {
+            let name = std::env::var("HOSTNAME").map_err(io::Error::other)?;
+            let old = tokio::fs::read_to_string(&path).await.or_else(|e| match e.kind() {
+                io::ErrorKind::NotFound => Ok(String::new()),
+                _ => Err(e),
+            })?;
+            let new = format!("{old}{name}\n");
+            tokio::fs::write(&path, &new).await?;
+            print!("{new}");
+            Ok(())
+        }
         Toolbox::Sleep { ignore_term } => {
             // A handler that does nothing, instead of the default that ends the process.
             let _ignored = ignore_term

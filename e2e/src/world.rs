@@ -21,6 +21,7 @@ use crate::{
     node::{Image, Node},
     octopus,
     reefs::Reefs,
+    shares::Shares,
     sql,
     tools::Tools,
 };
@@ -141,11 +142,12 @@ async fn live(args: &WorldArgs, dir: &Dir, running: &mut Running) -> Result<(), 
     let management = Cluster::start(dir, &tools, &etcd.url, (MANAGEMENT, 0), None)?;
     let management = running.management.insert(management);
     let reefs = Reefs::new(dir, &tools, &etcd.url, &azure, images.clone());
+    let on_node = OnNode { images, shares: None };
     running.etcd = Some(etcd);
     running.reefs = Some(reefs.clone());
     reefs.start(args.reef_slots).await?;
     let stop = CancellationToken::new();
-    let (client, _) = start_cluster(dir, &tools, management, images, &azure, &stop).await?;
+    let (client, _) = start_cluster(dir, &tools, management, on_node, &azure, &stop).await?;
     reefs.wait().await?;
     step(began, &format!("{} API servers with a node each", args.reef_slots + 1));
     tokio::spawn(reefs.follow_azure());
@@ -174,13 +176,21 @@ async fn live(args: &WorldArgs, dir: &Dir, running: &mut Running) -> Result<(), 
     }
 }
 
+/// What a cluster's node has.
+pub(crate) struct OnNode {
+    /// What it can run.
+    pub images: Vec<Image>,
+    /// The shares that it can mount.
+    pub shares: Option<Arc<dyn Shares>>,
+}
+
 /// Waits for a cluster and gives it a network and a node, until `stop`; a client of its administrator, and
 /// the network.
 pub(crate) async fn start_cluster(
     dir: &Dir,
     tools: &Tools,
     cluster: &mut Cluster,
-    images: Vec<Image>,
+    on_node: OnNode,
     azure: &Azure,
     stop: &CancellationToken,
 ) -> Result<(Client, Arc<ClusterNetwork>), Error> {
@@ -196,7 +206,8 @@ pub(crate) async fn start_cluster(
     let network = ClusterNetwork::start(cluster, &client, outside, stop).await;
     let socket = cluster.api_socket(dir);
     proxy::serve(&socket, Caller::ApiServer, network.clone()).context("the API server's proxy")?;
-    let node = Node { name: format!("{}-node-0", cluster.name), index: 0, images };
+    let OnNode { images, shares } = on_node;
+    let node = Node { name: format!("{}-node-0", cluster.name), index: 0, images, shares };
     node.start(dir, cluster, network.clone(), stop).await?;
     Ok((client, network))
 }

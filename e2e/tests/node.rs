@@ -6,7 +6,7 @@
     reason = "a step that fails is to fail its story"
 )]
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, LogParams, Patch, PatchParams, PostParams},
@@ -36,6 +36,7 @@ async fn pods_live_as_on_a_real_node() {
         deletion_is_polite_and_then_firm(&client),
         a_killed_pod_process_is_replaced(&client),
         a_changed_config_map_arrives(&client),
+        shares_are_not_of_this_cluster(&client),
     );
 }
 
@@ -243,4 +244,31 @@ async fn a_changed_config_map_arrives(client: &Client) {
     log_says("2").await;
     let uid = pods(client).get("watcher").await.unwrap().uid();
     assert_eq!(uid, created.uid(), "the same pod shows the new value");
+}
+
+/// Only clusters that stand for AKS have the driver of Azure Files.
+async fn shares_are_not_of_this_cluster(client: &Client) {
+    let volume: PersistentVolume = serde_json::from_value(json!({ "metadata": { "name": "files" }, "spec": {
+        "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteMany"], "storageClassName": "",
+        "claimRef": { "name": "files", "namespace": NAMESPACE },
+        "csi": { "driver": "file.csi.azure.com", "volumeHandle": "g#a#s" },
+    } }))
+    .unwrap();
+    Api::all(client.clone()).create(&PostParams::default(), &volume).await.unwrap();
+    let claim: PersistentVolumeClaim =
+        serde_json::from_value(json!({ "metadata": { "name": "files" }, "spec": {
+        "accessModes": ["ReadWriteMany"], "storageClassName": "", "volumeName": "files",
+        "resources": { "requests": { "storage": "1Gi" } },
+    } }))
+        .unwrap();
+    Api::namespaced(client.clone(), NAMESPACE).create(&PostParams::default(), &claim).await.unwrap();
+    let volumes = json!({ "volumes": [{ "name": "v", "persistentVolumeClaim": { "claimName": "files" } }] });
+    let pod = toolbox_pod("with-files", &["sleep"], &volumes);
+    pods(client).create(&PostParams::default(), &pod).await.unwrap();
+    eventually("it says that the driver is missing", || async {
+        let status = pods(client).get("with-files").await.ok()?.status?.container_statuses?.remove(0);
+        let message = status.state?.waiting?.message?;
+        message.contains("driver file.csi.azure.com is not on this node").then_some(())
+    })
+    .await;
 }

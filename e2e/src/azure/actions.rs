@@ -5,7 +5,6 @@ use serde_json::json;
 use super::{
     Cloud, Request, Response, TENANT,
     id::{Target, parent_key},
-    kinds::uuid,
     slots::Slot,
 };
 use crate::cluster::kubeconfig::encode;
@@ -32,13 +31,9 @@ impl Cloud {
                 let message = "The account is still being made; its state has to be Succeeded.";
                 return Some(Response::error(409, "StorageAccountIsNotProvisioned", message));
             }
-            let key = |n: u8| {
-                let secret: String = (0..4)
-                    .map(|part| uuid(self.seed, &format!("{at}#key{n}#{part}")).replace('-', ""))
-                    .collect();
-                json!({ "keyName": format!("key{n}"), "value": encode(&secret[..64]), "permissions": "FULL" })
-            };
-            return Some(Response::json(200, json!({ "keys": [key(1), key(2)] })));
+            let [one, two] = self.account_keys(&at);
+            let key = |name: &str, value| json!({ "keyName": name, "value": value, "permissions": "FULL" });
+            return Some(Response::json(200, json!({ "keys": [key("key1", one), key("key2", two)] })));
         }
         let Some(slot) = self.slots.of(&at) else {
             let message = "The cluster is not provisioned yet.";

@@ -27,6 +27,8 @@ pub struct Cloud {
     pub(super) pending: BTreeMap<String, Value>,
     pub(super) deleted: Deleted,
     pub(super) slots: Slots,
+    /// Account and name of shares that went and whose files are still where they were.
+    pub(super) gone_shares: Vec<(String, String)>,
     operations: Operations,
     pub(super) registered: BTreeSet<String>,
     pub(super) writes: u64,
@@ -45,6 +47,7 @@ impl Cloud {
             pending: BTreeMap::new(),
             deleted: Deleted::default(),
             slots: Slots::default(),
+            gone_shares: Vec::new(),
             operations: Operations::default(),
             registered: registered.into_iter().map(str::to_owned).collect(),
             writes: 0,
@@ -204,6 +207,7 @@ impl Cloud {
             self.deleted.keep(key, resource, &self.resources, now);
         }
         let gone = |at: &str| at == key || at.starts_with(&format!("{key}/"));
+        self.note_gone_shares(gone);
         self.resources.retain(|at, _| !gone(at));
         self.pending.retain(|at, _| !gone(at));
         self.deleted.forget(&gone);

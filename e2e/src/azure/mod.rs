@@ -11,6 +11,7 @@ mod delete;
 mod deleted;
 pub mod entra;
 pub mod faults;
+pub mod files;
 mod id;
 mod kinds;
 mod operations;
@@ -22,6 +23,8 @@ pub mod slots;
 pub mod sql;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_files;
 #[cfg(test)]
 mod tests_reef;
 

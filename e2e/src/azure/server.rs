@@ -28,6 +28,7 @@ use super::{
     cloud::Grant,
     entra::{Entra, ISSUER},
     faults::{Fault, Faults, Rule},
+    files::MountRequest,
     id::Target,
     roles,
     slots::{Event, Slot},
@@ -160,6 +161,16 @@ impl Azure {
         let mut cloud = lock(&self.0.cloud);
         cloud.settle(now);
         cloud.slots.take_events()
+    }
+
+    /// Whether a node of the AKS cluster behind a slot gets a share; see [`Cloud::may_mount`].
+    pub fn may_mount(&self, slot: &str, wanted: &MountRequest<'_>) -> Result<(), String> {
+        lock(&self.0.cloud).may_mount(slot, wanted)
+    }
+
+    /// Account and name of each share that went since the last call.
+    pub fn take_gone_shares(&self) -> Vec<(String, String)> {
+        lock(&self.0.cloud).take_gone_shares()
     }
 
     /// The AKS clusters that are made, by slot, with the object ids of those who administrate each.

@@ -7,9 +7,9 @@ use super::{
     tests::{RG, World, body, code, header},
 };
 
-const NETWORK: &str = "providers/Microsoft.Network/virtualNetworks/v";
+pub(super) const NETWORK: &str = "providers/Microsoft.Network/virtualNetworks/v";
 
-fn world() -> World {
+pub(super) fn world() -> World {
     let mut world = World::with_group();
     for provider in ["Microsoft.Sql", "Microsoft.Storage", "Microsoft.ContainerService"] {
         let path = format!("/subscriptions/{}/providers/{provider}/register", super::SUBSCRIPTION);

@@ -23,7 +23,7 @@ pub(super) async fn resolve(
     container: &Container,
 ) -> Result<BTreeMap<String, String>, String> {
     let namespace = pod.namespace().unwrap_or_default();
-    let mut env = base_env(&pod.name_any());
+    let mut env = base_env(&super::template::hostname(pod));
     env.insert("KUBERNETES_SERVICE_HOST".to_owned(), API_SERVICE_IP.to_owned());
     env.insert("KUBERNETES_SERVICE_PORT".to_owned(), "443".to_owned());
     // The sandbox's network is a proxy; see `net`.

@@ -1,9 +1,13 @@
 //! A node: registers with its cluster and runs the pods that the scheduler gives it, as a kubelet does.
 //!
+//! Of persistent volumes it mounts the static ones of Azure Files ([`claims`]), where a cluster stands for AKS.
+//!
 //! What it does not do: exec, attach and port-forward, hostPath and host namespaces, privileged
 //! containers. A pod that asks for one of these stays waiting with a message that says so.
 
+pub mod claims;
 mod env;
+mod event;
 pub mod image;
 mod kubelet;
 mod pod;
@@ -47,7 +51,7 @@ use kube::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Context, Error, cluster::Cluster, dir::Dir, net::ClusterNetwork};
+use crate::{Context, Error, cluster::Cluster, dir::Dir, net::ClusterNetwork, shares::Shares};
 pub use image::Image;
 
 /// A node to be started.
@@ -58,6 +62,8 @@ pub struct Node {
     pub index: u8,
     /// What it can run.
     pub images: Vec<Image>,
+    /// The shares that it can mount; none outside of AKS.
+    pub shares: Option<Arc<dyn Shares>>,
 }
 
 /// What a node's parts share.
@@ -66,6 +72,7 @@ pub(crate) struct Shared {
     client: Client,
     network: Arc<ClusterNetwork>,
     images: Vec<Image>,
+    shares: Option<Arc<dyn Shares>>,
     folder: PathBuf,
     sockets: Dir,
     socket_prefix: String,
@@ -121,6 +128,7 @@ impl Node {
             client: client.clone(),
             network,
             images: self.images,
+            shares: self.shares,
             folder,
             sockets: dir.clone(),
             socket_prefix: format!("{}{}-", cluster.index, self.index),

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    Shared,
+    Shared, event,
     probe::{self, Verdict},
     status::{self, Ended, State, Tracked},
     template, volumes,
@@ -87,6 +87,7 @@ async fn set_up(shared: &Arc<Shared>, uid: &str, pods: &mut watch::Receiver<Opti
     let (ip, sockets) = shared.allocate();
     let folder = shared.pod_folder(uid);
     let began = Timestamp::now();
+    let mut said = String::new();
     loop {
         let pod = pods.borrow_and_update().clone();
         let Some(pod) = pod.filter(|p| p.metadata.deletion_timestamp.is_none()) else {
@@ -119,7 +120,13 @@ async fn set_up(shared: &Arc<Shared>, uid: &str, pods: &mut watch::Receiver<Opti
                     pod,
                 });
             }
-            Err(message) => waiting(shared, &pod, began, &message).await,
+            Err(message) => {
+                waiting(shared, &pod, began, &message).await;
+                if said != message {
+                    event::cannot_start(shared, &pod, &message).await;
+                    said = message;
+                }
+            }
         }
         tokio::select! {
             () = sleep(Duration::from_secs(1)) => {}
@@ -147,12 +154,12 @@ async fn prepare(
     for name in ["logs", "volumes", "containers"] {
         std::fs::create_dir_all(folder.join(name)).map_err(|e| e.to_string())?;
     }
-    volumes::refresh(&shared.client, pod, &ip.to_string(), &folder.join("volumes")).await?;
+    volumes::refresh(shared, pod, &ip.to_string(), &folder.join("volumes")).await?;
     let egress = shared.sockets.socket(&format!("{sockets}e"));
     let caller = Caller::Pod(ObjectRef::from_obj(pod));
     let proxy = proxy::serve(&egress, caller, shared.network.clone()).map_err(|e| e.to_string())?;
     let spec = PodSpec {
-        hostname: pod.name_any(),
+        hostname: template::hostname(pod),
         ip,
         egress,
         ingress: shared.sockets.socket(&format!("{sockets}i")),
@@ -246,7 +253,7 @@ impl Worker {
 
     async fn refresh_volumes(&self) {
         let folder = self.folder.join("volumes");
-        if let Err(error) = volumes::refresh(&self.shared.client, &self.pod, &self.ip, &folder).await {
+        if let Err(error) = volumes::refresh(&self.shared, &self.pod, &self.ip, &folder).await {
             tracing::debug!(%error, pod = self.pod.name_any(), "refresh volumes");
         }
     }
@@ -327,8 +334,10 @@ impl Worker {
         let folder = self.folder.clone();
         let Some(tracked) = self.tracked(name) else { return };
         let State::Running(started) = tracked.state else { return };
-        let written = std::fs::read_to_string(template::message_file(&folder, name, tracked.attempt));
-        let message = message.or(written.ok()).filter(|m| !m.is_empty());
+        let message = message.or_else(|| {
+            let written = template::last_words(&folder, &tracked.container, tracked.attempt, code);
+            Some(written).filter(|m| !m.is_empty())
+        });
         let message = message.map(|m| m.chars().take(4096).collect());
         let finished = Timestamp::now();
         tracked.state = State::Ended(Ended { code, started, finished, message });

@@ -90,6 +90,24 @@ pub(super) fn message_file(pod_folder: &Path, container: &str, attempt: i32) -> 
     pod_folder.join("logs").join(format!("{container}-{attempt}.message"))
 }
 
+/// What a run left as its termination message: its file, or, if that is asked for and it failed without
+/// one, the end of its log.
+pub(super) fn last_words(pod_folder: &Path, container: &Container, attempt: i32, code: i32) -> String {
+    let file = message_file(pod_folder, &container.name, attempt);
+    let written = std::fs::read_to_string(file).unwrap_or_default();
+    let from_log = container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
+    if !written.is_empty() || !from_log || code == 0 {
+        return written;
+    }
+    let log = std::fs::read_to_string(log_file(pod_folder, &container.name, attempt)).unwrap_or_default();
+    // Each line begins with time, stream and tag.
+    let lines: Vec<&str> = log.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
+    let text = lines[lines.len().saturating_sub(80)..].join("\n");
+    let from = text.len().saturating_sub(2048);
+    let from = (from..text.len()).find(|&at| text.is_char_boundary(at)).unwrap_or(text.len());
+    text[from..].to_owned()
+}
+
 fn termination_message(folder: &Path, container: &Container, attempt: i32) -> std::io::Result<Mount> {
     let source = message_file(folder, &container.name, attempt);
     std::fs::write(&source, "")?;
@@ -130,15 +148,88 @@ fn volume_mounts<'a>(
         if sub.split('/').any(|part| part == "..") {
             return Err(format!("subPath {sub} must not contain .."));
         }
-        let source = folder.join("volumes").join(&mount.name).join(&sub);
-        if !sub.is_empty() && !source.exists() {
-            std::fs::create_dir_all(&source).map_err(|e| e.to_string())?;
-        }
-        let written_by_node = volume.empty_dir.is_none();
+        let source = below(&folder.join("volumes").join(&mount.name), &sub)?;
+        let read_only = match &volume.persistent_volume_claim {
+            Some(claim) => claim.read_only == Some(true),
+            // All other volumes are written by the node.
+            None => volume.empty_dir.is_none(),
+        };
         Ok(Mount {
             source,
             target: PathBuf::from(&mount.mount_path),
-            read_only: mount.read_only.unwrap_or(false) || written_by_node,
+            read_only: mount.read_only.unwrap_or(false) || read_only,
         })
     })
+}
+
+/// A part of a volume, made if it is absent. Links that a container made may not lead out of the volume.
+fn below(volume: &Path, sub: &str) -> Result<PathBuf, String> {
+    if sub.is_empty() {
+        return Ok(volume.to_owned());
+    }
+    if sub.starts_with('/') {
+        return Err(format!("subPath {sub} must be relative"));
+    }
+    let text = |e: std::io::Error| format!("subPath {sub}: {e}");
+    let root = volume.canonicalize().map_err(text)?;
+    let mut source = root.clone();
+    for part in Path::new(sub) {
+        let next = source.join(part);
+        if next.symlink_metadata().is_err() {
+            std::fs::create_dir(&next).map_err(text)?;
+        }
+        source = next.canonicalize().map_err(text)?;
+        if !source.starts_with(&root) {
+            return Err(format!("subPath {sub} leads out of the volume"));
+        }
+    }
+    Ok(source)
+}
+
+/// The pod's host name.
+pub(super) fn hostname(pod: &Pod) -> String {
+    pod.spec.as_ref().and_then(|s| s.hostname.clone()).unwrap_or_else(|| pod.name_any())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_volume_is_made_and_never_outside_of_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let (share, volume) = (temp.path().join("share"), temp.path().join("volume"));
+        std::fs::create_dir_all(&share).unwrap();
+        std::os::unix::fs::symlink(&share, &volume).unwrap();
+        std::os::unix::fs::symlink("/", share.join("out")).unwrap();
+        std::os::unix::fs::symlink("a", share.join("in")).unwrap();
+        let share = share.canonicalize().unwrap();
+        assert_eq!(below(&volume, "").unwrap(), volume);
+        assert_eq!(below(&volume, "a/b").unwrap(), share.join("a/b"));
+        assert_eq!(below(&volume, "in/b").unwrap(), share.join("a/b"));
+        assert!(share.join("a/b").is_dir());
+        std::fs::write(share.join("file"), "").unwrap();
+        assert_eq!(below(&volume, "file").unwrap(), share.join("file"));
+        for bad in ["/etc", "out/etc", "out"] {
+            assert!(below(&volume, bad).unwrap_err().contains(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_failed_run_without_a_message_shows_the_end_of_its_log_if_asked_to() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::create_dir(temp.path().join("logs")).unwrap();
+        std::fs::write(log_file(temp.path(), "c", 1), "T stderr F one two\nT stdout F three\n").unwrap();
+        let container = |policy: Option<&str>| Container {
+            name: "c".to_owned(),
+            termination_message_policy: policy.map(str::to_owned),
+            ..Container::default()
+        };
+        let fallback = container(Some("FallbackToLogsOnError"));
+        assert_eq!(last_words(temp.path(), &fallback, 1, 3), "one two\nthree");
+        assert_eq!(last_words(temp.path(), &fallback, 1, 0), "");
+        assert_eq!(last_words(temp.path(), &container(None), 1, 3), "");
+        std::fs::write(message_file(temp.path(), "c", 1), "said").unwrap();
+        assert_eq!(last_words(temp.path(), &fallback, 1, 3), "said");
+    }
 }

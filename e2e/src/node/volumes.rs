@@ -17,6 +17,7 @@ use k8s_openapi::api::{
 use kube::{Api, Client, ResourceExt, api::PostParams};
 
 use super::{
+    Shared, claims,
     env::field_value,
     sources::{Values, config_map, secret},
 };
@@ -29,9 +30,20 @@ const TOKEN_SECONDS: i64 = 3600;
 
 /// Writes the current content of every volume of a pod. Called at the start and again while the pod runs:
 /// what did not change is not touched, and what did changes for the containers at once.
-pub(super) async fn refresh(client: &Client, pod: &Pod, ip: &str, folder: &Path) -> Result<(), String> {
+pub(super) async fn refresh(shared: &Shared, pod: &Pod, ip: &str, folder: &Path) -> Result<(), String> {
+    let client = &shared.client;
     for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
         let target = folder.join(&volume.name);
+        if let Some(source) = &volume.persistent_volume_claim {
+            // What is mounted stays so, whatever becomes of the claim and the key.
+            if target.symlink_metadata().is_err() {
+                let namespace = pod.namespace().unwrap_or_default();
+                let share = claims::mount(client, shared.shares.as_deref(), &namespace, source).await;
+                let share = share.map_err(|e| format!("volume {}: {e}", volume.name))?;
+                symlink(share, &target).map_err(|e| e.to_string())?;
+            }
+            continue;
+        }
         fs::create_dir_all(&target).map_err(|e| e.to_string())?;
         if volume.empty_dir.is_some() {
             continue;
