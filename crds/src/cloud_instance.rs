@@ -114,7 +114,10 @@ pub struct DatabaseIsolation {
 
     /// The dedicated compute as Azure names it, for example `S3` or `GP_Gen5_2`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 2, max = 32), regex(pattern = r"^[A-Za-z0-9_]+$"))]
+    #[schemars(
+        length(min = 2, max = 16),
+        regex(pattern = r"^(Basic|S([0-4679]|12)|P(1|2|4|6|11|15)|(GP|BC)_Gen5_[1-9][0-9]{0,2})$")
+    )]
     pub sku: Option<String>,
 }
 

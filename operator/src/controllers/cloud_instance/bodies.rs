@@ -198,7 +198,8 @@ impl Inputs {
 
     fn share_body(&self) -> Value {
         json!({ "properties": {
-            "shareQuota": self.share_gib, "enabledProtocols": "SMB", "accessTier": "TransactionOptimized",
+            // SMB is what shares of these accounts speak; Azure does not show it.
+            "shareQuota": self.share_gib, "accessTier": "TransactionOptimized",
             "metadata": self.claimed(Part::Share),
         }})
     }
@@ -217,25 +218,48 @@ fn as_metadata(tags: &Value) -> Value {
     pairs.map(|(name, value)| (name.replace('-', "_"), value.clone())).collect()
 }
 
-/// `S3` as Azure takes it, and `GP_Gen5_2` in its parts.
+/// The compute of a database as Azure gives it back: `S3` is 100 DTU of Standard, `GP_Gen5_2` two vCores of
+/// General Purpose. Source: Microsoft's page on the limits of single databases by DTU.
 fn sku_of(name: &str) -> Sku {
-    let vcore = |tier: &str| {
-        let mut parts = name.splitn(3, '_');
-        let (prefix, family, capacity) = (parts.next()?, parts.next()?, parts.next()?);
-        let capacity: i32 = capacity.parse().ok()?;
-        Some(Sku {
-            tier: Some(tier.to_owned()),
-            family: Some(family.to_owned()),
-            capacity: Some(capacity),
-            ..Sku::new(format!("{prefix}_{family}"))
-        })
+    let dtu = |tier: &str, capacity: i32| Sku {
+        tier: Some(tier.to_owned()),
+        capacity: Some(capacity),
+        ..Sku::new(tier.to_owned())
     };
-    let typed = match name.split('_').next() {
-        Some("GP") => vcore("GeneralPurpose"),
-        Some("BC") => vcore("BusinessCritical"),
-        _ => None,
+    match name {
+        "Basic" => dtu("Basic", 5),
+        "S0" => dtu("Standard", 10),
+        "S1" => dtu("Standard", 20),
+        "S2" => dtu("Standard", 50),
+        "S3" => dtu("Standard", 100),
+        "S4" => dtu("Standard", 200),
+        "S6" => dtu("Standard", 400),
+        "S7" => dtu("Standard", 800),
+        "S9" => dtu("Standard", 1600),
+        "S12" => dtu("Standard", 3000),
+        "P1" => dtu("Premium", 125),
+        "P2" => dtu("Premium", 250),
+        "P4" => dtu("Premium", 500),
+        "P6" => dtu("Premium", 1000),
+        "P11" => dtu("Premium", 1750),
+        "P15" => dtu("Premium", 4000),
+        name => by_vcore(name).unwrap_or_else(|| Sku::new(name.to_owned())),
+    }
+}
+
+fn by_vcore(name: &str) -> Option<Sku> {
+    let (family, capacity) = name.rsplit_once('_')?;
+    let tier = match family {
+        "GP_Gen5" => "GeneralPurpose",
+        "BC_Gen5" => "BusinessCritical",
+        _ => return None,
     };
-    typed.unwrap_or_else(|| Sku::new(name.to_owned()))
+    Some(Sku {
+        tier: Some(tier.to_owned()),
+        family: Some("Gen5".to_owned()),
+        capacity: Some(capacity.parse().ok()?),
+        ..Sku::new(family.to_owned())
+    })
 }
 
 #[cfg(test)]
@@ -248,6 +272,7 @@ mod tests {
         assert_eq!((sku.name.as_str(), sku.capacity), ("GP_Gen5", Some(2)));
         assert_eq!((sku.tier.as_deref(), sku.family.as_deref()), (Some("GeneralPurpose"), Some("Gen5")));
         let sku = sku_of("S3");
-        assert_eq!((sku.name.as_str(), sku.capacity, sku.tier), ("S3", None, None));
+        assert_eq!((sku.name.as_str(), sku.capacity), ("Standard", Some(100)));
+        assert_eq!(sku_of("GP_Gen5_x").name, "GP_Gen5_x", "Azure says what is wrong with it");
     }
 }

@@ -77,7 +77,7 @@ fn secret(server: &Server<'_>) -> Manifest {
 fn connection_string(server: &Server<'_>) -> String {
     let inputs = server.inputs;
     format!(
-        "Server=tcp:{},1433;Initial Catalog={};Authentication=Active Directory Workload Identity;Encrypt=True;TrustServerCertificate=False;Connect Timeout=30",
+        "Server=tcp:{},1433;Initial Catalog={};Authentication=Active Directory Workload Identity;Encrypt=True",
         inputs.sql_server.1,
         inputs.database()
     )
@@ -172,6 +172,8 @@ fn container(server: &Server<'_>) -> Value {
         "name": SERVER,
         "image": format!("{}:{}", server.image, server.version),
         "imagePullPolicy": "IfNotPresent",
+        // The last lines of its log are why it ended.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "env": environment(server),
         "ports": [
             { "name": "web", "containerPort": WEB_PORT, "protocol": "TCP" },
