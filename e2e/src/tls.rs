@@ -1,21 +1,28 @@
 //! HTTPS listeners.
 
-use std::{error::Error as StdError, sync::Arc, time::Duration};
+use std::{error::Error as StdError, net::SocketAddr, sync::Arc, time::Duration};
 
 use rustls::{
     RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::{ResolvesServerCert, WebPkiClientVerifier},
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::pki::Identity;
 
-/// Accepts TLS connections; a handshake that fails is that client's trouble alone.
+/// Longest handshake.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// Accepts TLS connections; a handshake that fails or takes long is that client's trouble alone.
 pub struct TlsListener {
     listener: TcpListener,
     acceptor: TlsAcceptor,
+    handshakes: JoinSet<Option<(TlsStream<TcpStream>, SocketAddr)>>,
 }
 
 impl TlsListener {
@@ -41,7 +48,7 @@ impl TlsListener {
         let chain = vec![CertificateDer::from_pem_slice(identity.cert.as_bytes())?];
         let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())?;
         let config = config.with_single_cert(chain, key)?;
-        Ok(Self { listener, acceptor: TlsAcceptor::from(Arc::new(config)) })
+        Ok(Self::with(listener, config))
     }
 
     /// Serves with whatever certificate the resolver has for a connection; none ends the handshake.
@@ -54,25 +61,67 @@ impl TlsListener {
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_cert_resolver(resolver);
-        Ok(Self { listener, acceptor: TlsAcceptor::from(Arc::new(config)) })
+        Ok(Self::with(listener, config))
+    }
+
+    fn with(listener: TcpListener, config: ServerConfig) -> Self {
+        Self { listener, acceptor: TlsAcceptor::from(Arc::new(config)), handshakes: JoinSet::new() }
     }
 }
 
 impl axum::serve::Listener for TlsListener {
     type Io = TlsStream<TcpStream>;
-    type Addr = std::net::SocketAddr;
+    type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
-            let Ok((stream, address)) = self.listener.accept().await else { continue };
-            let handshake = tokio::time::timeout(Duration::from_secs(5), self.acceptor.accept(stream));
-            if let Ok(Ok(stream)) = handshake.await {
-                return (stream, address);
+            tokio::select! {
+                accepted = self.listener.accept() => {
+                    let Ok((stream, address)) = accepted else { continue };
+                    let handshake = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(stream));
+                    self.handshakes.spawn(async move { Some((handshake.await.ok()?.ok()?, address)) });
+                }
+                Some(done) = self.handshakes.join_next() => {
+                    if let Ok(Some(connection)) = done {
+                        return connection;
+                    }
+                }
             }
         }
     }
 
     fn local_addr(&self) -> std::io::Result<Self::Addr> {
         self.listener.local_addr()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use axum::serve::Listener;
+
+    use super::*;
+    use crate::{
+        pki::{Authority, Subject},
+        probe::Call,
+    };
+
+    #[tokio::test]
+    async fn a_client_that_says_nothing_holds_nobody_up() {
+        let authority = Authority::new("tests").unwrap();
+        let identity = authority.server(&Subject { user: "server", group: None }, &["localhost"]).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut tls = TlsListener::new(listener, &identity, None).unwrap();
+        let silent = TcpStream::connect(address).await.unwrap();
+        let ca = authority.cert();
+        let client = tokio::task::spawn_blocking(move || {
+            Call { address, host: "localhost", ca: &ca }.exchange("GET", "/", &[], &[])
+        });
+        let began = tokio::time::Instant::now();
+        drop(tls.accept().await);
+        assert!(began.elapsed() < HANDSHAKE, "it waited for the silent client");
+        assert!(client.await.unwrap().is_err(), "nobody answered");
+        drop(silent);
     }
 }

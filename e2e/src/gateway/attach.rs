@@ -106,8 +106,8 @@ fn hosts_at(route: &Route, listener: &Listener) -> Vec<String> {
 }
 
 fn resolve(route: &Route, facts: &impl Facts) -> Result<(), &'static str> {
-    let references = route.spec.rules.iter().flat_map(|rule| &rule.backend_refs);
-    references.map(|reference| backend(route, reference, facts).map(drop)).collect()
+    let mut references = route.spec.rules.iter().flat_map(|rule| &rule.backend_refs);
+    references.try_for_each(|reference| backend(route, reference, facts).map(drop))
 }
 
 fn backend(route: &Route, reference: &BackendRef, facts: &impl Facts) -> Result<Backend, &'static str> {

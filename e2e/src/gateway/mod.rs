@@ -88,9 +88,17 @@ struct Gateway {
     parent: Parent,
 }
 
-/// Which entries each listener has, and how many routes gave them, by positions of Gateway and listener.
+/// What is attached to the listeners, by positions of Gateway and listener.
 #[derive(Default)]
-struct Attached(BTreeMap<(usize, usize), (Vec<Entry>, BTreeSet<(&'static str, String, String)>)>);
+struct Attached(BTreeMap<(usize, usize), Share>);
+
+/// What is attached to one listener.
+#[derive(Default)]
+struct Share {
+    table: Vec<Entry>,
+    /// Namespaces and names of the routes.
+    routes: BTreeSet<(String, String)>,
+}
 
 /// Follows the cluster's Gateways and routes until the task is dropped.
 pub async fn run(front: Front) {
@@ -203,9 +211,9 @@ impl Attached {
             let Some(at) = found else { continue };
             let attachment = attach(route, reference, &gateways[at].parent, facts);
             for (listener, hosts) in &attachment.listeners {
-                let (table, routes) = self.0.entry((at, *listener)).or_default();
-                table.extend(entries(route, hosts, facts));
-                routes.insert((route.kind.name(), route.namespace.clone(), route.name.clone()));
+                let share = self.0.entry((at, *listener)).or_default();
+                share.table.extend(entries(route, hosts, facts));
+                share.routes.insert((route.namespace.clone(), route.name.clone()));
             }
             ours.push((object.data["spec"]["parentRefs"][position].clone(), attachment));
         }
@@ -258,7 +266,7 @@ fn serve<'a>(
     let Parent { namespace, name, listeners } = &gateway.parent;
     let mut fares = Vec::new();
     for (position, listener) in listeners.iter().enumerate() {
-        let (table, routes) = attached.0.remove(&(at, position)).unwrap_or_default();
+        let Share { table, routes } = attached.0.remove(&(at, position)).unwrap_or_default();
         let mode = listener.mode();
         let certificate = listener.tls.certificate_refs.first().filter(|_| mode == Some(Mode::Https));
         let secret = certificate

@@ -12,7 +12,7 @@ use std::{
 use axum::{
     body::Body,
     extract::Request,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version, header, uri::Authority},
     response::{IntoResponse, Response},
 };
 use hyper::client::conn::http1;
@@ -67,13 +67,14 @@ impl Traffic {
         }
     }
 
-    /// Where what is meant for this host and path goes; none without a route, `Some(None)` if the route
-    /// has no Service.
-    fn backend(&self, host: &str, path: &str) -> Option<Option<Backend>> {
-        let table = self.table.read().ok()?.clone();
-        let entry = find(&table, host, path)?;
+    /// Where what is meant for this host and path goes, or what to answer: 404 without a route, 500 if the
+    /// route has no Service that is there.
+    fn backend(&self, host: &str, path: &str) -> Result<Backend, StatusCode> {
+        let table = self.table.read().map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?.clone();
+        let entry = find(&table, host, path).ok_or(StatusCode::NOT_FOUND)?;
         // In turn, so that each gets its share.
-        Some(pick(&entry.backends, self.turn.fetch_add(1, Ordering::Relaxed)).cloned())
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        pick(&entry.backends, turn).cloned().ok_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
     async fn connect(&self, host: &str, backend: &Backend) -> Result<Box<dyn Wire>, NoConnection> {
@@ -91,9 +92,8 @@ impl Traffic {
         let host = host_of(&request).unwrap_or_default();
         let name = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name);
         let backend = match self.backend(name, request.uri().path()) {
-            None => return StatusCode::NOT_FOUND.into_response(),
-            Some(None) => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-            Some(Some(backend)) => backend,
+            Ok(backend) => backend,
+            Err(status) => return status.into_response(),
         };
         let Ok(wire) = self.connect(name, &backend).await else {
             return (StatusCode::SERVICE_UNAVAILABLE, "no healthy upstream").into_response();
@@ -111,8 +111,8 @@ impl Traffic {
     pub async fn connection(&self, mut stream: TcpStream) -> io::Result<()> {
         let greeting = tokio::time::timeout(GREETING, greeting(&mut stream));
         let (name, bytes) = greeting.await.map_err(io::Error::other)??;
-        let Some(Some(backend)) = self.backend(&name, "/") else {
-            tracing::info!(cluster = self.network.name(), name, "no TLSRoute");
+        let Ok(backend) = self.backend(&name, "/") else {
+            tracing::info!(cluster = self.network.name(), name, "no TLSRoute with a Service");
             return Ok(());
         };
         let Ok(mut wire) = self.connect(&name, &backend).await else { return Ok(()) };
@@ -124,7 +124,7 @@ impl Traffic {
 /// The host that a request is for, with its port if it names one.
 fn host_of(request: &Request) -> Option<String> {
     let header = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    header.or_else(|| request.uri().authority().map(|a| a.as_str())).map(str::to_owned)
+    header.or_else(|| request.uri().authority().map(Authority::as_str)).map(str::to_owned)
 }
 
 async fn forward(mut request: Request, host: &str, wire: Box<dyn Wire>) -> Result<Response, hyper::Error> {
