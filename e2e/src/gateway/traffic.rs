@@ -210,6 +210,43 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn bodies_go_through_as_they_come() {
+        use futures::StreamExt;
+        let (wire, mut server) = tokio::io::duplex(4096);
+        let (parts, sent) = futures::channel::mpsc::unbounded::<io::Result<&str>>();
+        let request = Request::post("https://a.example/up?x=1")
+            .header("connection", "close")
+            .body(Body::from_stream(sent))
+            .unwrap();
+        let forwarded = tokio::spawn(forward(request, "a.example:443", Box::new(wire)));
+        parts.unbounded_send(Ok("first")).unwrap();
+        let got = read_until(&mut server, "first").await;
+        assert!(got.starts_with("POST /up?x=1 HTTP/1.1\r\n"), "{got}");
+        assert!(got.contains("x-forwarded-host: a.example:443\r\n") && !got.contains("close"), "{got}");
+        // The caller has not ended, and gets the beginning of an answer that has not ended either.
+        server.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n").await.unwrap();
+        let response = forwarded.await.unwrap().unwrap();
+        assert!(response.headers().is_empty(), "{:?}", response.headers());
+        let mut body = response.into_body().into_data_stream();
+        assert_eq!(body.next().await.unwrap().unwrap(), "one");
+        parts.unbounded_send(Ok("second")).unwrap();
+        read_until(&mut server, "second").await;
+        drop(parts);
+        read_until(&mut server, "0\r\n\r\n").await;
+        server.write_all(b"3\r\ntwo\r\n0\r\n\r\n").await.unwrap();
+        assert_eq!(body.next().await.unwrap().unwrap(), "two");
+        assert!(body.next().await.is_none());
+    }
+
+    async fn read_until(stream: &mut tokio::io::DuplexStream, what: &str) -> String {
+        let mut text = String::new();
+        while !text.contains(what) {
+            text.push(char::from(stream.read_u8().await.unwrap()));
+        }
+        text
+    }
+
+    #[tokio::test]
     async fn the_greeting_is_read_and_kept_whole() {
         use rustls::{ClientConfig, ClientConnection, RootCertStore, pki_types::ServerName};
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
