@@ -200,6 +200,9 @@ impl Story {
         let api = self.api("networking.k8s.io/v1", "NetworkPolicy", "one");
         api.delete("gateway", &DeleteParams::default()).await.unwrap();
         self.answers(HOST, "/", 503).await;
+        let log = std::fs::read_to_string(self.sandbox.folder().join("logs/sandbox.log")).unwrap();
+        let refused = |line: &str| line.contains(HOST) && line.contains("refused by the network policies");
+        assert!(log.lines().any(refused), "the log says why");
     }
 
     async fn ends_with_its_gateway(&self) {
