@@ -1,9 +1,15 @@
 //! What the stories about instances share.
+#![expect(clippy::expect_used, clippy::missing_panics_doc, reason = "a step that fails is to fail its story")]
 
+use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, api::ListParams};
 use reef_crds::{CloudInstance, CloudInstanceStatus, Reef, RetainedInstance};
+use serde_json::Value;
 
-use crate::harness::eventually;
+use crate::{
+    harness::{Sandbox, eventually},
+    install::NAMESPACE,
+};
 
 /// Namespace of the sample instances.
 pub const CUSTOMERS: &str = "customers";
@@ -56,4 +62,40 @@ pub async fn cluster_of(client: &Client, status: &CloudInstanceStatus) -> Option
     let reef = &status.placement.as_ref()?.reef;
     let reef = Api::<Reef>::all(client.clone()).get_opt(reef).await.ok()??;
     Some(reef.status?.cluster?.name)
+}
+
+/// Short hash of an instance's identity, as in the names of its resources.
+pub fn hash_of(status: &CloudInstanceStatus) -> String {
+    let identity = &status.identity.as_ref().expect("its identity").name;
+    identity.strip_prefix("id-").expect("a name of ours").to_owned()
+}
+
+/// The key of the REST API that the operator made for an instance.
+pub async fn api_key(client: &Client, status: &CloudInstanceStatus) -> String {
+    let secrets = Api::<Secret>::namespaced(client.clone(), NAMESPACE);
+    let secret = secrets.get(&format!("instance-{}", hash_of(status))).await.expect("the keys");
+    let data = secret.data.expect("data");
+    String::from_utf8(data["api-key"].0.clone()).expect("text")
+}
+
+/// Calls an instance's REST API through its reef's gateway, as a customer would: status and body.
+pub async fn call(
+    sandbox: &Sandbox,
+    client: &Client,
+    status: &CloudInstanceStatus,
+    (method, path): (&str, &str),
+    key: Option<&str>,
+    body: &Value,
+) -> (u16, Value) {
+    let cluster = cluster_of(client, status).await.expect("its cluster");
+    let ca = std::fs::read_to_string(sandbox.folder().join("run/public-ca.crt")).expect("the authority");
+    let host = status.url.as_ref().expect("its URL").trim_start_matches("https://").to_owned();
+    let call = sandbox.https(&cluster, &host, &ca).expect("its gateway");
+    let mut headers: Vec<(&str, &str)> = key.map(|key| ("X-Octopus-ApiKey", key)).into_iter().collect();
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    if !body.is_empty() {
+        headers.push(("Content-Type", "application/json"));
+    }
+    let answer = call.exchange(method, path, &headers, body.as_bytes()).expect("an answer");
+    (answer.status, serde_json::from_slice(&answer.body).unwrap_or(Value::Null))
 }

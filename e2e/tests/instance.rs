@@ -1,4 +1,5 @@
-//! Story: instances come into service on two reefs and are reached.
+//! Story: instances come into service on two reefs, are reached, are kept as wanted, and go again: one whose data is
+//! kept, one whose data goes.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -6,14 +7,25 @@
     reason = "a step that fails is to fail its story"
 )]
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
-use kube::Client;
-use reef_e2e::{
-    harness::{Sandbox, ok},
-    instance_harness::instance_ready,
-    reef_harness::{ready, set},
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, ListParams},
 };
+use reef_crds::{CloudInstance, CloudInstanceStatus, Reef};
+use reef_e2e::{
+    azure::{PLATFORM_GROUP, SUBSCRIPTION},
+    harness::{Sandbox, eventually, ok, refused},
+    install::NAMESPACE,
+    instance_harness::{
+        CUSTOMERS, api_key, call, cluster_of, hash_of, instance_gone, instance_ready, instance_shows,
+        instances, retained,
+    },
+    reef_harness::{azure_writes, cluster_writes, looks, ready, set},
+};
+use serde_json::{Value, json};
 
 const SAMPLES: [&str; 4] = [
     include_str!("../../docs/samples/10-region.yaml"),
@@ -22,19 +34,362 @@ const SAMPLES: [&str; 4] = [
     include_str!("../../docs/samples/40-instances.yaml"),
 ];
 
+const NAMES: [&str; 3] = ["acme", "globex", "initech"];
+
+const CONFIRM: &str = "confirmation.cloud.octopus.com/deletion=true";
+
+type All = BTreeMap<&'static str, CloudInstanceStatus>;
+
 #[tokio::test]
-async fn instances_come_and_serve() {
+async fn instances_come_serve_and_go() {
     let sandbox = Sandbox::start(env!("CARGO_BIN_EXE_reef-sandbox"), &["--reef-slots=2", "--time-scale=200"]);
-    let client: Client = sandbox.client().await;
+    let client = sandbox.client().await;
     set(&sandbox, "resyncSeconds=10");
     for sample in &SAMPLES[..3] {
         ok(&sandbox.kubectl_with(&["apply", "-f", "-"], sample));
     }
-    ready(&client, "weu-1").await;
-    ready(&client, "weu-2").await;
+    for reef in ["weu-1", "weu-2"] {
+        ready(&client, reef).await;
+    }
     let began = Instant::now();
     ok(&sandbox.kubectl_with(&["apply", "-f", "-"], SAMPLES[3]));
-    let acme = instance_ready(&client, "acme").await;
-    println!("an instance from manifest to Ready: {:.1} s", began.elapsed().as_secs_f32());
-    println!("{acme:#?}");
+    let first = instance_ready(&client, NAMES[0]).await;
+    println!(
+        "an instance from manifest to Ready: {:.1} s (Azure 200 times as fast)",
+        began.elapsed().as_secs_f32()
+    );
+    let mut all = All::from([(NAMES[0], first)]);
+    for name in &NAMES[1..] {
+        all.insert(name, instance_ready(&client, name).await);
+    }
+    println!("three instances: {:.1} s", began.elapsed().as_secs_f32());
+
+    they_have_their_places(&client, &all).await;
+    each_is_reached_and_is_itself(&sandbox, &client, &all).await;
+    what_they_are_made_of_is_theirs(&sandbox, &client, &all).await;
+    nothing_secret_shows(&sandbox, &client).await;
+    nothing_is_written_when_nothing_is_to_do(&sandbox, &client).await;
+    what_is_changed_by_hand_is_put_back(&sandbox, &client, &all).await;
+    what_can_change_changes(&sandbox, &client, &all).await;
+    a_subdomain_is_taken_once(&sandbox, &client).await;
+    deletion_needs_a_confirmation(&sandbox, &client, &all).await;
+    what_is_kept_and_what_goes(&sandbox, &client, &all).await;
+}
+
+async fn they_have_their_places(client: &Client, all: &All) {
+    let reef = |name: &str| all[name].placement.as_ref().unwrap().reef.clone();
+    assert_ne!(reef("globex"), reef("initech"), "they are of one anti-affinity group");
+    let place = |name: &str| all[name].placement.clone().unwrap();
+    assert_eq!((place("acme").pool.as_deref(), place("initech").pool), (Some("pool-1"), None));
+    let reefs = Api::<Reef>::all(client.clone()).list(&ListParams::default()).await.unwrap();
+    eventually("no place is kept any more for who has one", || async {
+        let reefs = Api::<Reef>::all(client.clone()).list(&ListParams::default()).await.ok()?;
+        reefs.items.iter().all(|r| r.status.as_ref().unwrap().reservations.len() <= 1).then_some(())
+    })
+    .await;
+    assert_eq!(reefs.items.len(), 2);
+}
+
+async fn each_is_reached_and_is_itself(sandbox: &Sandbox, client: &Client, all: &All) {
+    let mut ids = Vec::new();
+    for (name, status) in all {
+        let (code, root) = call(sandbox, client, status, ("GET", "/api"), None, &Value::Null).await;
+        assert_eq!(code, 200, "{name}");
+        assert_eq!(root["Version"], *status.version.as_ref().unwrap().running.as_ref().unwrap());
+        assert_eq!(status.url.as_deref(), Some(&*format!("https://{name}.octopus.example")));
+        ids.push(root["InstallationId"].as_str().unwrap().to_owned());
+        let cluster = cluster_of(client, status).await.unwrap();
+        let words = sandbox.polling(&cluster, &format!("{name}.octopus.example")).unwrap();
+        assert_eq!(String::from_utf8(words).unwrap().trim(), ids.last().unwrap(), "its own TLS reaches it");
+        // The settings of the cloud are made, through its public API.
+        let key = api_key(client, status).await;
+        let get = async |path| call(sandbox, client, status, ("GET", path), Some(&key), &Value::Null).await.1;
+        assert_eq!(get("/api/featuresconfiguration").await["IsBuiltInWorkerEnabled"], false);
+        assert_eq!(get("/api/serverconfiguration").await["ServerUri"], *status.url.as_ref().unwrap());
+        let nodes = get("/api/octopusservernodes").await;
+        let cap = instances(client).get(name).await.unwrap().spec.task_cap;
+        assert_eq!(nodes["Items"][0]["MaxConcurrentTasks"], cap);
+        let project = json!({ "Name": format!("of {name}") });
+        assert_eq!(
+            call(sandbox, client, status, ("POST", "/api/projects"), Some(&key), &project).await.0,
+            201
+        );
+    }
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), all.len(), "each is another");
+    let stranger = api_key(client, &all["globex"]).await;
+    let refused =
+        call(sandbox, client, &all["acme"], ("GET", "/api/projects"), Some(&stranger), &Value::Null).await;
+    assert_eq!(refused.0, 401, "a key opens one server");
+}
+
+async fn what_they_are_made_of_is_theirs(sandbox: &Sandbox, client: &Client, all: &All) {
+    for (name, status) in all {
+        let hash = hash_of(status);
+        let ids = sandbox.azure_ids();
+        let of = |part: &str| ids.iter().filter(|id| id.contains(part)).cloned().collect::<Vec<_>>();
+        for (part, count) in
+            [(format!("id-{hash}"), 2), (format!("db-{hash}-1"), 1), (format!("fs-{hash}-1"), 1)]
+        {
+            assert_eq!(of(&part).len(), count, "{part}: {ids:#?}");
+        }
+        let record = format!("{}/CNAME/{name}", zone());
+        let (_, record) = sandbox.arm("GET", &record, None);
+        let reef =
+            Api::<Reef>::all(client.clone()).get(&status.placement.as_ref().unwrap().reef).await.unwrap();
+        assert_eq!(record["properties"]["CNAMERecord"]["cname"], reef.status.unwrap().gateway.unwrap().host);
+        let cluster = sandbox.reef_client(&cluster_of(client, status).await.unwrap()).await;
+        let namespace = status.namespace.as_ref().unwrap();
+        let labels =
+            Api::<Namespace>::all(cluster.clone()).get(namespace).await.unwrap().metadata.labels.unwrap();
+        assert_eq!(labels["pod-security.kubernetes.io/enforce"], "restricted");
+        let pod =
+            Api::<Pod>::namespaced(cluster.clone(), namespace).get("octopus-0").await.unwrap().spec.unwrap();
+        assert_eq!(pod.automount_service_account_token, Some(false));
+    }
+}
+
+fn zone() -> String {
+    format!(
+        "/subscriptions/{SUBSCRIPTION}/resourceGroups/{PLATFORM_GROUP}/providers/Microsoft.Network/dnsZones/octopus.example"
+    )
+}
+
+/// Invariant 8 for the keys of instances.
+async fn nothing_secret_shows(sandbox: &Sandbox, client: &Client) {
+    let objects = "events,reefs,regions,cloudinstances,retainedinstances";
+    let mut text = ok(&sandbox.kubectl(&["get", objects, "-A", "-o", "yaml"]));
+    let logs = ["-n", NAMESPACE, "logs", "-l", "app.kubernetes.io/component=operator", "--tail=-1"];
+    text += &ok(&sandbox.kubectl(&logs));
+    text.extend(sandbox.azure_journal().iter().map(Value::to_string));
+    for (name, cluster) in reefs(sandbox, client).await {
+        let _ = name;
+        for pod in Api::<Pod>::all(cluster.clone()).list(&ListParams::default()).await.unwrap() {
+            text += &serde_json::to_string(&pod).unwrap();
+            let pods = Api::<Pod>::namespaced(cluster.clone(), &pod.namespace().unwrap());
+            text += &pods.logs(&pod.name_any(), &kube::api::LogParams::default()).await.unwrap_or_default();
+        }
+    }
+    let secrets = Api::<Secret>::namespaced(client.clone(), NAMESPACE);
+    let keys = secrets.list(&ListParams::default().labels("app.kubernetes.io/component=keys")).await.unwrap();
+    assert_eq!(keys.items.len(), NAMES.len());
+    assert!(text.contains("Web server is ready") && text.contains("access"), "the logs were read");
+    for secret in keys.items.iter().flat_map(|s| s.data.iter().flatten()) {
+        let value = String::from_utf8(secret.1.0.clone()).unwrap();
+        assert!(!text.contains(&value), "{} shows", secret.0);
+    }
+    assert!(!text.contains("eyJhbGciOi"), "a token shows");
+}
+
+/// Clients of the reefs' clusters, by Reef.
+async fn reefs(sandbox: &Sandbox, client: &Client) -> Vec<(String, Client)> {
+    let mut all = Vec::new();
+    for reef in Api::<Reef>::all(client.clone()).list(&ListParams::default()).await.unwrap() {
+        let cluster = reef.status.as_ref().unwrap().cluster.as_ref().unwrap().name.clone();
+        all.push((reef.name_any(), sandbox.reef_client(&cluster).await));
+    }
+    all
+}
+
+/// Invariant 7 with instances: routine looks write nowhere.
+async fn nothing_is_written_when_nothing_is_to_do(sandbox: &Sandbox, client: &Client) {
+    let by_us = |entry: &Value| {
+        entry["user"]["username"] == "system:serviceaccount:reef-operator:reef-operator"
+            && entry["objectRef"]["resource"] != "leases"
+    };
+    let ours = || sandbox.audit().into_iter().filter(|e| by_us(e)).collect::<Vec<_>>();
+    let looked = async |more: f64| {
+        let first = looks(client, "cloud-instance").await;
+        eventually("routine looks at all instances", || async {
+            (looks(client, "cloud-instance").await >= first + more).then_some(())
+        })
+        .await;
+    };
+    let statuses = async || {
+        let list = Api::<Reef>::all(client.clone()).list(&ListParams::default()).await.unwrap();
+        list.items.into_iter().filter_map(|r| r.status).collect::<Vec<_>>()
+    };
+    let in_clusters = async || statuses().await.iter().map(|s| cluster_writes(sandbox, s)).sum::<usize>();
+    looked(6.0).await;
+    let before = (ours().len(), in_clusters().await, azure_writes(sandbox).len());
+    looked(9.0).await;
+    let new = ours().split_off(before.0);
+    assert!(new.is_empty(), "writes in routine looks: {new:#?}");
+    assert_eq!(
+        (in_clusters().await, azure_writes(sandbox).len()),
+        (before.1, before.2),
+        "writes in routine looks"
+    );
+}
+
+async fn what_is_changed_by_hand_is_put_back(sandbox: &Sandbox, client: &Client, all: &All) {
+    let status = &all["acme"];
+    let cluster = sandbox.reef_client(&cluster_of(client, status).await.unwrap()).await;
+    let namespace = status.namespace.as_ref().unwrap();
+    let policies =
+        Api::<k8s_openapi::api::networking::v1::NetworkPolicy>::namespaced(cluster.clone(), namespace);
+    policies.delete("default-deny", &DeleteParams::default()).await.unwrap();
+    let record = format!("{}/CNAME/acme", zone());
+    assert_eq!(sandbox.arm("DELETE", &record, None).0, 200);
+    eventually("policy and record are made again", || async {
+        let policy = policies.get_opt("default-deny").await.ok()?;
+        (policy.is_some() && sandbox.arm("GET", &record, None).0 == 200).then_some(())
+    })
+    .await;
+    // Whoever ends the pod gets the same server with the same data again.
+    let pods = Api::<Pod>::namespaced(cluster.clone(), namespace);
+    let was = pods.get("octopus-0").await.unwrap().uid();
+    pods.delete("octopus-0", &DeleteParams::default()).await.unwrap();
+    eventually("another pod serves", || async {
+        let pod = pods.get_opt("octopus-0").await.ok()??;
+        let ready = pod
+            .status
+            .as_ref()?
+            .conditions
+            .as_ref()?
+            .iter()
+            .any(|c| c.type_ == "Ready" && c.status == "True");
+        (ready && pod.uid() != was).then_some(())
+    })
+    .await;
+    let key = api_key(client, &all["acme"]).await;
+    let (_, projects) =
+        call(sandbox, client, status, ("GET", "/api/projects"), Some(&key), &Value::Null).await;
+    assert_eq!(projects["Items"][0]["Name"], "of acme");
+    instance_ready(client, "acme").await;
+
+    // A database that is gone is not replaced by an empty one.
+    let hash = hash_of(&all["globex"]);
+    let ids = sandbox.azure_ids();
+    let share = ids.iter().find(|id| id.contains(&format!("fs-{hash}-1"))).unwrap();
+    assert_eq!(sandbox.arm("DELETE", share, None).0, 200);
+    let stalled = instance_shows(client, "globex", "Stalled", "True", "DataResourceMissing").await;
+    assert!(stalled.conditions[0].message.contains(share.as_str()), "{}", stalled.conditions[0].message);
+    assert_eq!(sandbox.arm("GET", share, None).0, 404);
+    ok(&sandbox.kubectl(&[
+        "-n",
+        CUSTOMERS,
+        "annotate",
+        "ci",
+        "globex",
+        "confirmation.cloud.octopus.com/recreation=true",
+    ]));
+    instance_ready(client, "globex").await;
+    ok(&sandbox.kubectl(&[
+        "-n",
+        CUSTOMERS,
+        "annotate",
+        "ci",
+        "globex",
+        "confirmation.cloud.octopus.com/recreation-",
+    ]));
+}
+
+async fn what_can_change_changes(sandbox: &Sandbox, client: &Client, all: &All) {
+    let edit = r#"{"spec":{"taskCap":10,"quota":{"share":"150Gi","database":"20Gi"}}}"#;
+    ok(&sandbox.kubectl(&["-n", CUSTOMERS, "patch", "ci", "acme", "--type=merge", "-p", edit]));
+    instance_ready(client, "acme").await;
+    let hash = hash_of(&all["acme"]);
+    let ids = sandbox.azure_ids();
+    let get = |part: String| sandbox.arm("GET", ids.iter().find(|id| id.contains(&part)).unwrap(), None).1;
+    eventually("quotas have grown", || async {
+        let share = &get(format!("fs-{hash}-1"))["properties"]["shareQuota"];
+        let database = &get(format!("db-{hash}-1"))["properties"]["maxSizeBytes"];
+        (*share == 150 && *database == json!(20_i64 << 30)).then_some(())
+    })
+    .await;
+    let key = api_key(client, &all["acme"]).await;
+    eventually("the server has the new task cap", || async {
+        let path = ("GET", "/api/octopusservernodes");
+        let (_, nodes) = call(sandbox, client, &all["acme"], path, Some(&key), &Value::Null).await;
+        (nodes["Items"][0]["MaxConcurrentTasks"] == 10).then_some(())
+    })
+    .await;
+}
+
+async fn a_subdomain_is_taken_once(sandbox: &Sandbox, client: &Client) {
+    let mut second = instances(client).get("acme").await.unwrap().spec;
+    second.deletion_protection = false;
+    let second = CloudInstance::new("acme-again", second);
+    let text = serde_json::to_string(&second).unwrap();
+    ok(&sandbox.kubectl_with(&["-n", CUSTOMERS, "apply", "-f", "-"], &text));
+    let stalled = instance_shows(client, "acme-again", "Stalled", "True", "NameTaken").await;
+    assert!(stalled.conditions[0].message.contains("customers/acme"), "{}", stalled.conditions[0].message);
+    ok(&sandbox.kubectl(&["-n", CUSTOMERS, "delete", "ci", "acme-again", "--wait=false"]));
+    instance_gone(client, "acme-again").await;
+    assert_eq!(
+        sandbox.arm("GET", &format!("{}/CNAME/acme", zone()), None).0,
+        200,
+        "the record is the first one's"
+    );
+    for kept in retained(client).await {
+        assert_eq!(kept.spec.origin.name, "acme-again");
+        ok(&sandbox.kubectl(&["annotate", "ri", &kept.name_any(), CONFIRM]));
+        ok(&sandbox.kubectl(&["delete", "ri", &kept.name_any(), "--timeout=60s"]));
+    }
+}
+
+async fn deletion_needs_a_confirmation(sandbox: &Sandbox, client: &Client, all: &All) {
+    let delete = ["-n", CUSTOMERS, "delete", "ci", "acme", "--wait=false"];
+    let why = refused(&sandbox.kubectl(&delete));
+    assert!(why.contains("is protected") && why.contains(CONFIRM), "{why}");
+    // A policy can be taken away, or be passed by whoever owns the namespace: the operator asks all the same.
+    ok(&sandbox.kubectl(&["delete", "validatingadmissionpolicybinding", "deletion.cloud.octopus.com"]));
+    let writes = azure_writes(sandbox).len();
+    eventually("the binding is gone", || async { sandbox.kubectl(&delete).status.success().then_some(()) })
+        .await;
+    instance_shows(client, "acme", "Stalled", "True", "DeletionUnconfirmed").await;
+    assert_eq!(azure_writes(sandbox).len(), writes, "nothing was touched");
+    let (code, _) = call(sandbox, client, &all["acme"], ("GET", "/api"), None, &Value::Null).await;
+    assert_eq!(code, 200, "it serves on");
+}
+
+async fn what_is_kept_and_what_goes(sandbox: &Sandbox, client: &Client, all: &All) {
+    for name in ["acme", "initech"] {
+        ok(&sandbox.kubectl(&["-n", CUSTOMERS, "annotate", "ci", name, CONFIRM]));
+        ok(&sandbox.kubectl(&["-n", CUSTOMERS, "delete", "ci", name, "--wait=false"]));
+    }
+    for name in ["acme", "initech"] {
+        instance_gone(client, name).await;
+    }
+    let (acme, initech) = (hash_of(&all["acme"]), hash_of(&all["initech"]));
+    let ids = sandbox.azure_ids();
+    assert!(!ids.iter().any(|id| id.contains(&initech)), "all of it is gone: {ids:#?}");
+    let mut left: Vec<_> =
+        ids.iter().filter(|id| id.contains(&acme)).map(|id| id.rsplit('/').next().unwrap()).collect();
+    left.sort_unstable();
+    assert_eq!(left, [format!("db-{acme}-1"), format!("fs-{acme}-1")], "only its data is left");
+    for name in ["acme", "initech"] {
+        assert_eq!(sandbox.arm("GET", &format!("{}/CNAME/{name}", zone()), None).0, 404);
+    }
+    for (_, cluster) in reefs(sandbox, client).await {
+        let left = Api::<Namespace>::all(cluster).list(&ListParams::default()).await.unwrap();
+        let left: Vec<_> =
+            left.items.iter().map(ResourceExt::name_any).filter(|n| n.starts_with("oct-")).collect();
+        assert!(left.iter().all(|n| n.starts_with("oct-globex-")), "{left:?}");
+    }
+    let kept = retained(client).await;
+    assert_eq!(kept.len(), 1);
+    let kept = &kept[0];
+    assert_eq!((kept.spec.origin.namespace.as_str(), kept.spec.origin.name.as_str()), (CUSTOMERS, "acme"));
+    assert_eq!(kept.spec.database.name, all["acme"].database.as_ref().unwrap().name);
+    let name = kept.name_any();
+    ok(&sandbox.kubectl(&["wait", "ri", &name, "--for=condition=Ready", "--timeout=60s"]));
+
+    // What is kept is not used again silently.
+    ok(&sandbox.kubectl_with(&["apply", "-f", "-"], SAMPLES[3].split("---").nth(1).unwrap()));
+    let stalled = instance_shows(client, "acme", "Stalled", "True", "RetainedExists").await;
+    assert!(stalled.conditions[0].message.contains(&name), "{}", stalled.conditions[0].message);
+    // Unconfirmed, it stays even without the policy.
+    ok(&sandbox.kubectl(&["delete", "ri", &name, "--wait=false"]));
+    ok(&sandbox.kubectl(&["wait", "ri", &name, "--for=condition=Stalled", "--timeout=60s"]));
+    assert!(sandbox.azure_ids().iter().any(|id| id.contains(&format!("db-{acme}-1"))));
+    ok(&sandbox.kubectl(&["annotate", "ri", &name, CONFIRM]));
+    let fresh = instance_ready(client, "acme").await;
+    assert_eq!(fresh.url.as_deref(), Some("https://acme.octopus.example"));
+    let key = api_key(client, &fresh).await;
+    let (_, projects) =
+        call(sandbox, client, &fresh, ("GET", "/api/projects"), Some(&key), &Value::Null).await;
+    assert_eq!(projects["Items"], json!([]), "a new one with nothing of the old");
 }

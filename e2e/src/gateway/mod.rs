@@ -250,7 +250,10 @@ async fn listen(front: &Front, gateways: &[Gateway], open: &mut BTreeMap<Place, 
     if changed {
         let ports: BTreeMap<_, _> =
             open.iter().filter_map(|(place, open)| Some((names.get(place)?, open.port))).collect();
-        fs::write(&front.ports, format!("{:#}\n", json!(ports))).context("ports of the gateways")?;
+        // At once, so that nobody reads half of it.
+        let half = front.ports.with_extension("new");
+        fs::write(&half, format!("{:#}\n", json!(ports))).context("ports of the gateways")?;
+        fs::rename(&half, &front.ports).context("ports of the gateways")?;
     }
     Ok(())
 }

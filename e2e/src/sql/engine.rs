@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, ErrorCode, types::ValueRef};
+use rusqlite::{Connection, ErrorCode, config::DbConfig, types::ValueRef};
 
 use super::wire::{Cell, Outcome, SqlError, Transaction};
 
@@ -30,6 +30,10 @@ impl Session {
     pub fn open(file: &Path, database: &str, who: Who) -> Result<Self, SqlError> {
         let connection = Connection::open_in_memory().map_err(|e| error(&e))?;
         let path = file.to_string_lossy().into_owned();
+        // A name that is not known is an error, not a text.
+        for config in [DbConfig::SQLITE_DBCONFIG_DQS_DML, DbConfig::SQLITE_DBCONFIG_DQS_DDL] {
+            connection.set_db_config(config, false).map_err(|e| error(&e))?;
+        }
         connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(|e| error(&e))?;
         connection.execute("ATTACH DATABASE ?1 AS dbo", [path]).map_err(|e| error(&e))?;
         let session = Self { connection, database: database.to_owned(), who };

@@ -159,6 +159,7 @@ async fn each_identity_has_its_database_and_no_other() {
     assert_eq!(run(&mut server, "ALTER ROLE db_owner ADD MEMBER [x]").await.err(), Some(15151));
     for (statement, expect) in [
         ("SELECT Id FROM dbo.Missing", 208),
+        ("SELECT [Missing] FROM dbo.T", 207),
         ("INSERT INTO dbo.T (Id, Body) VALUES (N'a', N'')", 2627),
         ("GRANT ALL TO x", 102),
         ("SELECT FROM", 102),

@@ -3,6 +3,8 @@
 //! Azure answers with more than was sent, in other case and with other types of numbers. Only what is wanted
 //! is compared; the rest is Azure's, or somebody else's, and is kept.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 /// The first difference as a path, for example `properties.sku.capacity`; none if all that is wanted is there.
@@ -61,8 +63,10 @@ fn lists(wanted: &[Value], found: &[Value], same: Same) -> Option<String> {
     differ(wanted.len() == found.len() && wanted.iter().all(has))
 }
 
+/// Whether names tell the items apart. Mounts of one volume at several places have one name.
 fn named(list: &[Value]) -> bool {
-    !list.is_empty() && list.iter().all(|item| item["name"].is_string())
+    let names: BTreeSet<_> = list.iter().filter_map(|item| item["name"].as_str()).collect();
+    !list.is_empty() && names.len() == list.len()
 }
 
 /// What was found with what is wanted put into it: for a PUT that replaces everything.
@@ -99,6 +103,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::json;
+
+    #[test]
+    fn mounts_of_one_volume_are_told_apart() {
+        let mounts = json!([{ "name": "data", "mountPath": "/a" }, { "name": "data", "mountPath": "/b" }]);
+        assert_eq!(exact_difference(&mounts, &mounts), None);
+        let other = json!([{ "name": "data", "mountPath": "/a" }, { "name": "data", "mountPath": "/c" }]);
+        assert!(exact_difference(&mounts, &other).is_some());
+    }
 
     #[test]
     fn what_azure_rewrites_is_no_difference() {

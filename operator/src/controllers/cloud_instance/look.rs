@@ -39,6 +39,9 @@ use crate::{
 /// Pause while something that wakes us is waited for.
 pub(super) const WAITING: Duration = Duration::from_secs(30);
 
+/// Shortest pause while something is refused or cannot be asked.
+const TROUBLED: Duration = Duration::from_secs(5);
+
 /// How long a look at the reef's cluster may take in all.
 const LONGEST_IN_CLUSTER: Duration = Duration::from_secs(60);
 
@@ -317,7 +320,9 @@ fn again(
     let verdicts = [&in_cluster.access, &in_cluster.workload, &in_cluster.configured];
     let cluster = verdicts.into_iter().map(|verdict| match verdict {
         Verdict::Good | Verdict::Waiting(_) | Verdict::Blocked(_) => pauses.resync,
-        _ => pauses.poll,
+        Verdict::Working(_) => pauses.poll,
+        // What is refused is asked again, and not all the time.
+        Verdict::Failed(_) | Verdict::Unknown(_) => pauses.poll.max(TROUBLED),
     });
     let azure = plan.verdicts.values().map(|verdict| match verdict {
         Verdict::Working(_) | Verdict::Unknown(_) => pauses.poll,

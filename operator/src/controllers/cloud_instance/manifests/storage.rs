@@ -8,11 +8,15 @@ use crate::{
     controllers::{
         cloud_instance::{
             names,
-            sizes::{cpu, gib, memory},
+            sizes::{cpu, memory},
         },
         reef::{bodies::NAMESPACE, keys::secret_name},
     },
 };
+
+/// Size of volume and claim. How much the share holds is its quota in Azure: a claim without a StorageClass could not
+/// follow it when it grows.
+const SIZE: &str = "1Ti";
 
 /// Name of the claim of the instance's share.
 pub const CLAIM: &str = "data";
@@ -81,8 +85,8 @@ fn volume(server: &Server<'_>) -> Manifest {
     .map(Value::from)
     .to_vec();
     let spec = json!({
-        "capacity": { "storage": gib(inputs.share_gib) },
-        "accessModes": ["ReadWriteMany"], "persistentVolumeReclaimPolicy": "Retain", "storageClassName": "",
+        "capacity": { "storage": SIZE },
+        "accessModes": ["ReadWriteMany"], "persistentVolumeReclaimPolicy": "Retain",
         "claimRef": { "apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": inputs.namespace(), "name": CLAIM },
         "mountOptions": options, "csi": csi,
     });
@@ -94,7 +98,7 @@ fn claim(server: &Server<'_>) -> Manifest {
     let inputs = server.inputs;
     let spec = json!({
         "accessModes": ["ReadWriteMany"], "storageClassName": "", "volumeName": names::volume(&inputs.share()),
-        "resources": { "requests": { "storage": gib(inputs.share_gib) } },
+        "resources": { "requests": { "storage": SIZE } },
     });
     object(
         "persistentvolumeclaims",
