@@ -41,6 +41,7 @@ async fn the_schemas_accept_and_refuse() {
         (&json!("Retain"), &json!(true))
     );
     updated(&reefs, changed_reefs()).await;
+    instances_and_what_is_kept(&client).await;
 
     let created =
         regions.create(&PostParams::default(), &object(region(), "kept", &json!({}))).await.unwrap();
@@ -56,6 +57,30 @@ async fn the_schemas_accept_and_refuse() {
     assert!(explained.contains("Length in bits"), "{explained}");
     let listed = ok(&sandbox.kubectl(&["get", "reef-operator"]));
     assert!(listed.contains("LOCATION") && listed.contains("kept"), "{listed}");
+}
+
+async fn instances_and_what_is_kept(client: &Client) {
+    let gvk = GroupVersionKind::gvk("cloud.octopus.com", "v1alpha1", "CloudInstance");
+    let resource = ApiResource::from_gvk_with_plural(&gvk, "cloudinstances");
+    let instances = Api::<DynamicObject>::namespaced_with(client.clone(), "default", &resource);
+    created(&instances, instance(), created_instances()).await;
+    let kept =
+        instances.create(&PostParams::default(), &object(instance(), "kept", &json!({}))).await.unwrap();
+    assert_eq!(kept.data["spec"]["quota"], json!({ "share": "100Gi", "database": "10Gi" }));
+    assert_eq!(kept.data["spec"]["isolation"]["database"]["tier"], "Shared");
+    assert_eq!(kept.data["spec"]["deletionProtection"], true, "protected unless somebody says otherwise");
+    updated(&instances, changed_instances()).await;
+    let retained = of(client, "RetainedInstance", "retainedinstances");
+    created(&retained, retained_instance(), created_retained()).await;
+    retained.create(&PostParams::default(), &object(retained_instance(), "kept", &json!({}))).await.unwrap();
+    updated(
+        &retained,
+        vec![
+            (json!({ "version": "2026.2.2" }), Some("does not change")),
+            (json!({ "database": { "id": "/other" } }), Some("does not change")),
+        ],
+    )
+    .await;
 }
 
 const UUID: &str = "00000000-0000-4000-8000-000000000001";
@@ -165,6 +190,11 @@ fn classes() -> Table {
         (json!({ "spec": { "storage": { "sku": "Premium_LRS" } } }), Some("spec.storage.sku")),
         (json!({ "spec": { "storage": { "softDeleteDays": 0 } } }), Some("spec.storage.softDeleteDays")),
         (json!({ "spec": { "storage": null } }), Some("spec.storage: Required value")),
+        (json!({ "spec": { "storage": { "sharesPerAccount": 0 } } }), Some("spec.storage.sharesPerAccount")),
+        (sql(json!({ "maxDatabases": 501 })), Some("spec.sql.pool.maxDatabases")),
+        (json!({ "spec": { "capacity": { "maxInstances": 300, "reservePercent": 0 } } }), None),
+        (json!({ "spec": { "capacity": { "maxInstances": 781 } } }), Some("spec.capacity.maxInstances")),
+        (json!({ "spec": { "capacity": { "reservePercent": 51 } } }), Some("spec.capacity.reservePercent")),
     ]
 }
 
@@ -181,6 +211,14 @@ fn created_reefs() -> Table {
         (json!({ "spec": { "subscriptionId": "mine" } }), Some("spec.subscriptionId")),
         (json!({ "spec": { "addressSpace": "10.7.0.0" } }), Some("spec.addressSpace")),
         (json!({ "spec": { "deletionPolicy": "Orphan" } }), Some("spec.deletionPolicy")),
+        (json!({ "spec": { "scheduling": "Cordoned" } }), None),
+        (json!({ "spec": { "scheduling": "Off" } }), Some("spec.scheduling")),
+        (json!({ "spec": { "dedicatedTo": { "namespaces": ["customers"] } } }), None),
+        (json!({ "spec": { "dedicatedTo": { "namespaces": [] } } }), Some("spec.dedicatedTo.namespaces")),
+        (
+            json!({ "spec": { "dedicatedTo": { "namespaces": ["A b"] } } }),
+            Some("spec.dedicatedTo.namespaces[0]"),
+        ),
     ]
 }
 
@@ -188,10 +226,94 @@ fn changed_reefs() -> Table {
     vec![
         (json!({ "deletionPolicy": "Delete" }), None),
         (json!({ "deletionProtection": false }), None),
+        (json!({ "scheduling": "Cordoned" }), None),
         (json!({ "classRef": { "name": "other" } }), Some("classRef is immutable")),
         (json!({ "regionRef": { "name": "other" } }), Some("regionRef is immutable")),
         (json!({ "subscriptionId": UUID }), Some("subscriptionId is immutable")),
         (json!({ "addressSpace": "10.7.0.0/16" }), Some("addressSpace is immutable")),
+    ]
+}
+
+fn instance() -> Value {
+    json!({ "kind": "CloudInstance", "spec": {
+        "regionRef": { "name": "west" }, "subdomain": "acme", "release": { "version": "2026.2.4213" }, "taskCap": 5,
+    } })
+}
+
+fn created_instances() -> Table {
+    let spec = |v: Value| json!({ "spec": v });
+    let database = |v: Value| json!({ "spec": { "isolation": { "database": v } } });
+    vec![
+        (json!({}), None),
+        (json!({ "metadata": { "name": "a".repeat(40) } }), None),
+        (json!({ "metadata": { "name": "a".repeat(41) } }), Some("at most 40 characters")),
+        (json!({ "metadata": { "name": "1a" } }), Some("must begin with a lower-case letter")),
+        (spec(json!({ "regionRef": null })), Some("spec.regionRef: Required value")),
+        (spec(json!({ "subdomain": null })), Some("spec.subdomain: Required value")),
+        (spec(json!({ "subdomain": "Acme" })), Some("spec.subdomain")),
+        (spec(json!({ "subdomain": "a.b" })), Some("spec.subdomain")),
+        (spec(json!({ "subdomain": "-a" })), Some("spec.subdomain")),
+        (spec(json!({ "subdomain": "a".repeat(64) })), Some("spec.subdomain")),
+        (spec(json!({ "release": { "version": "latest" } })), Some("spec.release.version")),
+        (spec(json!({ "release": { "version": "2026.2" } })), Some("spec.release.version")),
+        (spec(json!({ "taskCap": 160 })), None),
+        (spec(json!({ "taskCap": 6 })), Some("taskCap must be 5, 10, 20, 40, 80 or 160")),
+        (database(json!({ "tier": "Dedicated", "sku": "S3" })), None),
+        (database(json!({ "tier": "Dedicated", "sku": "BC_Gen5_8" })), None),
+        (database(json!({ "tier": "Dedicated" })), Some("sku goes with tier Dedicated")),
+        (database(json!({ "tier": "Shared", "sku": "S3" })), Some("sku goes with tier Dedicated")),
+        (database(json!({ "tier": "Dedicated", "sku": "S5" })), Some("isolation.database.sku")),
+        (database(json!({ "tier": "Private" })), Some("isolation.database.tier")),
+        (
+            spec(json!({ "placement": {} })),
+            Some("placement must hold reefRef, reefSelector or antiAffinityGroup"),
+        ),
+        (spec(json!({ "placement": { "reefRef": { "name": "r" } } })), None),
+        (spec(json!({ "placement": { "reefSelector": { "matchLabels": { "tier": "gold" } } } })), None),
+        (spec(json!({ "placement": { "reefSelector": { "matchLabels": {} } } })), Some("1 to 16 labels")),
+        (spec(json!({ "placement": { "antiAffinityGroup": "A" } })), Some("antiAffinityGroup")),
+        (spec(json!({ "quota": { "share": "1Ti", "database": "100Gi" } })), None),
+        (spec(json!({ "quota": { "share": "2Ti" } })), Some("from 1Gi to 1Ti")),
+        (spec(json!({ "quota": { "share": "much" } })), Some("from 1Gi to 1Ti")),
+        (spec(json!({ "quota": { "database": "15Gi" } })), Some("quota.database must be")),
+        (spec(json!({ "deletionPolicy": "Orphan" })), Some("spec.deletionPolicy")),
+    ]
+}
+
+fn changed_instances() -> Table {
+    vec![
+        (json!({ "taskCap": 20 }), None),
+        (json!({ "quota": { "share": "200Gi", "database": "20Gi" } }), None),
+        (json!({ "quota": { "share": "100Gi" } }), Some("quota.share can only grow")),
+        (json!({ "quota": { "database": "10Gi" } }), Some("quota.database can only grow")),
+        (json!({ "deletionPolicy": "Delete", "deletionProtection": false }), None),
+        (json!({ "subdomain": "other" }), Some("subdomain is immutable")),
+        (json!({ "regionRef": { "name": "other" } }), Some("regionRef is immutable")),
+        (json!({ "release": { "version": "2026.2.4214" } }), Some("release is immutable")),
+        (
+            json!({ "isolation": { "database": { "tier": "Dedicated", "sku": "S3" } } }),
+            Some("isolation is immutable"),
+        ),
+        (json!({ "placement": { "antiAffinityGroup": "a" } }), Some("placement is immutable")),
+    ]
+}
+
+fn retained_instance() -> Value {
+    json!({ "kind": "RetainedInstance", "spec": {
+        "origin": { "namespace": "default", "name": "acme", "uid": UUID },
+        "regionRef": { "name": "west" }, "reefRef": { "name": "weu-1" },
+        "database": { "id": "/db", "name": "db-1", "isolation": { "tier": "Shared" } },
+        "share": { "id": "/fs", "name": "fs-1", "quota": { "share": "100Gi", "database": "10Gi" } },
+        "keysSecretRef": { "name": "instance-1" }, "version": "2026.2.1", "subdomain": "acme",
+    } })
+}
+
+fn created_retained() -> Table {
+    vec![
+        (json!({}), None),
+        (json!({ "spec": { "origin": { "uid": "x" } } }), Some("spec.origin.uid")),
+        (json!({ "spec": { "database": { "id": "" } } }), Some("spec.database.id")),
+        (json!({ "spec": { "share": null } }), Some("spec.share: Required value")),
     ]
 }
 
