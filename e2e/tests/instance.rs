@@ -9,10 +9,10 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, Pod, Secret};
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, ListParams, PostParams},
 };
 use reef_crds::{CloudInstance, CloudInstanceStatus, Reef};
 use reef_e2e::{
@@ -147,7 +147,39 @@ async fn what_they_are_made_of_is_theirs(sandbox: &Sandbox, client: &Client, all
         let pod =
             Api::<Pod>::namespaced(cluster.clone(), namespace).get("octopus-0").await.unwrap().spec.unwrap();
         assert_eq!(pod.automount_service_account_token, Some(false));
+        nothing_else_can_be_mounted(&cluster, namespace).await;
     }
+}
+
+/// The policies of the reef's cluster hold administrators too.
+async fn nothing_else_can_be_mounted(cluster: &Client, namespace: &str) {
+    let pod = |account: &str, volume: Value| -> Pod {
+        let security = json!({ "allowPrivilegeEscalation": false, "runAsNonRoot": true, "capabilities": { "drop": ["ALL"] },
+            "seccompProfile": { "type": "RuntimeDefault" } });
+        serde_json::from_value(json!({
+            "metadata": { "name": "probe" },
+            "spec": { "serviceAccountName": account, "volumes": [volume],
+                "containers": [{ "name": "c", "image": "i", "securityContext": security }] },
+        }))
+        .unwrap()
+    };
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    let pods = Api::<Pod>::namespaced(cluster.clone(), namespace);
+    let empty = json!({ "name": "v", "emptyDir": {} });
+    let csi = json!({ "name": "v", "csi": { "driver": "file.csi.azure.com", "volumeAttributes": { "shareName": "x" } } });
+    pods.create(&dry, &pod("octopus", empty.clone())).await.unwrap();
+    for (account, volume, expect) in
+        [("octopus", csi, "these volumes only"), ("default", empty, "ServiceAccount octopus")]
+    {
+        let refused = pods.create(&dry, &pod(account, volume)).await.unwrap_err().to_string();
+        assert!(refused.contains(expect), "{refused}");
+    }
+    let volumes = Api::<PersistentVolume>::all(cluster.clone());
+    let mut volume = volumes.list(&ListParams::default()).await.unwrap().items.remove(0);
+    volume.metadata = kube::api::ObjectMeta { name: Some("probe".to_owned()), ..Default::default() };
+    volume.spec.as_mut().unwrap().claim_ref = None;
+    let refused = volumes.create(&dry, &volume).await.unwrap_err().to_string();
+    assert!(refused.contains("must name the claim data"), "{refused}");
 }
 
 fn zone() -> String {

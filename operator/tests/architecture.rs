@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Files that decide and therefore take time, randomness and the world as parameters.
-const PURE: [&str; 17] = [
+const PURE: [&str; 20] = [
     "plan.rs",
     "report.rs",
     "requeue.rs",
@@ -30,6 +30,9 @@ const PURE: [&str; 17] = [
     "operation.rs",
     "standing.rs",
     "decide.rs",
+    "policies.rs",
+    "sizes.rs",
+    "jobs.rs",
 ];
 const PURE_FOLDERS: [&str; 2] = ["placement", "rollout"];
 

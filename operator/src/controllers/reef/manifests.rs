@@ -44,6 +44,8 @@ pub struct Inputs<'a> {
 /// All objects, in the order in which they are made.
 pub fn all(inputs: &Inputs<'_>) -> Vec<Manifest> {
     let mut manifests = vec![namespace(inputs), priority_class(inputs), agent(inputs)];
+    manifests.extend(super::policies::all(&labels(inputs, "policy")));
+    manifests.push(agent_network(inputs));
     manifests.extend(inputs.azure_ca.map(|pem| azure_ca(inputs, pem)));
     manifests.extend(inputs.certificate.map(|data| certificate(inputs, data)));
     manifests.push(gateway(inputs));
@@ -87,6 +89,18 @@ fn agent(inputs: &Inputs<'_>) -> Manifest {
     }
     let object = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata, "automountServiceAccountToken": false });
     Manifest { plural: "serviceaccounts", object }
+}
+
+/// Nobody calls the agent.
+fn agent_network(inputs: &Inputs<'_>) -> Manifest {
+    let pods =
+        json!({ "matchLabels": { "app.kubernetes.io/component": "agent", "app.kubernetes.io/name": AGENT } });
+    let object = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": { "name": AGENT, "namespace": NAMESPACE, "labels": labels(inputs, "agent") },
+        "spec": { "podSelector": pods, "policyTypes": ["Ingress"] },
+    });
+    Manifest { plural: "networkpolicies", object }
 }
 
 fn azure_ca(inputs: &Inputs<'_>, pem: &str) -> Manifest {

@@ -14,6 +14,7 @@ pub mod names;
 mod observe;
 mod parts;
 pub mod plan;
+mod policies;
 pub mod references;
 mod report;
 pub mod teardown;
