@@ -102,7 +102,7 @@ pub fn sid(client_id: &str) -> Option<[u8; 16]> {
 
 /// A small world without ARM in between.
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a step that fails is to fail its test")]
+#[allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a step that fails is to fail its test")]
 impl Azure {
     /// Puts a resource there.
     pub fn seed(&self, id: &str, body: &Value) {

@@ -89,7 +89,7 @@ impl World {
         config.encryption(EncryptionLevel::Required);
         config.trust_cert_ca_bundle(self.azure.ca().as_bytes().to_vec());
         let tcp = TcpStream::connect(address).await.unwrap();
-        Client::connect(config, tcp.compat_write()).await
+        Box::pin(Client::connect(config, tcp.compat_write())).await
     }
 
     async fn as_(&self, client: &str, database: &str) -> Result<Wire, i32> {

@@ -110,12 +110,12 @@ impl Decision {
             Some(reef) => format!("Reef {reef}: {}", self.reason()),
             None => self.summary(),
         };
-        for (reef, against) in self.verdicts.iter().filter(|(reef, _)| Some(reef.as_str()) != chosen).take(10)
-        {
+        let others = self.verdicts.iter().filter(|(reef, _)| Some(reef.as_str()) != chosen).take(10);
+        text.extend(others.map(|(reef, against)| {
             let against: Vec<_> = against.iter().map(ToString::to_string).collect();
             let against = if against.is_empty() { "fits".to_owned() } else { against.join(", ") };
-            text.push_str(&format!("; {reef}: {against}"));
-        }
+            format!("; {reef}: {against}")
+        }));
         text.chars().take(1000).collect()
     }
 

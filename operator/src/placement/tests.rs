@@ -27,16 +27,21 @@ fn chosen(decision: &Decision) -> Option<&str> {
     decision.choice.as_ref().map(|c| c.reef.as_str())
 }
 
-#[test]
-fn each_reason_alone_keeps_a_reef_from_being_chosen() {
-    let plain = || (demand(), reef("a"));
-    let with = |change: &dyn Fn(&mut Demand, &mut Candidate)| {
-        let (mut demand, mut reef) = plain();
-        change(&mut demand, &mut reef);
-        (demand, reef)
-    };
-    let others = |n: usize| (0..n).map(|i| tenant(&format!("t{i}"))).collect::<Vec<_>>();
-    let table: Vec<((Demand, Candidate), Verdict)> = vec![
+/// A demand and a reef that do not fit for one reason.
+type Row = ((Demand, Candidate), Verdict);
+
+fn with(change: &dyn Fn(&mut Demand, &mut Candidate)) -> (Demand, Candidate) {
+    let (mut demand, mut reef) = (demand(), reef("a"));
+    change(&mut demand, &mut reef);
+    (demand, reef)
+}
+
+fn others(count: usize) -> Vec<Tenant> {
+    (0..count).map(|n| tenant(&format!("t{n}"))).collect()
+}
+
+fn wishes_and_states() -> Vec<Row> {
+    vec![
         (with(&|d, _| d.reef = Some("b".to_owned())), Verdict::NotAsked),
         (with(&|d, _| d.labels = [("tier".to_owned(), "gold".to_owned())].into()), Verdict::LabelsDiffer),
         (with(&|_, r| r.dedicated_to = Some(vec!["other".to_owned()])), Verdict::DedicatedToOthers),
@@ -55,6 +60,11 @@ fn each_reason_alone_keeps_a_reef_from_being_chosen() {
             Verdict::NotReady("Provisioning".to_owned()),
         ),
         (with(&|_, r| r.limits = None), Verdict::CapacityUnknown),
+    ]
+}
+
+fn limits() -> Vec<Row> {
+    vec![
         (
             with(&|_, r| {
                 r.limits = Some(Limits { instances: 99, databases: 99, shares: 99, reserve_percent: 0 });
@@ -91,15 +101,18 @@ fn each_reason_alone_keeps_a_reef_from_being_chosen() {
             }),
             Verdict::Shares(3),
         ),
-    ];
-    for ((demand, reef), expect) in table {
+    ]
+}
+
+#[test]
+fn each_reason_alone_keeps_a_reef_from_being_chosen() {
+    for ((demand, reef), expect) in wishes_and_states().into_iter().chain(limits()) {
         let decision = place(&demand, std::slice::from_ref(&reef));
-        assert_eq!(decision.verdicts["a"], [expect.clone()], "{expect:?}");
+        assert_eq!(decision.verdicts["a"], std::slice::from_ref(&expect), "{expect:?}");
         assert_eq!(decision.choice, None, "{expect:?}");
         assert!(decision.summary().contains(&expect.to_string()), "{}", decision.summary());
     }
-    let (demand, reef) = plain();
-    assert_eq!(chosen(&place(&demand, &[reef])), Some("a"));
+    assert_eq!(chosen(&place(&demand(), &[reef("a")])), Some("a"));
 }
 
 #[test]

@@ -61,11 +61,7 @@ pub(super) fn count(candidate: &Candidate, fits: impl Fn(&super::Tenant) -> bool
 }
 
 /// Those of these names with less than `limit` tenants, with how many they have.
-pub(super) fn with_room<'a>(
-    names: &'a [String],
-    limit: u32,
-    used: impl Fn(&str) -> u32,
-) -> Vec<(u32, &'a String)> {
+pub(super) fn with_room(names: &[String], limit: u32, used: impl Fn(&str) -> u32) -> Vec<(u32, &String)> {
     names.iter().map(|name| (used(name), name)).filter(|(used, _)| *used < limit).collect()
 }
 

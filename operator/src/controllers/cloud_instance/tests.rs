@@ -370,7 +370,8 @@ proptest! {
                 Observed::Present(_) => prop_assert_eq!(write.part, Part::Federation, "the others are ours or foreign"),
                 Observed::Unknown(_) => prop_assert!(false, "{:?} was not seen", write.part),
             }
-            prop_assert!(!(write.part == Part::Database && had.0) && !(write.part == Part::Share && had.1));
+            let lost = (write.part == Part::Database && had.0) || (write.part == Part::Share && had.1);
+            prop_assert!(!lost, "{:?}", write.part);
         }
         let [identity, federation, database, share, record, namespace] = states;
         let _ = federation;
