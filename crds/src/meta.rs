@@ -26,8 +26,8 @@ pub const CONFIRM_ADOPTION: &str = "confirmation.cloud.octopus.com/adoption";
 /// User annotation: a resource that held data and is gone is to be made again, empty. The value must be `true`.
 pub const CONFIRM_RECREATION: &str = "confirmation.cloud.octopus.com/recreation";
 
-/// User annotation: deletion is meant although something that could still be restored is lost with it. The
-/// value must be `true`.
+/// User annotation: the deletion of a Reef is meant although something that could still be restored is lost with it;
+/// the deletion of a CloudInstance, although its reef's cluster cannot be reached. The value must be `true`.
 pub const CONFIRM_FORCE_DELETION: &str = "confirmation.cloud.octopus.com/force-deletion";
 
 /// Finalizer of a Reef: its Azure resources are looked after before the object goes.

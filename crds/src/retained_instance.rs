@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cloud_instance::{DatabaseIsolation, Quota},
-    reef::ObjectName,
+    reef::{DeletionPolicy, ObjectName},
 };
 
 /// What is kept where. The operator makes this object when a CloudInstance with the deletion policy `Retain` goes;
@@ -67,6 +67,20 @@ pub struct RetainedInstanceSpec {
 
     /// Subdomain that the instance had. It is free for others.
     pub subdomain: String,
+
+    /// What is still to be removed, because the instance was deleted by force while its reef's cluster could not be
+    /// reached. It is removed as soon as the cluster answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tombstone: Option<Tombstone>,
+}
+
+/// What is still to be removed of an instance.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Tombstone {
+    /// The instance's deletion policy: with `Retain` all but database and file share is removed, with `Delete` all of
+    /// it, and then this object.
+    pub deletion_policy: DeletionPolicy,
 }
 
 /// A CloudInstance that is gone.
@@ -135,4 +149,8 @@ pub struct RetainedInstanceStatus {
     /// Value of the annotation `cloud.octopus.com/reconcile-requested-at` that was last served.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_handled_reconcile_at: Option<String>,
+
+    /// Whether what the tombstone names is removed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub removed: bool,
 }

@@ -74,6 +74,7 @@ async fn instances_come_serve_and_go() {
     a_subdomain_is_taken_once(&sandbox, &client).await;
     deletion_needs_a_confirmation(&sandbox, &client, &all).await;
     what_is_kept_and_what_goes(&sandbox, &client, &all).await;
+    deletion_by_force_leaves_a_tombstone(&sandbox, &client, &all).await;
 }
 
 async fn they_have_their_places(client: &Client, all: &All) {
@@ -424,4 +425,38 @@ async fn what_is_kept_and_what_goes(sandbox: &Sandbox, client: &Client, all: &Al
     let (_, projects) =
         call(sandbox, client, &fresh, ("GET", "/api/projects"), Some(&key), &Value::Null).await;
     assert_eq!(projects["Items"], json!([]), "a new one with nothing of the old");
+}
+
+/// While the reef's cluster cannot be reached a deletion waits; by force it goes on, and what is left is removed later.
+async fn deletion_by_force_leaves_a_tombstone(sandbox: &Sandbox, client: &Client, all: &All) {
+    let hash = hash_of(&all["globex"]);
+    let unavailable = json!({ "answer": { "status": 503, "code": "ServiceUnavailable" } });
+    sandbox.azure_fault(&json!({ "method": "POST", "fault": unavailable }));
+    // Another operator, which has no connection to the clusters yet.
+    set(sandbox, "resyncSeconds=11");
+    let edit = r#"{"spec":{"deletionPolicy":"Delete","deletionProtection":false}}"#;
+    ok(&sandbox.kubectl(&["-n", CUSTOMERS, "patch", "ci", "globex", "--type=merge", "-p", edit]));
+    ok(&sandbox.kubectl(&["-n", CUSTOMERS, "delete", "ci", "globex", "--wait=false"]));
+    instance_shows(client, "globex", "Ready", "False", "ClusterUnreachable").await;
+    assert!(sandbox.azure_ids().iter().any(|id| id.contains(&format!("db-{hash}-1"))), "it waits");
+    let force = "confirmation.cloud.octopus.com/force-deletion=true";
+    ok(&sandbox.kubectl(&["-n", CUSTOMERS, "annotate", "ci", "globex", force]));
+    instance_gone(client, "globex").await;
+    let left = retained(client).await;
+    assert_eq!(left.len(), 1);
+    assert!(left[0].spec.tombstone.is_some() && left[0].spec.origin.name == "globex");
+    assert!(
+        sandbox.azure_ids().iter().any(|id| id.contains(&format!("db-{hash}-1"))),
+        "nothing is forgotten"
+    );
+    sandbox.azure_healed();
+    eventually("what was left is removed, and the tombstone with it", || async {
+        let none = retained(client).await.is_empty();
+        (none && !sandbox.azure_ids().iter().any(|id| id.contains(&hash))).then_some(())
+    })
+    .await;
+    for (_, cluster) in reefs(sandbox, client).await {
+        let left = Api::<Namespace>::all(cluster).list(&ListParams::default()).await.unwrap();
+        assert!(!left.items.iter().any(|n| n.name_any().starts_with("oct-globex-")));
+    }
 }

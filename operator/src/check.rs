@@ -64,7 +64,7 @@ const fn own(verb: &'static str, group: &'static str, resource: &'static str, le
     Permission { verb, group, resource, namespaced: true, lease }
 }
 
-const PERMISSIONS: [Permission; 39] = [
+const PERMISSIONS: [Permission; 40] = [
     cluster("list", GROUP, "regions"),
     cluster("watch", GROUP, "regions"),
     cluster("patch", GROUP, "regions"),
@@ -89,6 +89,7 @@ const PERMISSIONS: [Permission; 39] = [
     cluster("list", GROUP, "retainedinstances"),
     cluster("watch", GROUP, "retainedinstances"),
     cluster("create", GROUP, "retainedinstances"),
+    cluster("delete", GROUP, "retainedinstances"),
     cluster("patch", GROUP, "retainedinstances"),
     cluster("patch", GROUP, "retainedinstances/status"),
     cluster("create", "events.k8s.io", "events"),

@@ -15,9 +15,9 @@ use kube::{
 use reef_crds::{
     CloudInstance, Reef, RetainedInstance, RetainedInstanceSpec,
     condition::Reason,
-    meta::{INSTANCE_FINALIZER, LABEL_FLEET, LABEL_INSTANCE},
-    reef::ObjectName,
-    retained_instance::{Origin, RetainedDatabase, RetainedShare},
+    meta::{CONFIRM_FORCE_DELETION, INSTANCE_FINALIZER, LABEL_FLEET, LABEL_INSTANCE},
+    reef::{DeletionPolicy, ObjectName},
+    retained_instance::{Origin, RetainedDatabase, RetainedShare, Tombstone},
 };
 use serde_json::{Value, json};
 
@@ -35,7 +35,7 @@ use super::{
 use crate::{
     azure::Arm,
     controller::{Context, Error, finalizers, trouble::Trouble},
-    controllers::reef::{bodies::NAMESPACE, references::Held},
+    controllers::reef::{bodies::NAMESPACE, references::Held, teardown::annotated},
     observed::Observed,
     resources::{Pauses, Verdict, act, memory::Memory, observe},
 };
@@ -44,7 +44,11 @@ use crate::{
 const SHORT: Duration = Duration::from_secs(1);
 
 /// One step.
-pub async fn step(instance: &CloudInstance, shared: &Shared, memory: &mut Memory) -> Result<Action, Error> {
+pub(super) async fn step(
+    instance: &CloudInstance,
+    shared: &Shared,
+    memory: &mut Memory,
+) -> Result<Action, Error> {
     let context = &*shared.context;
     if let Some(trouble) = teardown::may_begin(instance) {
         return held(instance, shared, &trouble, true).await;
@@ -64,41 +68,70 @@ pub async fn step(instance: &CloudInstance, shared: &Shared, memory: &mut Memory
     let now = Timestamp::now();
     let spread = f64::from(now.subsec_nanosecond() % 1000) / 1000.0;
     let times = (pauses(context), spread, now);
-    observe::poll(&home.arm, memory, times.0, spread, now).await;
-    if let Some(part) = Part::ALL.into_iter().find(|part| memory.operations.contains_key(&inputs.id(*part))) {
-        return goes_on(
-            instance,
-            shared,
-            &format!("{} is being changed or deleted", part.what()),
-            memory,
-            now,
-        )
-        .await;
-    }
-    let (remains, cluster) = look(context, &home, &inputs).await?;
-    match teardown::next(instance.spec.deletion_policy, &inputs, &remains) {
-        Step::Done(why) => finish(instance, context, why).await,
-        Step::Held(trouble) => held(instance, shared, &trouble, false).await,
-        Step::Wait(what) => goes_on(instance, shared, &what, memory, now).await,
-        Step::Delete(part) => {
-            delete(context, &home.arm, &inputs, part, memory, times).await;
-            goes_on(instance, shared, part.what(), memory, now).await
+    let policy = instance.spec.deletion_policy;
+    match advance(context, &home, &inputs, policy, memory, times).await? {
+        Advance::Done(why) => finish(instance, context, why).await,
+        Advance::Held(trouble)
+            if trouble.reason == Reason::ClusterUnreachable
+                && annotated(instance, CONFIRM_FORCE_DELETION) =>
+        {
+            make_retained(context, instance, &inputs, Some(Tombstone { deletion_policy: policy })).await?;
+            finish(instance, context, "by force: a RetainedInstance says what is still to be removed").await
         }
-        Step::MakeRetained => {
-            make_retained(context, instance, &inputs).await?;
+        Advance::Held(trouble) => held(instance, shared, &trouble, false).await,
+        Advance::GoesOn(what) => goes_on(instance, shared, &what, memory, now).await,
+        Advance::MakeRetained => {
+            make_retained(context, instance, &inputs, None).await?;
             goes_on(instance, shared, "what is kept is written down", memory, now).await
         }
+    }
+}
+
+/// How far a deletion is after a step.
+pub enum Advance {
+    /// Nothing is left to do, and why.
+    Done(&'static str),
+    /// It cannot go on.
+    Held(Trouble),
+    /// What is being removed.
+    GoesOn(String),
+    /// What is kept has to be written down before it goes on.
+    MakeRetained,
+}
+
+/// Looks, and does the next step.
+pub async fn advance(
+    context: &Context,
+    home: &Home,
+    inputs: &Inputs,
+    policy: DeletionPolicy,
+    memory: &mut Memory,
+    times: (Pauses, f64, Timestamp),
+) -> Result<Advance, Error> {
+    observe::poll(&home.arm, memory, times.0, times.1, times.2).await;
+    if let Some(part) = Part::ALL.into_iter().find(|part| memory.operations.contains_key(&inputs.id(*part))) {
+        return Ok(Advance::GoesOn(format!("{} is being changed or deleted", part.what())));
+    }
+    let (remains, cluster) = look(context, home, inputs).await?;
+    Ok(match teardown::next(policy, inputs, &remains) {
+        Step::Done(why) => Advance::Done(why),
+        Step::Held(trouble) => Advance::Held(trouble),
+        Step::Wait(what) => Advance::GoesOn(what),
+        Step::Delete(part) => {
+            delete(context, &home.arm, inputs, part, memory, times).await;
+            Advance::GoesOn(part.what().to_owned())
+        }
+        Step::MakeRetained => Advance::MakeRetained,
         Step::DeleteWorkload => {
             if let Some(client) = cluster
-                && let Err(error) = delete_workload(context, &client, &inputs).await
+                && let Err(error) = delete_workload(context, &client, inputs).await
             {
                 let message = format!("the reef's cluster: {error}");
-                let trouble = Trouble::new(Reason::ClusterUnreachable, message);
-                return held(instance, shared, &trouble, false).await;
+                return Ok(Advance::Held(Trouble::new(Reason::ClusterUnreachable, message)));
             }
-            goes_on(instance, shared, "the server", memory, now).await
+            Advance::GoesOn("the server".to_owned())
         }
-    }
+    })
 }
 
 async fn never_begun(instance: &CloudInstance, context: &Context) -> Result<Action, Error> {
@@ -199,7 +232,12 @@ async fn delete_workload(context: &Context, client: &Client, inputs: &Inputs) ->
 }
 
 /// Writes down what is kept, before anything is taken away that would be needed to find it.
-async fn make_retained(context: &Context, instance: &CloudInstance, inputs: &Inputs) -> Result<(), Error> {
+async fn make_retained(
+    context: &Context,
+    instance: &CloudInstance,
+    inputs: &Inputs,
+    tombstone: Option<Tombstone>,
+) -> Result<(), Error> {
     context.claim.check()?;
     let spec = RetainedInstanceSpec {
         origin: Origin {
@@ -222,6 +260,7 @@ async fn make_retained(context: &Context, instance: &CloudInstance, inputs: &Inp
         keys_secret_ref: ObjectName { name: names::keys(&inputs.hash) },
         version: instance.spec.release.version.clone(),
         subdomain: inputs.subdomain.clone(),
+        tombstone,
     };
     let mut retained = RetainedInstance::new(&inputs.namespace(), spec);
     let labels = json!({ LABEL_FLEET: inputs.fleet, LABEL_INSTANCE: inputs.hash });

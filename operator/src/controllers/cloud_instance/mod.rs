@@ -4,8 +4,8 @@
 
 mod agent_job;
 mod begin;
-mod bodies;
-mod delete;
+pub mod bodies;
+pub mod delete;
 mod done;
 mod existing;
 mod in_cluster;
@@ -18,7 +18,7 @@ mod observe;
 mod parts;
 mod placing;
 mod plan;
-mod references;
+pub mod references;
 mod report;
 mod sizes;
 mod teardown;

@@ -3,7 +3,12 @@
 use std::sync::Arc;
 
 use kube::{Api, ResourceExt};
-use reef_crds::{CloudInstance, Reef, Region, cloud_instance::Tier, condition::Reason, quantity};
+use reef_crds::{
+    CloudInstance, Reef, Region,
+    cloud_instance::{DatabaseIsolation, PlacementStatus, Quota, Tier},
+    condition::Reason,
+    quantity,
+};
 
 use super::{bodies::Inputs, names};
 use crate::{
@@ -41,9 +46,13 @@ pub async fn home(context: &Context, instance: &CloudInstance) -> Result<Result<
         Err(held) => return Ok(Err(held)),
     };
     let placement = instance.status.as_ref().and_then(|s| s.placement.as_ref());
-    let name = placement.map(|p| p.reef.clone()).unwrap_or_default();
+    on_reef(context, region, placement.map_or("", |p| p.reef.as_str())).await
+}
+
+/// The same for a reef that is known by its name.
+pub async fn on_reef(context: &Context, region: Region, name: &str) -> Result<Result<Home, Held>, Error> {
     let api = Api::<Reef>::all(context.client.clone());
-    let Some(reef) = api.get_opt(&name).await.map_err(Error::api("read the Reef"))? else {
+    let Some(reef) = api.get_opt(name).await.map_err(Error::api("read the Reef"))? else {
         let message = format!("status.placement: Reef {name} does not exist: apply its manifest again");
         return Ok(Err(Held(Trouble::new(Reason::ReferenceNotFound, message), true)));
     };
@@ -56,42 +65,68 @@ fn unfinished(reef: &Reef, what: &str) -> Held {
     Held(Trouble::new(Reason::ReferenceNotReady, message), false)
 }
 
-/// What the bodies follow from. The hash of the keys is not known yet.
+/// Whose resources the inputs speak of.
+pub struct Whose<'a> {
+    /// Namespace, name and UID of the CloudInstance.
+    pub instance: (&'a str, &'a str, &'a str),
+    /// Its subdomain.
+    pub subdomain: &'a str,
+    /// Where it is.
+    pub placement: PlacementStatus,
+    /// How its database is served.
+    pub database: &'a DatabaseIsolation,
+    /// Room for its data.
+    pub quota: &'a Quota,
+}
+
+/// What the bodies of a CloudInstance follow from. The hash of the keys is not known yet.
 pub fn inputs(context: &Context, instance: &CloudInstance, home: &Home) -> Result<Inputs, Held> {
-    let (spec, reef) = (&instance.spec, &home.reef);
+    let (namespace, name) = (instance.namespace().unwrap_or_default(), instance.name_any());
+    let uid = instance.uid().unwrap_or_default();
+    let whose = Whose {
+        instance: (&namespace, &name, &uid),
+        subdomain: &instance.spec.subdomain,
+        placement: instance.status.as_ref().and_then(|s| s.placement.clone()).unwrap_or_default(),
+        database: &instance.spec.isolation.database,
+        quota: &instance.spec.quota,
+    };
+    inputs_of(context, whose, home)
+}
+
+/// The same for whatever has the resources of an instance.
+pub fn inputs_of(context: &Context, whose: Whose<'_>, home: &Home) -> Result<Inputs, Held> {
+    let Whose { instance: (namespace, name, uid), subdomain, placement, database, quota } = whose;
+    let reef = &home.reef;
     let status = reef.status.clone().unwrap_or_default();
-    let placement = instance.status.as_ref().and_then(|s| s.placement.clone()).unwrap_or_default();
     let missing = |what: &str| unfinished(reef, what);
     let server = status.sql_server.ok_or_else(|| missing("SQL server"))?;
     let group = status.resource_group.ok_or_else(|| missing("resource group"))?;
     let subscription = status.subscription_id.ok_or_else(|| missing("subscription"))?;
     let cluster = status.cluster.ok_or_else(|| missing("AKS cluster"))?;
-    let namespace = instance.namespace().unwrap_or_default();
     let dns = &home.region.spec.dns;
     let gib = |text: &str| quantity::bytes(text).map_or(1, |bytes| (bytes + (1 << 30) - 1) >> 30);
-    let dedicated = spec.isolation.database.tier == Tier::Dedicated;
     Ok(Inputs {
         fleet: context.fleet.clone(),
         region: home.region.name_any(),
         reef: reef.name_any(),
-        hash: names::hash(&context.fleet, &namespace, &instance.name_any()),
-        instance_namespace: namespace,
-        instance_name: instance.name_any(),
-        uid: instance.uid().unwrap_or_default(),
+        hash: names::hash(&context.fleet, namespace, name),
+        instance_namespace: namespace.to_owned(),
+        instance_name: name.to_owned(),
+        uid: uid.to_owned(),
         location: status.location.ok_or_else(|| missing("location"))?,
         group: format!("/subscriptions/{subscription}/resourceGroups/{group}"),
         tenant: home.region.spec.azure.tenant_id.clone(),
         zone: (dns.zone_id.clone(), dns.zone_name().to_owned()),
         ttl: dns.ttl_seconds,
-        subdomain: spec.subdomain.clone(),
+        subdomain: subdomain.to_owned(),
         gateway_host: status.gateway.ok_or_else(|| missing("gateway"))?.host,
         sql_server: (server.name, server.host.ok_or_else(|| missing("SQL server"))?),
         pool: placement.pool,
-        sku: spec.isolation.database.sku.clone().filter(|_| dedicated),
-        database_bytes: quantity::bytes(&spec.quota.database.0).unwrap_or(1 << 30),
+        sku: database.sku.clone().filter(|_| database.tier == Tier::Dedicated),
+        database_bytes: quantity::bytes(&quota.database.0).unwrap_or(1 << 30),
         incarnation: 1,
         account: placement.storage_account,
-        share_gib: gib(&spec.quota.share.0),
+        share_gib: gib(&quota.share.0),
         issuer: cluster.issuer.ok_or_else(|| missing("AKS cluster"))?,
         generation: placement.generation,
         keys_hash: String::new(),

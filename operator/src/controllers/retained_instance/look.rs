@@ -3,16 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use kube::{Api, Resource, ResourceExt, runtime::controller::Action};
+use kube::{Api, Resource, ResourceExt, api::DeleteParams, runtime::controller::Action};
 use reef_crds::{
     Region, RetainedInstance, RetainedInstanceStatus,
     condition::{ConditionType, Reason, ours},
     meta::{RECONCILE_REQUESTED_AT, RETAINED_FINALIZER},
+    reef::DeletionPolicy,
 };
 
 use super::{
     Shared,
     plan::{self, Part, Step},
+    tombstone,
 };
 use crate::{
     azure::Arm,
@@ -48,7 +50,9 @@ pub async fn look(retained: &RetainedInstance, shared: &Shared) -> Result<Action
         }
         return Ok(Action::await_change());
     }
-    if let Some(trouble) = plan::may_begin(retained).filter(|_| deleting) {
+    let is_removed = retained.status.as_ref().is_some_and(|s| s.removed);
+    let spent = is_removed && plan::leaves_nothing(retained);
+    if let Some(trouble) = plan::may_begin(retained).filter(|_| deleting && !spent) {
         return held(retained, shared, &trouble, true).await;
     }
     let name = &retained.spec.region_ref.name;
@@ -57,14 +61,27 @@ pub async fn look(retained: &RetainedInstance, shared: &Shared) -> Result<Action
         let message = format!("spec.regionRef: Region {name} does not exist: apply its manifest again");
         return held(retained, shared, &Trouble::new(Reason::ReferenceNotFound, message), false).await;
     };
+    let uid = retained.uid().unwrap_or_default();
+    if let Some(tombstone) = retained.spec.tombstone.as_ref().filter(|_| !is_removed) {
+        let policy = if deleting { DeletionPolicy::Delete } else { tombstone.deletion_policy };
+        let mut memory = shared.take(&uid);
+        let result = tombstone::bury(retained, shared, region, policy, &mut memory).await;
+        shared.put(&uid, memory);
+        return result;
+    }
     let arm = match arm(context, &region) {
         Ok(arm) => arm,
         Err(Held(trouble, stalled)) => return held(retained, shared, &trouble, stalled).await,
     };
+    if spent && !deleting {
+        api.delete(&retained.name_any(), &DeleteParams::default())
+            .await
+            .map_err(Error::api("delete the RetainedInstance"))?;
+        return Ok(Action::await_change());
+    }
     if !deleting {
         return keep(retained, shared, &arm).await;
     }
-    let uid = retained.uid().unwrap_or_default();
     let mut memory = shared.take(&uid);
     let result = remove(retained, shared, &arm, &mut memory).await;
     shared.put(&uid, memory);
@@ -144,7 +161,7 @@ async fn remove(
     }
 }
 
-fn with(
+pub(super) fn with(
     retained: &RetainedInstance,
     conditions: Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition>,
 ) -> RetainedInstanceStatus {
@@ -152,10 +169,11 @@ fn with(
         observed_generation: retained.metadata.generation,
         conditions,
         last_handled_reconcile_at: retained.annotations().get(RECONCILE_REQUESTED_AT).cloned(),
+        removed: retained.status.as_ref().is_some_and(|s| s.removed),
     }
 }
 
-async fn held(
+pub(super) async fn held(
     retained: &RetainedInstance,
     shared: &Shared,
     trouble: &Trouble,
@@ -176,7 +194,7 @@ async fn held(
 }
 
 /// Writes the status if it differs, and tells people of a change.
-async fn write(
+pub(super) async fn write(
     retained: &RetainedInstance,
     shared: &Shared,
     next: &RetainedInstanceStatus,

@@ -3,6 +3,7 @@
 
 mod look;
 mod plan;
+mod tombstone;
 
 use std::{
     collections::HashMap,

@@ -1,6 +1,6 @@
 //! What becomes of what is kept (pure).
 
-use reef_crds::{RetainedInstance, condition::Reason, meta::CONFIRM_DELETION};
+use reef_crds::{RetainedInstance, condition::Reason, meta::CONFIRM_DELETION, reef::DeletionPolicy};
 use serde_json::Value;
 
 use crate::{
@@ -82,6 +82,11 @@ pub enum Step {
     Delete(Part),
     /// It cannot go on.
     Held(Trouble, bool),
+}
+
+/// Whether nothing is kept once the tombstone's work is done: then the object goes by itself.
+pub fn leaves_nothing(retained: &RetainedInstance) -> bool {
+    retained.spec.tombstone.as_ref().is_some_and(|t| t.deletion_policy == DeletionPolicy::Delete)
 }
 
 /// Whether deletion may begin at all. What is kept has no other protection, so it is always asked for.
