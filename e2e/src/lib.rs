@@ -12,6 +12,7 @@ pub mod gateway;
 pub mod harness;
 pub mod install;
 pub mod instance_harness;
+pub mod kill;
 pub mod net;
 pub mod node;
 pub mod octopus;
@@ -27,6 +28,7 @@ pub mod tls;
 pub mod toolbox;
 pub mod tools;
 pub mod up;
+pub mod wipe;
 pub mod world;
 
 /// Why the sandbox cannot do what it was asked to.

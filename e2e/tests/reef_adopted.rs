@@ -10,8 +10,8 @@
 use reef_crds::ReefStatus;
 use reef_e2e::{
     harness::{Sandbox, ok},
-    install::{NAMESPACE, charts},
     reef_harness::{cluster_writes, ready},
+    wipe::wipe,
 };
 
 const SAMPLES: [&str; 3] = [
@@ -59,53 +59,4 @@ async fn git_applied_again_finds_what_exists() {
     for (status, before) in after.iter().zip(in_reefs) {
         assert_eq!(cluster_writes(&sandbox, status), before, "writes in the reef's cluster");
     }
-}
-
-/// Everything of ours in the management cluster goes at once, and nobody is there to see it; then the charts
-/// come back.
-fn wipe(sandbox: &Sandbox) {
-    let values =
-        ok(&sandbox.helm(&["get", "values", "reef-operator", "--namespace", NAMESPACE, "-o", "json"]));
-    let values_file = sandbox.folder().join("run/values.json");
-    std::fs::write(&values_file, values).unwrap();
-    ok(&sandbox.helm(&["uninstall", "reef-operator", "--namespace", NAMESPACE, "--wait"]));
-    ok(&sandbox.kubectl(&["delete", "validatingadmissionpolicybinding", "--all"]));
-    for kind in ["reefs", "regions", "reefclasses"] {
-        for object in ok(&sandbox.kubectl(&["get", kind, "-o", "name"])).lines() {
-            ok(&sandbox.kubectl(&[
-                "patch",
-                object,
-                "--type=merge",
-                "-p",
-                r#"{"metadata":{"finalizers":null}}"#,
-            ]));
-        }
-        eventually_deleted(sandbox, kind);
-        ok(&sandbox.kubectl(&["delete", "crd", &format!("{kind}.cloud.octopus.com")]));
-    }
-    ok(&sandbox.kubectl(&["-n", NAMESPACE, "delete", "controllerrevisions", "--all"]));
-    ok(&sandbox.helm(&["uninstall", "reef-operator-crds", "--namespace", NAMESPACE]));
-    let install = |chart: &str, more: &[&str]| {
-        let path = charts().join(chart);
-        let base = [
-            "upgrade",
-            "--install",
-            chart,
-            path.to_str().unwrap(),
-            "--namespace",
-            NAMESPACE,
-            "--wait",
-            "--take-ownership",
-        ];
-        ok(&sandbox.helm(&[&base[..], more].concat()));
-    };
-    install("reef-operator-crds", &[]);
-    install("reef-operator", &["--values", values_file.to_str().unwrap()]);
-}
-
-/// The policy stays in force for a moment after its binding is gone.
-fn eventually_deleted(sandbox: &Sandbox, kind: &str) {
-    reef_e2e::harness::until(&format!("{kind} are deleted"), || {
-        sandbox.kubectl(&["delete", kind, "--all"]).status.success().then_some(())
-    });
 }

@@ -7,18 +7,14 @@
     reason = "a step that fails is to fail its story"
 )]
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
-use k8s_openapi::api::coordination::v1::Lease;
-use kube::{Api, Client, api::DeleteParams};
 use reef_e2e::{
     azure::PLATFORM_GROUP,
-    harness::{Sandbox, eventually, ok, processes, send},
-    install::NAMESPACE,
+    harness::{Sandbox, ok},
+    kill::{kill_leaders, seed},
     reef_harness::{gone, ready, set},
 };
-use rustix::process::Signal;
-use tokio::sync::watch;
 
 const SAMPLES: [&str; 2] =
     [include_str!("../../docs/samples/10-region.yaml"), include_str!("../../docs/samples/20-reefclass.yaml")];
@@ -34,13 +30,6 @@ spec:
   deletionPolicy: Delete
   deletionProtection: false
 ";
-
-/// Moments of the kills differ from run to run; `REEF_SEED` repeats one.
-fn seed() -> u64 {
-    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros();
-    let given = std::env::var("REEF_SEED").ok().and_then(|s| s.parse().ok());
-    given.unwrap_or_else(|| u64::try_from(now() % 1_000_000).unwrap())
-}
 
 #[tokio::test]
 async fn a_reef_survives_its_operator() {
@@ -97,52 +86,4 @@ fn nothing_was_made_twice(sandbox: &Sandbox, began: usize) {
     let twice: Vec<_> = made.iter().filter(|(_, n)| **n > 1).collect();
     assert!(twice.is_empty(), "{twice:?}");
     assert!(made.len() >= 20, "{}", made.len());
-}
-
-/// Kills whoever leads, after a random while each time, until told to stop; how many times.
-fn kill_leaders(client: Client, seed: u64) -> (watch::Sender<bool>, tokio::task::JoinHandle<u32>) {
-    let (stop, mut stopped) = watch::channel(false);
-    let mut dice = seed | 1;
-    let killer = tokio::spawn(async move {
-        let leases = Api::<Lease>::namespaced(client.clone(), NAMESPACE);
-        let mut killed = 0;
-        while !*stopped.borrow_and_update() {
-            let Some(leader) = leader(&leases).await else {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            };
-            dice ^= dice << 13;
-            dice ^= dice >> 7;
-            dice ^= dice << 17;
-            // From at once to well into its work.
-            let pause = Duration::from_millis(50 + dice % 1500);
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                _ = stopped.changed() => break,
-            }
-            let variable = format!("POD_NAME={leader}\0");
-            let process = processes()
-                .into_iter()
-                .find(|p| p.command.starts_with("/reef-operator\0run") && p.environment.contains(&variable));
-            if let Some(process) = process {
-                send(process.pid, Signal::KILL);
-                killed += 1;
-            }
-            // A new pod instead of the old one's back-off.
-            let now = DeleteParams::default().grace_period(0);
-            let pods = Api::<k8s_openapi::api::core::v1::Pod>::namespaced(client.clone(), NAMESPACE);
-            let _ = pods.delete(&leader, &now).await;
-            wait_for_another(&leases, &leader).await;
-        }
-        killed
-    });
-    (stop, killer)
-}
-
-async fn leader(leases: &Api<Lease>) -> Option<String> {
-    leases.get("reef-operator").await.ok()?.spec?.holder_identity.filter(|holder| !holder.is_empty())
-}
-
-async fn wait_for_another(leases: &Api<Lease>, before: &str) {
-    eventually("another leads", || async { leader(leases).await.filter(|l| l != before) }).await;
 }

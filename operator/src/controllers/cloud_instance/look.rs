@@ -11,11 +11,12 @@ use reef_crds::{
 };
 
 use super::{
-    Shared, begin,
+    Shared,
     bodies::Inputs,
     delete,
     done::Done,
     in_cluster::{self, InCluster, Wanted},
+    intake,
     jobs::Agent,
     keys::{self, Keys},
     manifests::Server,
@@ -100,14 +101,14 @@ async fn placed(instance: &CloudInstance, shared: &Shared) -> Result<Result<Clou
         Err(held) => return Ok(Err(held)),
     };
     let turn = shared.allocation.lock().await;
-    let placement = match begin::place(context, instance, &region, Timestamp::now()).await? {
+    let placement = match intake::place(context, instance, &region, Timestamp::now()).await? {
         Ok(placement) => placement,
         Err(held) => return Ok(Err(held)),
     };
     let reefs = Api::<Reef>::all(context.client.clone());
     let reef = reefs.get(&placement.reef).await.map_err(Error::api("read the Reef"))?;
     let note = format!("Reef {}: {}", placement.reef, placement.reason);
-    let next = begin::named(context, instance, &region, &reef, placement);
+    let next = intake::named(context, instance, &region, &reef, placement);
     write(instance, shared, &next).await?;
     drop(turn);
     publish(&shared.recorder, &instance.object_ref(&()), Reason::Scheduled, false, "Place", &note).await;
@@ -151,7 +152,7 @@ async fn work(
         inputs: &inputs,
         seen: &seen,
         had: (status.database.is_some_and(|d| d.ready), status.share.is_some_and(|s| s.ready)),
-        may_adopt: begin::may_adopt(instance, &home.region, now),
+        may_adopt: intake::may_adopt(instance, &home.region, now),
         may_recreate: annotated(instance, CONFIRM_RECREATION),
         unpublished: Some("the server, which has to serve first"),
         now,

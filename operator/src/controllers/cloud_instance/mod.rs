@@ -1,14 +1,14 @@
-//! CloudInstance: gets its place and names ([`begin`], [`placing`]), sees what is in Azure ([`observe`]) and in the
+//! CloudInstance: gets its place and names ([`intake`], [`placing`]), sees what is in Azure ([`observe`]) and in the
 //! reef's cluster ([`in_cluster`]), decides ([`plan`]), writes, and says how it stands ([`report`]). What an instance
 //! is made of is in [`parts`], [`bodies`] and [`manifests`]; how it goes is in [`teardown`].
 
 mod agent_job;
-mod begin;
 pub mod bodies;
 pub mod delete;
 mod done;
 mod existing;
 mod in_cluster;
+mod intake;
 mod jobs;
 mod keys;
 mod look;
