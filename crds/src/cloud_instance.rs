@@ -221,6 +221,11 @@ pub struct CloudInstanceStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_handled_reconcile_at: Option<String>,
 
+    /// Whether the annotation `confirmation.cloud.octopus.com/recreation` has been there while nothing was lost: then it
+    /// confirms no later loss, until it is removed and set again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recreation_spent: bool,
+
     /// Where the instance is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub placement: Option<PlacementStatus>,

@@ -12,7 +12,8 @@ use std::{collections::BTreeMap, time::Instant};
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, Pod, Secret};
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, ListParams, PostParams},
+    api::{DeleteParams, DynamicObject, ListParams, PostParams},
+    core::{ApiResource, GroupVersionKind},
 };
 use reef_crds::{CloudInstance, CloudInstanceStatus, Reef};
 use reef_e2e::{
@@ -349,6 +350,13 @@ async fn a_subdomain_is_taken_once(sandbox: &Sandbox, client: &Client) {
     ok(&sandbox.kubectl_with(&["-n", CUSTOMERS, "apply", "-f", "-"], &text));
     let stalled = instance_shows(client, "acme-again", "Stalled", "True", "NameTaken").await;
     assert!(stalled.conditions[0].message.contains("customers/acme"), "{}", stalled.conditions[0].message);
+    let cluster = sandbox.reef_client(&cluster_of(client, &stalled).await.unwrap()).await;
+    let kind = GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "HTTPRoute");
+    let kind = ApiResource::from_gvk_with_plural(&kind, "httproutes");
+    let namespace = stalled.namespace.as_ref().unwrap();
+    let routes = Api::<DynamicObject>::namespaced_with(cluster, namespace, &kind);
+    let routes = routes.list(&ListParams::default()).await.unwrap();
+    assert!(routes.items.is_empty(), "no traffic of the first one's goes to it");
     ok(&sandbox.kubectl(&["-n", CUSTOMERS, "delete", "ci", "acme-again", "--wait=false"]));
     instance_gone(client, "acme-again").await;
     assert_eq!(

@@ -76,9 +76,12 @@ async fn instances_are_found_where_they_are() {
 
     wipe(&sandbox);
     let calls = sandbox.azure_journal().len();
-    for sample in SAMPLES {
+    // In the order that is worst: the instances are there before their reefs are.
+    for sample in [SAMPLES[0], SAMPLES[1], SAMPLES[3]] {
         ok(&sandbox.kubectl_with(&["apply", "-f", "-"], sample));
     }
+    nothing_is_made_twice(&sandbox, &client, calls).await;
+    ok(&sandbox.kubectl_with(&["apply", "-f", "-"], SAMPLES[2]));
     nothing_is_taken_unasked(&sandbox, &client, calls).await;
     let region =
         SAMPLES[0].replace("spec:\n  location", "spec:\n  adoptUntil: \"2999-01-01T00:00:00Z\"\n  location");
@@ -117,11 +120,26 @@ async fn instances_are_found_where_they_are() {
     assert_eq!(new, NAMES.len(), "the claim on each instance's namespace, and nothing else");
 }
 
+/// Their DNS records say that they exist on reefs of which nothing is known here.
+async fn nothing_is_made_twice(sandbox: &Sandbox, client: &Client, calls: usize) {
+    for name in NAMES {
+        let held = instance_shows(client, name, "Ready", "False", "ReferenceNotFound").await;
+        let message = &held.conditions[0].message;
+        assert!(message.contains("apply the manifest of that Reef first"), "{message}");
+    }
+    assert_eq!(puts(sandbox, calls), 0);
+}
+
 /// Without a word of the platform team it may be another team's instance of the same name.
 async fn nothing_is_taken_unasked(sandbox: &Sandbox, client: &Client, calls: usize) {
-    instance_shows(client, "acme", "Ready", "False", "NoReefFits").await;
-    let writes = sandbox.azure_journal().into_iter().skip(calls).filter(|e| e["method"] == "PUT").count();
-    assert_eq!(writes, 0);
+    for name in NAMES {
+        instance_shows(client, name, "Stalled", "True", "AdoptionRequired").await;
+    }
+    assert_eq!(puts(sandbox, calls), 0);
+}
+
+fn puts(sandbox: &Sandbox, calls: usize) -> usize {
+    sandbox.azure_journal().into_iter().skip(calls).filter(|e| e["method"] == "PUT").count()
 }
 
 fn only_claims_were_written(sandbox: &Sandbox, calls: usize) {

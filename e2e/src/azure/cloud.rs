@@ -285,6 +285,9 @@ impl Cloud {
 
     fn get(&self, target: &Target, request: &Request, now: u64) -> Response {
         if target.group.is_none() && target.provider.is_none() {
+            if request.path.trim_end_matches('/').to_lowercase().ends_with("/resources") {
+                return self.list_subscription(request);
+            }
             return Response::json(
                 200,
                 json!({
@@ -306,52 +309,6 @@ impl Cloud {
             Some(resource) => with_etag(Response::json(200, self.shown(resource)), resource),
             None => self.not_found(target),
         }
-    }
-
-    /// All top-level resources of a group, without their properties.
-    fn list_group(&self, target: &Target) -> Response {
-        let group = target.group.clone().unwrap_or_default();
-        let below = key(&format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{group}/providers/"));
-        if !self.resources.contains_key(below.trim_end_matches("/providers")) {
-            return self.not_found(target);
-        }
-        let tracked = |resource: &Value| {
-            let kind = resource["type"].as_str().and_then(kinds::find);
-            kind.is_some_and(|k| k.tracked)
-        };
-        let found = self.resources.iter().filter(|(k, r)| k.starts_with(&below) && tracked(r));
-        let short = |r: &Value| {
-            let mut short = r.clone();
-            if let Some(map) = short.as_object_mut() {
-                map.retain(|name, _| {
-                    ["id", "name", "type", "location", "tags", "sku"].contains(&name.as_str())
-                });
-            }
-            short
-        };
-        Response::json(200, json!({ "value": found.map(|(_, r)| short(r)).collect::<Vec<_>>() }))
-    }
-
-    fn list(&self, target: &Target, request: &Request, now: u64) -> Response {
-        let parent = parent_key(&format!("{}/x", key(&request.path)));
-        if target.group.is_some() && !self.resources.contains_key(&parent) {
-            return self.not_found(target);
-        }
-        if target.group.is_none() && target.types.len() == 1 {
-            // Of the whole subscription.
-            let kind = target.kind();
-            let of_kind = |r: &&Value| r["type"].as_str().is_some_and(|t| t.eq_ignore_ascii_case(&kind));
-            let found: Vec<_> = self.resources.values().filter(of_kind).map(|r| self.shown(r)).collect();
-            return Response::json(200, json!({ "value": found }));
-        }
-        let below = format!("{}/", key(&request.path));
-        let found = self
-            .resources
-            .iter()
-            .filter(|(k, _)| k.strip_prefix(&below).is_some_and(|name| !name.contains('/')));
-        let mut found: Vec<_> = found.map(|(_, r)| self.shown(r)).collect();
-        found.extend(self.deleted.listed(target, request, now));
-        Response::json(200, json!({ "value": found }))
     }
 
     /// ARM itself knows the groups and the resources in them; what is inside a resource only its provider

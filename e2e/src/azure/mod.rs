@@ -14,6 +14,7 @@ pub mod faults;
 pub mod files;
 mod id;
 mod kinds;
+mod lists;
 mod operations;
 mod put;
 mod refuse;

@@ -2,7 +2,7 @@
 
 use kube::{
     Api, Client,
-    api::{DynamicObject, Patch, PatchParams},
+    api::{DeleteParams, DynamicObject, Patch, PatchParams},
     core::{ApiResource, GroupVersionKind},
 };
 use reef_crds::{condition::Reason, meta::FIELD_MANAGER};
@@ -81,6 +81,21 @@ pub async fn keep_one(context: &Context, client: &Client, manifest: &Manifest) -
         api.patch(name, &apply, &Patch::Apply(object)).await.map_err(|e| verdict(kind, name, &e))?;
     count("changed");
     Ok(serde_json::to_value(written).unwrap_or_default())
+}
+
+/// Deletes an object if it is there.
+pub async fn remove_one(context: &Context, client: &Client, manifest: &Manifest) -> Result<(), Verdict> {
+    let (kind, name) = (manifest.kind(), manifest.name());
+    let api = manifest.api(client);
+    let live = api.get_opt(name).await.map_err(|e| verdict(kind, name, &e))?;
+    if live.is_none() || context.claim.check().is_err() {
+        return Ok(());
+    }
+    tracing::info!(kind, name, "deleting from the reef's cluster");
+    match api.delete(name, &DeleteParams::background()).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => other.map(drop).map_err(|e| verdict(kind, name, &e)),
+    }
 }
 
 /// What a refusal of the reef's API server means.

@@ -1,6 +1,7 @@
 //! The clusters of reefs: how the operator reaches one, as itself, through Entra.
 
 pub mod keep;
+pub mod watch;
 
 use std::{
     collections::HashMap,
@@ -8,11 +9,12 @@ use std::{
     time::Duration,
 };
 
-use futures::future::BoxFuture;
+use futures::{channel::mpsc::UnboundedReceiver, future::BoxFuture};
 use http::{HeaderValue, Request, Uri, header::AUTHORIZATION};
 use kube::{
     Client, Config,
     client::{Body, ClientBuilder},
+    runtime::watcher,
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::Value;
@@ -55,6 +57,8 @@ pub struct ReefCluster {
     pub host: String,
     /// The client.
     pub client: Client,
+    /// Follows the servers in it for as long as the connection is used.
+    _watch: Arc<watch::Watch>,
 }
 
 #[derive(Clone)]
@@ -76,17 +80,36 @@ impl AsyncPredicate<Request<Body>> for Bearer {
 }
 
 /// The connections that were made, by the id of the AKS cluster: all controllers share them.
-#[derive(Default)]
-pub struct Clusters(Mutex<HashMap<String, ReefCluster>>);
+pub struct Clusters {
+    /// Label of what is ours in the clusters.
+    fleet: String,
+    known: Mutex<HashMap<String, ReefCluster>>,
+    versions: Mutex<HashMap<String, watch::Versions>>,
+    changes: watch::Changes,
+}
 
 impl Clusters {
+    /// None yet. Changes of servers in all of them come out of the stream.
+    pub fn new(fleet: &str) -> (Self, UnboundedReceiver<Result<watch::Server, watcher::Error>>) {
+        let (changes, receiver) = futures::channel::mpsc::unbounded();
+        let none =
+            Self { fleet: fleet.to_owned(), known: Mutex::default(), versions: Mutex::default(), changes };
+        (none, receiver)
+    }
+
     /// The connection to the AKS cluster with this id, whose API server is at `host`; made if there is none.
     pub async fn get(&self, arm: &Arc<Arm>, id: &str, api: &str, host: &str) -> Result<ReefCluster, Error> {
         let known = self.lock().get(id).filter(|known| known.host == host).cloned();
         if let Some(known) = known {
             return Ok(known);
         }
-        let made = connect(arm, id, api, host).await?;
+        let client = connect(arm, id, api, host).await?;
+        let versions = {
+            let mut all = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+            all.entry(id.to_owned()).or_default().clone()
+        };
+        let watch = watch::follow(client.clone(), &self.fleet, versions, self.changes.clone());
+        let made = ReefCluster { host: host.to_owned(), client, _watch: Arc::new(watch) };
         self.lock().insert(id.to_owned(), made.clone());
         Ok(made)
     }
@@ -97,13 +120,13 @@ impl Clusters {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, ReefCluster>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Connects to the AKS cluster with this id, whose API server is at `host`. One call to Azure for the
 /// certificate of the cluster's authority; everything else is the token of our own identity.
-async fn connect(arm: &Arc<Arm>, id: &str, api: &str, host: &str) -> Result<ReefCluster, Error> {
+async fn connect(arm: &Arc<Arm>, id: &str, api: &str, host: &str) -> Result<Client, Error> {
     let answer = arm.post(&format!("{id}/listClusterUserCredential"), api).await?;
     let ca = authority(&answer)?;
     let uri: Uri =
@@ -113,13 +136,12 @@ async fn connect(arm: &Arc<Arm>, id: &str, api: &str, host: &str) -> Result<Reef
     config.root_cert = Some(ca);
     config.connect_timeout = Some(Duration::from_secs(5));
     config.default_retry = false;
-    let client = ClientBuilder::try_from(config)
+    Ok(ClientBuilder::try_from(config)
         .map_err(|e| Error::Client(e.to_string()))?
         .with_layer(&BufferLayer::new(1024))
         .with_layer(&AsyncFilterLayer::new(Bearer(arm.clone())))
         .with_layer(&TimeoutLayer::new(FIRST_BYTE))
-        .build();
-    Ok(ReefCluster { host: host.to_owned(), client })
+        .build())
 }
 
 /// The certificates in a credential of AKS.

@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::channel::mpsc::UnboundedReceiver;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
@@ -31,7 +32,7 @@ use reef_crds::condition::Reason;
 use crate::{
     args::RunArgs,
     azure::Arms,
-    cluster::Clusters,
+    cluster::{self, Clusters},
     leader::{Claim, NotLeader},
     metrics::{ByController, Metrics},
 };
@@ -72,6 +73,8 @@ pub struct Context {
     pub identity: String,
     /// Connections to the clusters of reefs.
     pub clusters: Clusters,
+    /// Changes of servers in the reefs' clusters, for the one controller that takes them.
+    pub servers: Mutex<Option<UnboundedReceiver<Result<cluster::watch::Server, watcher::Error>>>>,
     /// Image of the reefs' agents.
     pub agent_image: String,
     /// Image of Octopus Server, without a tag.
@@ -85,6 +88,7 @@ pub struct Context {
 impl Context {
     /// From the flags.
     pub fn new(client: Client, arms: Arc<Arms>, claim: Claim, metrics: Arc<Metrics>, args: &RunArgs) -> Self {
+        let (clusters, servers) = Clusters::new(&args.fleet);
         Self {
             client,
             arms,
@@ -102,7 +106,8 @@ impl Context {
             octopus_image: args.octopus_image.clone(),
             // That it can be read was seen when the client of Azure was made.
             azure_ca: args.azure.azure_ca_file.as_ref().and_then(|path| std::fs::read_to_string(path).ok()),
-            clusters: Clusters::default(),
+            clusters,
+            servers: Mutex::new(Some(servers)),
             concurrency: args.concurrency,
         }
     }

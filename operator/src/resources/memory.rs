@@ -30,6 +30,8 @@ pub struct Memory {
     pub failures: HashMap<String, Failure>,
     /// Writes that were taken, by id: what they were for, and how many in a row.
     pub taken: HashMap<String, (String, u32)>,
+    /// Whether the last look of a deletion saw that things are absent, which is looked at twice.
+    pub looked: bool,
 }
 
 /// An operation of ours that runs.

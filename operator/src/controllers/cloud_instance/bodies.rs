@@ -41,6 +41,8 @@ pub struct Inputs {
     pub group: String,
     /// Entra tenant.
     pub tenant: String,
+    /// Range of addresses that the region's reefs have their networks from.
+    pub address_space: String,
     /// Id of the DNS zone, and its name.
     pub zone: (String, String),
     /// Life of the DNS record, seconds.

@@ -34,6 +34,7 @@ use super::{
 };
 use crate::{
     azure::Arm,
+    causes,
     controller::{Context, Error, finalizers, trouble::Trouble},
     controllers::reef::{bodies::NAMESPACE, references::Held, teardown::annotated},
     observed::Observed,
@@ -75,13 +76,18 @@ pub(super) async fn step(
             if trouble.reason == Reason::ClusterUnreachable
                 && annotated(instance, CONFIRM_FORCE_DELETION) =>
         {
-            make_retained(context, instance, &inputs, Some(Tombstone { deletion_policy: policy })).await?;
+            let tombstone = Some(Tombstone { deletion_policy: policy });
+            if let Some(trouble) = make_retained(context, instance, &inputs, tombstone).await? {
+                return held(instance, shared, &trouble, true).await;
+            }
             finish(instance, context, "by force: a RetainedInstance says what is still to be removed").await
         }
         Advance::Held(trouble) => held(instance, shared, &trouble, false).await,
         Advance::GoesOn(what) => goes_on(instance, shared, &what, memory, now).await,
         Advance::MakeRetained => {
-            make_retained(context, instance, &inputs, None).await?;
+            if let Some(trouble) = make_retained(context, instance, &inputs, None).await? {
+                return held(instance, shared, &trouble, true).await;
+            }
             goes_on(instance, shared, "what is kept is written down", memory, now).await
         }
     }
@@ -112,8 +118,13 @@ pub async fn advance(
     if let Some(part) = Part::ALL.into_iter().find(|part| memory.operations.contains_key(&inputs.id(*part))) {
         return Ok(Advance::GoesOn(format!("{} is being changed or deleted", part.what())));
     }
-    let (remains, cluster) = look(context, home, inputs).await?;
+    let (mut remains, cluster) = look(context, home, inputs).await?;
+    remains.is_second_look = std::mem::take(&mut memory.looked);
     Ok(match teardown::next(policy, inputs, &remains) {
+        Step::LookAgain => {
+            memory.looked = true;
+            Advance::GoesOn("a second look at what is gone".to_owned())
+        }
         Step::Done(why) => Advance::Done(why),
         Step::Held(trouble) => Advance::Held(trouble),
         Step::Wait(what) => Advance::GoesOn(what),
@@ -126,7 +137,7 @@ pub async fn advance(
             if let Some(client) = cluster
                 && let Err(error) = delete_workload(context, &client, inputs).await
             {
-                let message = format!("the reef's cluster: {error}");
+                let message = format!("the reef's cluster: {}", causes(&error));
                 return Ok(Advance::Held(Trouble::new(Reason::ClusterUnreachable, message)));
             }
             Advance::GoesOn("the server".to_owned())
@@ -159,35 +170,59 @@ async fn look(context: &Context, home: &Home, inputs: &Inputs) -> Result<(Remain
     let (record, identity, database, share) =
         tokio::join!(get(Part::Record), get(Part::Identity), get(Part::Database), get(Part::Share));
     let client = connect(context, home, inputs).await;
-    let namespace = match &client {
-        Ok(client) => namespace(client, inputs).await,
-        Err(Verdict::Unknown(trouble) | Verdict::Failed(trouble)) => {
-            Observed::Unknown(trouble.message.clone())
-        }
-        Err(_) => Observed::Unknown("it is not there yet".to_owned()),
+    let in_cluster = match &client {
+        Ok(client) => match namespace(client, inputs).await {
+            Ok(Some(live)) => Ok((Observed::Present(live), false)),
+            Ok(None) => leftovers(client, inputs).await.map(|any| (Observed::Absent, any)),
+            Err(why) => Err(why),
+        },
+        Err(Verdict::Unknown(trouble) | Verdict::Failed(trouble)) => Err(trouble.message.clone()),
+        Err(_) => Err("it is not there yet".to_owned()),
     };
+    let (namespace, has_leftovers) = in_cluster.unwrap_or_else(|why| (Observed::Unknown(why), false));
     let retained = Api::<RetainedInstance>::all(context.client.clone());
     let is_retained =
         retained.get_opt(&inputs.namespace()).await.map_err(Error::api("read the RetainedInstance"))?;
     let is_retained = is_retained.is_some_and(|r| r.spec.origin.uid == inputs.uid);
-    Ok((Remains { record, namespace, identity, database, share, is_retained }, client.ok()))
+    let remains = Remains {
+        record,
+        namespace,
+        has_leftovers,
+        identity,
+        database,
+        share,
+        is_retained,
+        is_second_look: false,
+    };
+    Ok((remains, client.ok()))
 }
 
-/// The namespace; absent only when no pod of it is left either.
-async fn namespace(client: &Client, inputs: &Inputs) -> Observed<Value> {
+/// The namespace; none only when no pod of it is left either.
+async fn namespace(client: &Client, inputs: &Inputs) -> Result<Option<Value>, String> {
     let name = inputs.namespace();
     let manifest = manifests::namespace(inputs, &Done::default());
-    match manifest.api(client).get_opt(&name).await {
-        Err(error) => return Observed::Unknown(error.to_string()),
-        Ok(Some(live)) => return Observed::Present(serde_json::to_value(live).unwrap_or_default()),
-        Ok(None) => {}
+    let live = manifest.api(client).get_opt(&name).await.map_err(|e| causes(&e))?;
+    if let Some(live) = live {
+        return Ok(Some(serde_json::to_value(live).unwrap_or_default()));
     }
     let pods = Api::<Pod>::namespaced(client.clone(), &name);
-    match pods.list(&ListParams::default()).await {
-        Err(error) => Observed::Unknown(error.to_string()),
-        Ok(list) if list.items.is_empty() => Observed::Absent,
-        Ok(list) => Observed::Unknown(format!("{} pods without their namespace", list.items.len())),
-    }
+    let pods = pods.list(&ListParams::default()).await.map_err(|e| causes(&e))?.items.len();
+    if pods == 0 { Ok(None) } else { Err(format!("{pods} pods without their namespace")) }
+}
+
+/// Whether the cluster holds something of the instance that does not go with its namespace.
+async fn leftovers(client: &Client, inputs: &Inputs) -> Result<bool, String> {
+    let ours = ours(inputs);
+    let jobs = Api::<Job>::namespaced(client.clone(), NAMESPACE);
+    let volumes = Api::<PersistentVolume>::all(client.clone());
+    let jobs = jobs.list_metadata(&ours).await.map_err(|e| causes(&e))?;
+    let volumes = volumes.list_metadata(&ours).await.map_err(|e| causes(&e))?;
+    Ok(!jobs.items.is_empty() || !volumes.items.is_empty())
+}
+
+/// Selects what is the instance's in the cluster.
+fn ours(inputs: &Inputs) -> ListParams {
+    ListParams::default().labels(&format!("{LABEL_FLEET}={},{LABEL_INSTANCE}={}", inputs.fleet, inputs.hash))
 }
 
 async fn delete(
@@ -213,8 +248,7 @@ async fn delete_workload(context: &Context, client: &Client, inputs: &Inputs) ->
     if context.claim.check().is_err() {
         return Ok(());
     }
-    let selector = format!("{LABEL_FLEET}={},{LABEL_INSTANCE}={}", inputs.fleet, inputs.hash);
-    let ours = ListParams::default().labels(&selector);
+    let ours = ours(inputs);
     let background = DeleteParams::background();
     tracing::info!(
         controller = super::CONTROLLER,
@@ -231,13 +265,13 @@ async fn delete_workload(context: &Context, client: &Client, inputs: &Inputs) ->
     }
 }
 
-/// Writes down what is kept, before anything is taken away that would be needed to find it.
+/// Writes down what is kept, before anything is taken away that would be needed to find it. Says why if it cannot.
 async fn make_retained(
     context: &Context,
     instance: &CloudInstance,
     inputs: &Inputs,
     tombstone: Option<Tombstone>,
-) -> Result<(), Error> {
+) -> Result<Option<Trouble>, Error> {
     context.claim.check()?;
     let spec = RetainedInstanceSpec {
         origin: Origin {
@@ -267,9 +301,20 @@ async fn make_retained(
     retained.metadata.labels = serde_json::from_value(labels).ok();
     let api = Api::<RetainedInstance>::all(context.client.clone());
     match api.create(&PostParams::default(), &retained).await {
-        // Made by a try before.
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-        other => other.map(drop).map_err(Error::api("make the RetainedInstance")),
+        // Made by a try before, unless it speaks of an instance before this one.
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            let found = api.get_opt(&inputs.namespace()).await;
+            let found = found.map_err(Error::api("read the RetainedInstance"))?;
+            Ok(found.filter(|found| found.spec.origin.uid != inputs.uid).map(|found| {
+                let message = format!(
+                    "RetainedInstance {} keeps what an earlier instance of this name stored (uid {}): delete it first",
+                    inputs.namespace(),
+                    found.spec.origin.uid
+                );
+                Trouble::new(Reason::RetainedExists, message)
+            }))
+        }
+        other => other.map(|_| None).map_err(Error::api("make the RetainedInstance")),
     }
 }
 

@@ -12,6 +12,9 @@ const CONFIGURED: &str = "cloud.octopus.com/configured";
 /// Annotation: the release that the server reported when it was configured.
 const VERSION: &str = "cloud.octopus.com/reported-version";
 
+/// Annotation: Azure's id of the database for which all of it was done.
+const DATABASE: &str = "cloud.octopus.com/database-id";
+
 /// What was done, and for which inputs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Done {
@@ -21,18 +24,30 @@ pub struct Done {
     pub configured: Option<String>,
     /// The release that the server reported then.
     pub version: Option<String>,
+    /// Azure's id of the database for which it was done.
+    pub database: Option<String>,
 }
 
 impl Done {
     /// From the namespace as it is; nothing was done where there is none.
     pub fn of_namespace(namespace: &Value) -> Self {
         let text = |name: &str| namespace["metadata"]["annotations"][name].as_str().map(str::to_owned);
-        Self { access: text(ACCESS), configured: text(CONFIGURED), version: text(VERSION) }
+        Self {
+            access: text(ACCESS),
+            configured: text(CONFIGURED),
+            version: text(VERSION),
+            database: text(DATABASE),
+        }
     }
 
     /// As annotations.
     pub fn annotations(&self) -> BTreeMap<&'static str, &str> {
-        let all = [(ACCESS, &self.access), (CONFIGURED, &self.configured), (VERSION, &self.version)];
+        let all = [
+            (ACCESS, &self.access),
+            (CONFIGURED, &self.configured),
+            (VERSION, &self.version),
+            (DATABASE, &self.database),
+        ];
         all.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect()
     }
 }
@@ -44,8 +59,9 @@ mod tests {
 
     #[test]
     fn what_was_done_is_found_again() {
+        let some = |text: &str| Some(text.to_owned());
         let done =
-            Done { access: Some("a".to_owned()), configured: None, version: Some("2026.2.1".to_owned()) };
+            Done { access: some("a"), configured: None, version: some("2026.2.1"), database: some("guid") };
         let namespace = json!({ "metadata": { "annotations": done.annotations() } });
         assert_eq!(Done::of_namespace(&namespace), done);
         assert_eq!(Done::of_namespace(&Value::Null), Done::default());

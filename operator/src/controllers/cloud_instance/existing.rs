@@ -2,24 +2,24 @@
 //! status was not written. Looked for by name in every reef of the region, because the names follow from the
 //! instance's identity.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use futures::future::join_all;
 use kube::ResourceExt;
-use reef_crds::{CloudInstance, Reef, condition::Reason};
-use serde_json::Value;
+use reef_crds::{CloudInstance, Reef, Region, condition::Reason};
+use serde_json::{Value, json};
 
 use super::names::{self, TAG_ACCOUNT, TAG_CLAIM, TAG_GENERATION, TAG_POOL};
 use crate::{
     azure::Arm,
     controller::{Context, trouble::Trouble},
     controllers::reef::{
-        bodies::{IDENTITY_API, SQL_API},
-        names::marked,
+        bodies::{DNS_API, GROUPS_API, IDENTITY_API, SQL_API},
+        names::{TAG_FLEET, TAG_REEF, group, marked, tags},
         references::Held,
     },
     observed::Observed,
-    resources::observe::observed,
+    resources::{marks, observe::observed},
 };
 
 /// Where an instance was found.
@@ -37,14 +37,25 @@ pub struct Existing {
     pub claim: String,
 }
 
-/// Looks in all reefs at once. Nothing is concluded while one of them could not be asked.
+/// Looks in all reefs at once, and for traces of reefs that nobody has applied yet. Nothing is concluded while one of
+/// them could not be asked: a second copy with new keys would be worse than a wait.
 pub async fn find(
     context: &Context,
     arm: &Arc<Arm>,
     instance: &CloudInstance,
+    region: &Region,
     reefs: &[Reef],
 ) -> Result<Option<Existing>, Held> {
-    let answers = join_all(reefs.iter().map(|reef| on_reef(context, arm, instance, reef))).await;
+    let search = Search {
+        context,
+        arm,
+        region,
+        instance: format!("{}/{}", instance.namespace().unwrap_or_default(), instance.name_any()),
+        hash: names::hash(&context.fleet, &instance.namespace().unwrap_or_default(), &instance.name_any()),
+    };
+    let known: BTreeSet<String> = reefs.iter().map(ResourceExt::name_any).collect();
+    search.no_record_of_another(&instance.spec.subdomain, &known).await?;
+    let answers = join_all(reefs.iter().map(|reef| search.on_reef(reef))).await;
     let mut found = answers.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten();
     let first = found.next();
     if let (Some(first), Some(second)) = (&first, found.next()) {
@@ -54,47 +65,131 @@ pub async fn find(
         );
         return Err(Held(Trouble::new(Reason::AdoptionRequired, message), true));
     }
+    if first.is_none() {
+        search.no_identity_elsewhere(reefs, &known).await?;
+    }
     Ok(first)
 }
 
-async fn on_reef(
-    context: &Context,
-    arm: &Arc<Arm>,
-    instance: &CloudInstance,
-    reef: &Reef,
-) -> Result<Option<Existing>, Held> {
-    let status = reef.status.clone().unwrap_or_default();
-    let (Some(group), Some(subscription)) = (status.resource_group, status.subscription_id) else {
-        return Ok(None);
-    };
-    let namespace = instance.namespace().unwrap_or_default();
-    let hash = names::hash(&context.fleet, &namespace, &instance.name_any());
-    let group = format!("/subscriptions/{subscription}/resourceGroups/{group}/providers");
-    let identity =
-        format!("{group}/Microsoft.ManagedIdentity/userAssignedIdentities/{}", names::identity(&hash));
-    let tags = names::tags(
-        &context.fleet,
-        &instance.spec.region_ref.name,
-        &reef.name_any(),
-        &format!("{namespace}/{}", instance.name_any()),
-    );
-    if let Some(identity) = ask(arm, &identity, IDENTITY_API, reef).await? {
-        // One of this name with other marks is shown when something is to be made under it.
-        let marks = &identity["tags"];
-        return Ok(marked(marks, &tags).then(|| of_identity(&reef.name_any(), marks)));
-    }
-    let Some(server) = status.sql_server else { return Ok(None) };
-    let database =
-        format!("{group}/Microsoft.Sql/servers/{}/databases/{}", server.name, names::database(&hash, 1));
-    match ask(arm, &database, SQL_API, reef).await? {
-        Some(_) => {
-            let message = format!(
-                "database {database} is kept of a deleted instance of this name and is not used again silently: delete it or its RetainedInstance, or choose another name"
-            );
-            Err(Held(Trouble::new(Reason::RetainedExists, message), true))
+/// What is looked for.
+struct Search<'a> {
+    context: &'a Context,
+    arm: &'a Arc<Arm>,
+    region: &'a Region,
+    /// Namespace and name of the CloudInstance.
+    instance: String,
+    /// Hash of its identity.
+    hash: String,
+}
+
+impl Search<'_> {
+    /// The record of the subdomain names the reef on which the server was published.
+    async fn no_record_of_another(&self, subdomain: &str, known: &BTreeSet<String>) -> Result<(), Held> {
+        let id = format!("{}/CNAME/{subdomain}", self.region.spec.dns.zone_id);
+        match self.ask(&id, DNS_API, "in the DNS zone").await? {
+            Some(record) => self.reef_is_known(marks(&id, &record), "DNS record", &id, known),
+            None => Ok(()),
         }
-        None => Ok(None),
     }
+
+    /// Identities of this name in all subscriptions of the region, whatever their reef. Azure Resource Manager's
+    /// lists may be some minutes old, which is why the known reefs are asked one by one as well.
+    async fn no_identity_elsewhere(&self, reefs: &[Reef], known: &BTreeSet<String>) -> Result<(), Held> {
+        let own = reefs.iter().filter_map(|reef| reef.spec.subscription_id.clone());
+        let all: BTreeSet<String> = own.chain([self.region.spec.azure.subscription_id.clone()]).collect();
+        for subscription in all {
+            let filter = format!(
+                "resourceType eq 'Microsoft.ManagedIdentity/userAssignedIdentities' and name eq '{}'",
+                names::identity(&self.hash)
+            );
+            let filter = filter.replace(' ', "%20").replace('\'', "%27");
+            let list = format!("/subscriptions/{subscription}/resources?$filter={filter}");
+            let list = self.arm.list(&list, GROUPS_API).await;
+            let list = list.map_err(|error| unknown("in the subscription", &error.to_string()))?;
+            for identity in &list {
+                let id = identity["id"].as_str().unwrap_or_default();
+                self.reef_is_known(&identity["tags"], "managed identity", id, known)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn reef_is_known(
+        &self,
+        marks: &Value,
+        what: &str,
+        id: &str,
+        known: &BTreeSet<String>,
+    ) -> Result<(), Held> {
+        let ours =
+            json!({ TAG_FLEET: self.context.fleet.as_str(), names::TAG_INSTANCE: self.instance.as_str() });
+        let reef = marks[TAG_REEF].as_str().unwrap_or_default();
+        if !marked(marks, &ours) || known.contains(reef) {
+            return Ok(());
+        }
+        let message = format!(
+            "{what} {id} says that the instance exists on Reef {reef}, which is not known here: apply the manifest of that Reef first"
+        );
+        Err(Held(Trouble::new(Reason::ReferenceNotFound, message), false))
+    }
+
+    async fn on_reef(&self, reef: &Reef) -> Result<Option<Existing>, Held> {
+        let (status, name) = (reef.status.clone().unwrap_or_default(), reef.name_any());
+        // A reef that was not looked at yet has the names that follow from its own.
+        let group = status.resource_group.unwrap_or_else(|| group(&self.context.fleet, &name));
+        let of_region = || self.region.spec.azure.subscription_id.clone();
+        let subscription =
+            status.subscription_id.or(reef.spec.subscription_id.clone()).unwrap_or_else(of_region);
+        let group = format!("/subscriptions/{subscription}/resourceGroups/{group}");
+        let identity = format!(
+            "{group}/providers/Microsoft.ManagedIdentity/userAssignedIdentities/{}",
+            names::identity(&self.hash)
+        );
+        let place = format!("on Reef {name}");
+        let region = &self.region.name_any();
+        if let Some(identity) = self.ask(&identity, IDENTITY_API, &place).await? {
+            // One of this name with other marks is shown when something is to be made under it.
+            let tags = names::tags(&self.context.fleet, region, &name, &self.instance);
+            let marks = &identity["tags"];
+            return Ok(marked(marks, &tags).then(|| of_identity(&name, marks)));
+        }
+        let Some(server) = status.sql_server else {
+            return match self.ask(&group, GROUPS_API, &place).await? {
+                Some(group) if marked(&group["tags"], &tags(&self.context.fleet, region, &name)) => {
+                    let message = format!(
+                        "Reef {name} exists in Azure and is not read yet: it is not known whether the instance is there"
+                    );
+                    Err(Held(Trouble::new(Reason::ReferenceNotReady, message), false))
+                }
+                _ => Ok(None),
+            };
+        };
+        let database = names::database(&self.hash, 1);
+        let database =
+            format!("{group}/providers/Microsoft.Sql/servers/{}/databases/{database}", server.name);
+        match self.ask(&database, SQL_API, &place).await? {
+            Some(_) => {
+                let message = format!(
+                    "database {database} is kept of a deleted instance of this name and is not used again silently: delete it or its RetainedInstance, or choose another name"
+                );
+                Err(Held(Trouble::new(Reason::RetainedExists, message), true))
+            }
+            None => Ok(None),
+        }
+    }
+
+    async fn ask(&self, id: &str, api: &str, place: &str) -> Result<Option<Value>, Held> {
+        match observed(self.arm.get(id, api).await) {
+            Observed::Present(value) => Ok(Some(value)),
+            Observed::Absent => Ok(None),
+            Observed::Unknown(why) => Err(unknown(place, &why)),
+        }
+    }
+}
+
+fn unknown(place: &str, why: &str) -> Held {
+    let message = format!("whether the instance exists {place} already: {why}");
+    Held(Trouble::new(Reason::AzureUnavailable, message), false)
 }
 
 fn of_identity(reef: &str, tags: &Value) -> Existing {
@@ -105,16 +200,5 @@ fn of_identity(reef: &str, tags: &Value) -> Existing {
         account: text(TAG_ACCOUNT),
         generation: text(TAG_GENERATION).parse().unwrap_or(1),
         claim: text(TAG_CLAIM),
-    }
-}
-
-async fn ask(arm: &Arc<Arm>, id: &str, api: &str, reef: &Reef) -> Result<Option<Value>, Held> {
-    match observed(arm.get(id, api).await) {
-        Observed::Present(value) => Ok(Some(value)),
-        Observed::Absent => Ok(None),
-        Observed::Unknown(why) => {
-            let message = format!("whether the instance exists on Reef {} already: {why}", reef.name_any());
-            Err(Held(Trouble::new(Reason::AzureUnavailable, message), false))
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client};
 use reef_crds::{condition::Reason, meta::ANNOTATION_CLAIM};
 use serde_json::Value;
 
@@ -11,9 +11,11 @@ use super::{
     done::Done,
     jobs::{self, Agent},
     manifests::{self, SERVER, Server},
+    pod::of_pod,
+    restart, volume,
 };
 use crate::{
-    cluster::keep::{Manifest, keep_one, verdict},
+    cluster::keep::{Manifest, keep_one, remove_one, verdict},
     controller::{Context, trouble::Trouble},
     resources::Verdict,
 };
@@ -47,10 +49,25 @@ impl InCluster {
 pub struct Wanted<'a> {
     /// The server.
     pub server: Server<'a>,
+    /// Azure's own id of the database, where it is known now.
+    pub database: Option<&'a str>,
     /// How the agent runs.
     pub agent: Agent<'a>,
+    /// What becomes of the routes to the server.
+    pub routes: Routes,
     /// Whether what belongs to an earlier CloudInstance of this name may be taken over.
     pub may_adopt: bool,
+}
+
+/// What becomes of the routes to the server: a host name is used only by the instance that has its DNS record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Routes {
+    /// The record is this instance's: they are kept.
+    Keep,
+    /// It is not known whose it is, or it is being made: they stay as they are.
+    Leave,
+    /// It is somebody else's: they go.
+    Remove,
 }
 
 /// What the agent has done so far, as the cluster says.
@@ -72,22 +89,22 @@ pub async fn keep(context: &Context, client: &Client, wanted: &Wanted<'_>, now: 
     if let Some(trouble) = foreign(&live, wanted) {
         return InCluster::all(&Verdict::Blocked(trouble), done);
     }
-    let waits = |what: &str| Verdict::Waiting(format!("waits for: {what}"));
+    if live["metadata"]["deletionTimestamp"].is_string() {
+        let what =
+            format!("namespace {} in the reef's cluster is being deleted by somebody", inputs.namespace());
+        return InCluster::all(&Verdict::Working(what), done);
+    }
+    done.database = wanted.database.map(str::to_owned).or(done.database);
     if let Err(verdict) = keep_one(context, client, &manifests::namespace(inputs, &done)).await {
         return InCluster::all(&verdict, done);
     }
-    let access = jobs::access(inputs, wanted.server.client_id);
-    if done.access.as_ref() != Some(&access.inputs) {
-        if let Err(verdict) = agent_job::run(context, client, inputs, &access, &wanted.agent, now).await {
-            let rest = waits("access to the database");
-            return InCluster { access: verdict, workload: rest.clone(), configured: rest, done };
-        }
-        done.access = Some(access.inputs);
-        if let Err(verdict) = keep_one(context, client, &manifests::namespace(inputs, &done)).await {
-            return InCluster::all(&verdict, done);
-        }
+    if let Err(access) = access(context, client, wanted, &mut done, now).await {
+        let rest = waits("access to the database");
+        return InCluster { access, workload: rest.clone(), configured: rest, done };
     }
-    let workload = match keep_all(context, client, &manifests::all(&wanted.server)).await {
+    let database = done.database.clone().unwrap_or_default();
+    let server = Server { database: &database, ..wanted.server.clone() };
+    let workload = match workload(context, client, &server).await {
         Err(verdict) => verdict,
         Ok(()) => serving(client, &inputs.namespace()).await,
     };
@@ -96,7 +113,59 @@ pub async fn keep(context: &Context, client: &Client, wanted: &Wanted<'_>, now: 
     } else {
         waits("the server")
     };
+    let workload = match routes(context, client, &server, wanted.routes).await {
+        Err(verdict) if workload == Verdict::Good => verdict,
+        _ => workload,
+    };
     InCluster { access: Verdict::Good, workload, configured, done }
+}
+
+fn waits(what: &str) -> Verdict {
+    Verdict::Waiting(format!("waits for: {what}"))
+}
+
+/// Gives the server access to this very database, once.
+async fn access(
+    context: &Context,
+    client: &Client,
+    wanted: &Wanted<'_>,
+    done: &mut Done,
+    now: Timestamp,
+) -> Result<(), Verdict> {
+    let inputs = wanted.server.inputs;
+    let work = jobs::access(inputs, wanted.server.client_id, done.database.as_deref());
+    if done.access.as_ref() == Some(&work.inputs) {
+        return Ok(());
+    }
+    agent_job::run(context, client, inputs, &work, &wanted.agent, now).await?;
+    done.access = Some(work.inputs);
+    keep_one(context, client, &manifests::namespace(inputs, done)).await.map(drop)
+}
+
+/// All that the server needs, and the server.
+async fn workload(context: &Context, client: &Client, server: &Server<'_>) -> Result<(), Verdict> {
+    volume::free(context, client, server.inputs).await?;
+    keep_all(context, client, &manifests::all(server)).await?;
+    restart::if_needed(context, client, server).await
+}
+
+/// The routes to the server.
+async fn routes(
+    context: &Context,
+    client: &Client,
+    server: &Server<'_>,
+    routes: Routes,
+) -> Result<(), Verdict> {
+    match routes {
+        Routes::Leave => Ok(()),
+        Routes::Keep => keep_all(context, client, &manifests::routes(server)).await,
+        Routes::Remove => {
+            for manifest in manifests::routes(server) {
+                remove_one(context, client, &manifest).await?;
+            }
+            Ok(())
+        }
+    }
 }
 
 async fn configure(
@@ -107,7 +176,7 @@ async fn configure(
     now: Timestamp,
 ) -> Verdict {
     let server = &wanted.server;
-    let work = jobs::configure(server.inputs, &server.keys.api_key, server.version, server.task_cap);
+    let work = jobs::configure(server, done.database.as_deref());
     if done.configured.as_ref() == Some(&work.inputs) {
         return Verdict::Good;
     }
@@ -146,10 +215,6 @@ fn foreign(live: &Value, wanted: &Wanted<'_>) -> Option<Trouble> {
             format!("namespace {name} in the reef's cluster is not this instance's: it is left alone");
         return Some(Trouble::new(Reason::NameTaken, message));
     }
-    if live["metadata"]["deletionTimestamp"].is_string() {
-        let message = format!("namespace {name} in the reef's cluster is being deleted");
-        return Some(Trouble::new(Reason::Deleting, message));
-    }
     let claim = live["metadata"]["annotations"][ANNOTATION_CLAIM].as_str().unwrap_or_default();
     (claim != inputs.uid && !wanted.may_adopt).then(|| {
         let message = format!("namespace {name} in the reef's cluster belongs to an earlier CloudInstance of this name (uid {claim})");
@@ -174,102 +239,5 @@ async fn serving(client: &Client, namespace: &str) -> Verdict {
         Ok(Some(pod)) => of_pod(&pod),
         Ok(None) => Verdict::Working("the server's pod is not there yet".to_owned()),
         Err(error) => verdict("Pod", SERVER, &error),
-    }
-}
-
-/// What a pod that is not ready says (pure).
-fn of_pod(pod: &Pod) -> Verdict {
-    let name = pod.name_any();
-    let status = pod.status.clone().unwrap_or_default();
-    let failing = |why: String| Verdict::Failed(Trouble::new(Reason::WorkloadFailing, why));
-    let Some(container) = status.container_statuses.iter().flatten().next() else {
-        let scheduled = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled");
-        return match scheduled.filter(|c| c.status == "False") {
-            Some(condition) => failing(format!(
-                "pod {name} finds no node: {}",
-                condition.message.clone().unwrap_or_default()
-            )),
-            None => Verdict::Working(format!("pod {name} starts")),
-        };
-    };
-    let state = container.state.clone().unwrap_or_default();
-    let last = container.last_state.clone().unwrap_or_default().terminated;
-    let words = |t: &k8s_openapi::api::core::v1::ContainerStateTerminated| {
-        let message = t.message.clone().unwrap_or_default();
-        format!("exit code {} {message}", t.exit_code).trim().to_owned()
-    };
-    if let Some(ended) = state.terminated.as_ref().or(last.as_ref()) {
-        return failing(format!(
-            "pod {name} ended {} times, last with {}",
-            container.restart_count.max(1),
-            words(ended)
-        ));
-    }
-    match state.waiting {
-        Some(waiting)
-            if !matches!(waiting.reason.as_deref(), None | Some("ContainerCreating" | "PodInitializing")) =>
-        {
-            let reason = waiting.reason.unwrap_or_default();
-            failing(format!("pod {name}: {reason} {}", waiting.message.unwrap_or_default()).trim().to_owned())
-        }
-        Some(waiting) => match waiting.message {
-            Some(message) => Verdict::Working(format!("pod {name} starts: {message}")),
-            None => Verdict::Working(format!("pod {name} starts")),
-        },
-        None => Verdict::Working(format!("pod {name} runs and does not serve yet")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn a_pod_that_does_not_serve_says_why() {
-        let pod = |status: Value| -> Pod {
-            serde_json::from_value(json!({ "metadata": { "name": "octopus-0" }, "status": status })).unwrap()
-        };
-        let container = |state: Value, last: Value, restarts: i32| {
-            pod(json!({ "containerStatuses": [{
-                "name": "octopus", "image": "i", "imageID": "", "ready": false, "restartCount": restarts,
-                "state": state, "lastState": last,
-            }] }))
-        };
-        let ended = json!({ "terminated": { "exitCode": 1, "message": "schema is newer" } });
-        for (pod, fails, expect) in [
-            (pod(json!({})), false, "starts"),
-            (
-                pod(
-                    json!({ "conditions": [{ "type": "PodScheduled", "status": "False", "message": "0/1 nodes" }] }),
-                ),
-                true,
-                "finds no node: 0/1 nodes",
-            ),
-            (container(json!({ "running": {} }), json!({}), 0), false, "does not serve yet"),
-            (container(json!({ "running": {} }), ended.clone(), 2), true, "exit code 1 schema is newer"),
-            (
-                container(
-                    json!({ "waiting": { "reason": "ErrImagePull", "message": "no image" } }),
-                    json!({}),
-                    0,
-                ),
-                true,
-                "ErrImagePull no image",
-            ),
-            (
-                container(json!({ "waiting": { "reason": "ContainerCreating" } }), json!({}), 0),
-                false,
-                "starts",
-            ),
-        ] {
-            match (of_pod(&pod), fails) {
-                (Verdict::Working(text), false) => assert!(text.contains(expect), "{text}"),
-                (Verdict::Failed(trouble), true) => {
-                    assert!(trouble.message.contains(expect), "{}", trouble.message);
-                }
-                (other, _) => panic!("{expect}: {other:?}"),
-            }
-        }
     }
 }

@@ -51,7 +51,7 @@ pub async fn place(
     let reefs = Api::<Reef>::all(context.client.clone());
     let mut reefs = reefs.list(&ListParams::default()).await.map_err(Error::api("list Reefs"))?.items;
     reefs.retain(|reef| reef.spec.region_ref.name == instance.spec.region_ref.name);
-    match existing::find(context, &arm, instance, &reefs).await {
+    match existing::find(context, &arm, instance, region, &reefs).await {
         Err(held) => Ok(Err(held)),
         Ok(Some(found)) => Ok(taken_over(instance, region, found, now)),
         Ok(None) => placing::place(context, instance, &reefs, now).await,

@@ -3,7 +3,7 @@
 use reef_crds::meta::{LABEL_FLEET, LABEL_INSTANCE, LABEL_REEF, OPERATOR};
 use serde_json::{Value, json};
 
-use super::{bodies::Inputs, names};
+use super::{bodies::Inputs, manifests::Server, names};
 use crate::{
     agent::input::{Access, Configure, Input},
     cluster::keep::Manifest,
@@ -58,8 +58,8 @@ pub struct Work {
     pub inputs: String,
 }
 
-/// What the agent does for access.
-pub fn access(inputs: &Inputs, client_id: &str) -> Work {
+/// What the agent does for access to the database with this id of Azure's.
+pub fn access(inputs: &Inputs, client_id: &str, database: Option<&str>) -> Work {
     let input = Input::Access(Access {
         server: inputs.sql_server.1.clone(),
         database: inputs.database(),
@@ -67,24 +67,26 @@ pub fn access(inputs: &Inputs, client_id: &str) -> Work {
         client_id: client_id.to_owned(),
         tenant: inputs.tenant.clone(),
     });
-    work(Step::Access, input)
+    work(Step::Access, input, database)
 }
 
-/// What the agent does for configuration.
-pub fn configure(inputs: &Inputs, api_key: &str, version: &str, task_cap: u8) -> Work {
+/// What the agent does for configuration; the settings are in the database with this id of Azure's.
+pub fn configure(server: &Server<'_>, database: Option<&str>) -> Work {
+    let inputs = server.inputs;
     let input = Input::Configure(Configure {
         url: format!("http://{}.{}.svc", super::manifests::SERVER, inputs.namespace()),
-        api_key: api_key.to_owned(),
-        version: version.to_owned(),
+        api_key: server.keys.api_key.clone(),
+        version: server.version.to_owned(),
         server_uri: format!("https://{}", inputs.host()),
-        task_cap,
+        task_cap: server.task_cap,
     });
-    work(Step::Configure, input)
+    work(Step::Configure, input, database)
 }
 
-fn work(step: Step, input: Input) -> Work {
+/// A database that was made again is empty: what was done for the one before is to be done again.
+fn work(step: Step, input: Input, database: Option<&str>) -> Work {
     let text = serde_json::to_string(&input).unwrap_or_default();
-    Work { step, inputs: hash::hex(&["job", step.as_str(), &text], 10), input }
+    Work { step, inputs: hash::hex(&["job", step.as_str(), &text, database.unwrap_or_default()], 10), input }
 }
 
 impl Work {

@@ -6,10 +6,26 @@ use std::collections::BTreeMap;
 use aws_lc_rs::rand;
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{Api, Client, api::PostParams};
-use reef_crds::meta::{LABEL_FLEET, LABEL_INSTANCE, OPERATOR};
+use reef_crds::{
+    CloudInstance,
+    condition::Reason,
+    meta::{LABEL_FLEET, LABEL_INSTANCE, OPERATOR},
+};
 
-use super::names;
-use crate::controller::{Context, Error, hash};
+use super::{
+    bodies::Inputs,
+    look::connect,
+    names::{self, TAG_KEYS},
+    parts::Part,
+    references::Home,
+};
+use crate::{
+    causes,
+    controller::{Context, Error, hash, trouble::Trouble},
+    controllers::reef::references::Held,
+    observed::Observed,
+    resources::{Seen, Verdict},
+};
 
 /// The keys of an instance.
 #[derive(Clone, PartialEq, Eq)]
@@ -42,40 +58,117 @@ impl Keys {
     }
 
     /// From the members of a Secret; none if one is missing.
-    pub fn from_secret(secret: &Secret) -> Option<Self> {
+    fn from_secret(secret: &Secret) -> Option<Self> {
         let text = |key: &str| String::from_utf8(secret.data.as_ref()?.get(key)?.0.clone()).ok();
         Some(Self { master_key: text(MASTER_KEY)?, api_key: text(API_KEY)? })
     }
 
     /// What stands in the database's tags, so that other keys are noticed. Says nothing about them.
     pub fn hash(&self) -> String {
-        hash::hex(&["keys", &self.master_key], 16)
+        hash::hex(&["keys", &self.master_key, &self.api_key], 16)
     }
 }
 
-/// The keys of this instance, if they were made.
-pub async fn get(context: &Context, instance_hash: &str) -> Result<Option<Keys>, Error> {
+/// The keys. They are made when it is certain that there is no database for which there must have been some.
+pub async fn known(
+    context: &Context,
+    instance: &CloudInstance,
+    home: &Home,
+    inputs: &Inputs,
+    seen: &BTreeMap<Part, Seen>,
+) -> Result<Result<Keys, Held>, Error> {
+    match get(context, &inputs.hash).await? {
+        Ok(None) => {}
+        Ok(Some(keys)) => return Ok(Ok(keys)),
+        Err(held) => return Ok(Err(held)),
+    }
+    let held = |reason, message: String, stalled| Ok(Err(Held(Trouble::new(reason, message), stalled)));
+    let had = instance.status.as_ref().and_then(|s| s.database.as_ref()).is_some_and(|d| d.ready);
+    let database = seen.get(&Part::Database).map(|s| (&s.state, s.operation.is_some()));
+    let keys = match database {
+        Some((Observed::Absent, false)) if !had => make()?,
+        Some((Observed::Unknown(why), _)) => {
+            return held(Reason::AzureUnavailable, format!("database: {why}"), false);
+        }
+        _ => match copied(context, home, inputs).await {
+            Ok(keys) => keys,
+            Err(held) => return Ok(Err(held)),
+        },
+    };
+    // What is kept here is never changed again, so it has to be what the database was made with.
+    if let Some((Observed::Present(found), _)) = database
+        && found["tags"][TAG_KEYS].as_str().is_some_and(|tag| tag != keys.hash())
+    {
+        let message = format!(
+            "the keys in the reef's cluster are not those that database {} was made with: restore Secret {}/{}; nothing is started meanwhile",
+            inputs.database(),
+            context.namespace,
+            names::keys(&inputs.hash)
+        );
+        return held(Reason::KeysDiffer, message, true);
+    }
+    keep(context, &inputs.hash, &inputs.instance(), &keys).await?;
+    Ok(Ok(keys))
+}
+
+/// The copy of the keys that the reef's cluster has.
+async fn copied(context: &Context, home: &Home, inputs: &Inputs) -> Result<Keys, Held> {
+    let client = match connect(context, home, inputs).await {
+        Ok(client) => client,
+        Err(Verdict::Unknown(trouble) | Verdict::Failed(trouble)) => return Err(Held(trouble, false)),
+        Err(_) => {
+            let message = "waits for the reef's cluster";
+            return Err(Held(Trouble::new(Reason::WaitingForDependency, message), false));
+        }
+    };
+    match copy(&client, &inputs.namespace()).await {
+        Ok(Some(copy)) => Ok(copy),
+        Ok(None) => {
+            let message = format!(
+                "database {} exists and the keys that it was made with do not: restore Secret {}/{}; nothing is started meanwhile",
+                inputs.database(),
+                context.namespace,
+                names::keys(&inputs.hash)
+            );
+            Err(Held(Trouble::new(Reason::KeysDiffer, message), true))
+        }
+        Err(error) => {
+            let message = format!("keys in the reef's cluster: {}", causes(&error));
+            Err(Held(Trouble::new(Reason::ClusterUnreachable, message), false))
+        }
+    }
+}
+
+/// The keys in the operator's namespace, if they were made. A Secret that lacks one of them is not passed over.
+async fn get(context: &Context, instance_hash: &str) -> Result<Result<Option<Keys>, Held>, Error> {
     let name = names::keys(instance_hash);
     let secrets = Api::<Secret>::namespaced(context.client.clone(), &context.namespace);
-    let secret = secrets.get_opt(&name).await.map_err(Error::api("read the instance's keys"))?;
-    Ok(secret.as_ref().and_then(Keys::from_secret))
+    let found = secrets.get_opt(&name).await.map_err(Error::api("read the instance's keys"))?;
+    let Some(secret) = found else { return Ok(Ok(None)) };
+    Ok(Keys::from_secret(&secret).map(Some).ok_or_else(|| {
+        let message = format!(
+            "Secret {}/{name} lacks `{MASTER_KEY}` or `{API_KEY}`: restore it; nothing is started meanwhile",
+            context.namespace
+        );
+        Held(Trouble::new(Reason::KeysDiffer, message), true)
+    }))
 }
 
 /// The copy in the namespace of the server, if the reef's cluster has one.
-pub async fn copy(cluster: &Client, namespace: &str) -> Result<Option<Keys>, kube::Error> {
+async fn copy(cluster: &Client, namespace: &str) -> Result<Option<Keys>, kube::Error> {
     let secrets = Api::<Secret>::namespaced(cluster.clone(), namespace);
     Ok(secrets.get_opt(super::manifests::SERVER).await?.as_ref().and_then(Keys::from_secret))
 }
 
 /// New keys, which stand nowhere yet.
-pub fn make() -> Result<Keys, Error> {
+fn make() -> Result<Keys, Error> {
     let mut bytes = [0u8; 48];
     rand::fill(&mut bytes).map_err(|_| Error::NoRandom)?;
     Ok(Keys::from_random(&bytes))
 }
 
 /// Puts keys into the operator's namespace. They are never changed, and go with nothing.
-pub async fn keep(context: &Context, instance_hash: &str, instance: &str, keys: &Keys) -> Result<(), Error> {
+async fn keep(context: &Context, instance_hash: &str, instance: &str, keys: &Keys) -> Result<(), Error> {
     context.claim.check()?;
     let labels = [
         ("app.kubernetes.io/managed-by", OPERATOR),

@@ -1,6 +1,6 @@
 //! One look at a CloudInstance.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::{Api, Resource, ResourceExt, runtime::controller::Action};
@@ -15,7 +15,7 @@ use super::{
     bodies::Inputs,
     delete,
     done::Done,
-    in_cluster::{self, InCluster, Wanted},
+    in_cluster::{self, InCluster, Routes, Wanted},
     intake,
     jobs::Agent,
     keys::{self, Keys},
@@ -33,8 +33,7 @@ use crate::{
         trouble::{Trouble, transition},
     },
     controllers::reef::{bodies::AKS_API, references::Held, teardown::annotated},
-    observed::Observed,
-    resources::{Pauses, Seen, Verdict, act, failed, memory::Memory, observe::poll},
+    resources::{Pauses, Verdict, act, failed, memory::Memory, observe::poll},
 };
 
 /// Pause while something that wakes us is waited for.
@@ -141,7 +140,7 @@ async fn work(
     };
     poll(&home.arm, memory, times.0, spread, now).await;
     let seen = observe::parts(&home.arm, &inputs, memory, times).await;
-    let keys = match known_keys(context, instance, home, &inputs, &seen).await? {
+    let keys = match keys::known(context, instance, home, &inputs, &seen).await? {
         Ok(keys) => keys,
         Err(Held(trouble, stalled)) => return held(instance, shared, &trouble, stalled).await,
     };
@@ -153,7 +152,8 @@ async fn work(
         seen: &seen,
         had: (status.database.is_some_and(|d| d.ready), status.share.is_some_and(|s| s.ready)),
         may_adopt: intake::may_adopt(instance, &home.region, now),
-        may_recreate: annotated(instance, CONFIRM_RECREATION),
+        may_recreate: annotated(instance, CONFIRM_RECREATION) && !status.recreation_spent,
+        is_spent: status.recreation_spent,
         unpublished: Some("the server, which has to serve first"),
         now,
     };
@@ -180,53 +180,6 @@ async fn work(
 fn memory_of(status: &CloudInstanceStatus) -> bool {
     let type_ = reef_crds::condition::ConditionType::DnsReady;
     reef_crds::condition::true_since(&status.conditions, type_).is_some()
-}
-
-/// The keys. They are made when it is certain that there is no database for which there must have been some.
-async fn known_keys(
-    context: &Context,
-    instance: &CloudInstance,
-    home: &Home,
-    inputs: &Inputs,
-    seen: &BTreeMap<Part, Seen>,
-) -> Result<Result<Keys, Held>, Error> {
-    if let Some(keys) = keys::get(context, &inputs.hash).await? {
-        return Ok(Ok(keys));
-    }
-    let held = |reason, message: String, stalled| Ok(Err(Held(Trouble::new(reason, message), stalled)));
-    let had = instance.status.as_ref().and_then(|s| s.database.as_ref()).is_some_and(|d| d.ready);
-    let made = match seen.get(&Part::Database).map(|s| (&s.state, s.operation.is_some())) {
-        Some((Observed::Absent, false)) if !had => keys::make()?,
-        Some((Observed::Unknown(why), _)) => {
-            return held(Reason::AzureUnavailable, format!("database: {why}"), false);
-        }
-        _ => match connect(context, home, inputs).await {
-            Err(Verdict::Unknown(trouble) | Verdict::Failed(trouble)) => {
-                return Ok(Err(Held(trouble, false)));
-            }
-            Err(_) => {
-                return held(Reason::WaitingForDependency, "waits for the reef's cluster".to_owned(), false);
-            }
-            Ok(client) => match keys::copy(&client, &inputs.namespace()).await {
-                Ok(Some(copy)) => copy,
-                Ok(None) => {
-                    let message = format!(
-                        "database {} exists and the keys that it was made with do not: restore Secret {}/{}; nothing is started meanwhile",
-                        inputs.database(),
-                        context.namespace,
-                        super::names::keys(&inputs.hash)
-                    );
-                    return held(Reason::KeysDiffer, message, true);
-                }
-                Err(error) => {
-                    let message = format!("keys in the reef's cluster: {error}");
-                    return held(Reason::ClusterUnreachable, message, false);
-                }
-            },
-        },
-    };
-    keys::keep(context, &inputs.hash, &inputs.instance(), &made).await?;
-    Ok(Ok(made))
 }
 
 /// A connection to the reef's cluster.
@@ -256,17 +209,15 @@ async fn in_cluster(
     keys: &Keys,
 ) -> InCluster {
     let inputs = facts.inputs;
-    // Something is not ours, or is gone: nothing is started on it.
-    let blocked = plan.verdicts.values().any(|v| matches!(v, Verdict::Blocked(_)));
     let status = instance.status.clone().unwrap_or_default();
     let known = status.identity.and_then(|i| i.client_id);
     let client_id = plan::client_id(facts.seen).map(str::to_owned).or(known);
     let started = status.version.is_some_and(|v| v.running.is_some());
     let agent = home.reef.status.as_ref().and_then(|s| s.agent_identity.clone());
-    let (Some(client_id), Some(agent), false, true) =
-        (client_id, agent, blocked, started || plan::is_provisioned(plan))
-    else {
-        let waiting = Verdict::Waiting("waits for: database, file share and identity".to_owned());
+    let missing = plan::missing(plan, started);
+    let (Some(client_id), Some(agent), None) = (client_id, agent, missing) else {
+        let what = missing.map_or("managed identity", Part::what);
+        let waiting = Verdict::Waiting(format!("waits for: {what}"));
         return InCluster::all(&waiting, Done::default());
     };
     let client = match connect(context, home, inputs).await {
@@ -280,13 +231,20 @@ async fn in_cluster(
             version: &instance.spec.release.version,
             task_cap: instance.spec.task_cap,
             client_id: &client_id,
+            database: "",
             keys,
             runs: true,
         },
+        database: plan::database_id(facts.seen),
         agent: Agent {
             image: &context.agent_image,
             client_id: &agent.client_id,
             has_ca: context.azure_ca.is_some(),
+        },
+        routes: match plan.verdicts.get(&Part::Record) {
+            Some(Verdict::Good) => Routes::Keep,
+            Some(Verdict::Blocked(_)) => Routes::Remove,
+            _ => Routes::Leave,
         },
         may_adopt: facts.may_adopt,
     };

@@ -18,12 +18,15 @@ mod observe;
 mod parts;
 mod placing;
 mod plan;
+mod pod;
 pub mod references;
 mod report;
+mod restart;
 mod sizes;
 mod teardown;
 #[cfg(test)]
 mod tests;
+mod volume;
 
 use std::{
     collections::HashMap,
@@ -31,7 +34,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use futures::StreamExt;
+use futures::{StreamExt, stream};
+use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::{
     Api, Resource, ResourceExt,
     core::{DeserializeGuard, PartialObjectMeta},
@@ -113,7 +117,9 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
     let reefs = watch::touched(reefs, CONTROLLER, "reefs", metrics());
     let retained = Api::<PartialObjectMeta<RetainedInstance>>::all(client);
     let retained = watch::touched(retained, CONTROLLER, "retainedinstances", metrics());
-    let (by_region, waiting, kept) = (store.clone(), store.clone(), store.clone());
+    let servers = context.servers.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let servers = stream::iter(servers).flatten();
+    let (by_region, waiting, kept, served) = (store.clone(), store.clone(), store.clone(), store.clone());
     Controller::for_stream(instances, store)
         .with_config(Config::default().concurrency(shared.context.concurrency))
         .watches_stream(regions, move |region| {
@@ -121,6 +127,10 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
         })
         .watches_stream(reefs, move |_| these(&waiting, unplaced))
         .watches_stream(retained, move |_| these(&kept, unplaced))
+        .watches_stream(servers, move |server: PartialObjectMeta<StatefulSet>| {
+            let namespace = server.namespace();
+            these(&served, |i| i.status.as_ref().is_some_and(|s| s.namespace == namespace))
+        })
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile, |_, never: &Infallible, _| match *never {}, shared)
         .for_each(|result| async move {

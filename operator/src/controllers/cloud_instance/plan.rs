@@ -37,6 +37,8 @@ pub struct Facts<'a> {
     pub may_adopt: bool,
     /// Whether data that is gone may be made again, empty.
     pub may_recreate: bool,
+    /// Whether the annotation that confirms a loss stands there since before this loss.
+    pub is_spent: bool,
     /// What the DNS record waits for: the server has to serve first.
     pub unpublished: Option<&'a str>,
     /// The time.
@@ -80,7 +82,7 @@ fn decided(
     let need = part.needs().filter(|need| before.get(need) != Some(&Verdict::Good)).map(Part::what);
     let unpublished = facts.unpublished.filter(|_| part == Part::Record);
     decide(Case {
-        gone: (had && !facts.may_recreate).then(|| data_is_gone(part.what(), &wanted.id)),
+        gone: (had && !facts.may_recreate).then(|| data_is_gone(part.what(), &wanted.id, facts.is_spent)),
         foreign: &|found| not_ours(facts, part, found),
         unmet: need.or(unpublished).map(str::to_owned),
         bodiless: &|| Verdict::Blocked(no_compute()),
@@ -98,9 +100,10 @@ fn no_compute() -> Trouble {
     Trouble::new(Reason::SpecInvalid, message)
 }
 
-fn data_is_gone(what: &str, id: &str) -> Trouble {
+fn data_is_gone(what: &str, id: &str, is_spent: bool) -> Trouble {
+    let how = if is_spent { "remove the annotation and annotate again" } else { "annotate" };
     let message = format!(
-        "{what} {id} was there and is gone. It is not made again by itself, because a customer's data was in it: restore it, or annotate the CloudInstance with {CONFIRM_RECREATION}=true to have an empty one"
+        "{what} {id} was there and is gone. It is not made again by itself, because a customer's data was in it: restore it, or {how} the CloudInstance with {CONFIRM_RECREATION}=true to have an empty one"
     );
     Trouble::new(Reason::DataResourceMissing, message)
 }
@@ -140,12 +143,30 @@ fn keys_differ(id: &str) -> Trouble {
     Trouble::new(Reason::KeysDiffer, message)
 }
 
-/// Whether every part but the DNS record is good: the server can be started.
-pub fn is_provisioned(plan: &Plan) -> bool {
-    Part::ALL
-        .iter()
-        .filter(|part| **part != Part::Record)
-        .all(|part| plan.verdicts.get(part) == Some(&Verdict::Good))
+/// The first part because of which nothing may be done in the reef's cluster: before the server has started, all but
+/// the DNS record have to be good. Afterwards only what is not ours or is gone is in the way: a server that runs is
+/// cared for whatever Azure says meanwhile.
+pub fn missing(plan: &Plan, started: bool) -> Option<Part> {
+    let fine = |verdict: Option<&Verdict>| match verdict {
+        Some(Verdict::Good) => true,
+        Some(Verdict::Blocked(trouble)) => started && !is_in_the_way(trouble.reason),
+        Some(_) => started,
+        None => false,
+    };
+    let inner = Part::ALL.into_iter().filter(|part| *part != Part::Record);
+    inner.into_iter().find(|part| !fine(plan.verdicts.get(part)))
+}
+
+/// Whether a server that runs is left alone for this: what it works with is gone or not its own.
+fn is_in_the_way(reason: Reason) -> bool {
+    use Reason::{AdoptionRequired, DataResourceMissing, KeysDiffer, NameTaken};
+    matches!(reason, AdoptionRequired | DataResourceMissing | KeysDiffer | NameTaken)
+}
+
+/// Azure's own id of the database, once it is there.
+pub fn database_id(seen: &BTreeMap<Part, Seen>) -> Option<&str> {
+    let Observed::Present(database) = &seen.get(&Part::Database)?.state else { return None };
+    database["properties"]["databaseId"].as_str()
 }
 
 /// Client id of the instance's identity, once it is there.

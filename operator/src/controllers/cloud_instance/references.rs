@@ -116,6 +116,7 @@ pub fn inputs_of(context: &Context, whose: Whose<'_>, home: &Home) -> Result<Inp
         location: status.location.ok_or_else(|| missing("location"))?,
         group: format!("/subscriptions/{subscription}/resourceGroups/{group}"),
         tenant: home.region.spec.azure.tenant_id.clone(),
+        address_space: home.region.spec.network.address_space.clone(),
         zone: (dns.zone_id.clone(), dns.zone_name().to_owned()),
         ttl: dns.ttl_seconds,
         subdomain: subdomain.to_owned(),

@@ -8,7 +8,7 @@ use reef_crds::{
     CloudInstance, CloudInstanceStatus,
     cloud_instance::{InstanceIdentityStatus, VersionStatus},
     condition::ConditionType,
-    meta::RECONCILE_REQUESTED_AT,
+    meta::{CONFIRM_RECREATION, RECONCILE_REQUESTED_AT},
 };
 
 use super::{
@@ -22,6 +22,7 @@ use crate::{
         standing::{self, Before, Standing},
         trouble::Trouble,
     },
+    controllers::reef::teardown::annotated,
     resources::{Seen, Verdict},
 };
 
@@ -96,6 +97,10 @@ pub fn report(
         client_id: client_id(seen).map(str::to_owned).or(identity.client_id),
         ..identity
     });
+    // A confirmation that stands there while nothing is lost is none for a later loss.
+    let nothing_is_lost = good(Part::Database) && good(Part::Share);
+    let recreation_spent =
+        annotated(instance, CONFIRM_RECREATION) && (nothing_is_lost || old.recreation_spent);
     let was_running = old.version.as_ref().and_then(|v| v.running.clone());
     let version = VersionStatus {
         running: in_cluster.done.version.clone().or(was_running),
@@ -109,6 +114,7 @@ pub fn report(
         share,
         identity,
         version: Some(version),
+        recreation_spent,
         ..old
     }
 }

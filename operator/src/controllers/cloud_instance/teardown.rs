@@ -19,6 +19,8 @@ pub struct Remains {
     pub record: Observed<Value>,
     /// The namespace of the server in the reef's cluster.
     pub namespace: Observed<Value>,
+    /// Whether the cluster holds something of the instance outside of its namespace: its volume, Jobs of the agent.
+    pub has_leftovers: bool,
     /// The identity.
     pub identity: Observed<Value>,
     /// The database.
@@ -27,6 +29,8 @@ pub struct Remains {
     pub share: Observed<Value>,
     /// Whether a RetainedInstance says what is kept.
     pub is_retained: bool,
+    /// Whether the look before this one saw the same absences.
+    pub is_second_look: bool,
 }
 
 /// The next step.
@@ -40,6 +44,8 @@ pub enum Step {
     DeleteWorkload,
     /// Say what is kept.
     MakeRetained,
+    /// Look once more: what is certain to be gone has to be absent twice.
+    LookAgain,
     /// Wait; what is still there.
     Wait(String),
     /// It cannot be known what is there.
@@ -90,12 +96,17 @@ pub fn next(policy: DeletionPolicy, inputs: &Inputs, remains: &Remains) -> Step 
             let wait = || Step::Wait("the server's namespace is being deleted".to_owned());
             return if is_going { wait() } else { Step::DeleteWorkload };
         }
+        Observed::Absent if remains.has_leftovers => return Step::DeleteWorkload,
         _ => {}
     }
     let data = is_there(Part::Database) || is_there(Part::Share);
     let keeps = policy == DeletionPolicy::Retain;
     if keeps && data && !remains.is_retained {
         return Step::MakeRetained;
+    }
+    // From here on things go because others are absent, and one answer may be wrong.
+    if !remains.is_second_look && !data {
+        return Step::LookAgain;
     }
     if is_there(Part::Identity) {
         return Step::Delete(Part::Identity);

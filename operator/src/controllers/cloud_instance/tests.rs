@@ -11,7 +11,7 @@ use super::{
     bodies::Inputs,
     names::{self, TAG_CLAIM, TAG_KEYS},
     parts::Part,
-    plan::{Facts, Plan, is_provisioned, plan},
+    plan::{Facts, Plan, missing, plan},
     teardown::{Remains, Step, next},
 };
 use crate::{
@@ -37,6 +37,7 @@ fn inputs() -> Inputs {
         location: text("westeurope"),
         group: text("/subscriptions/s/resourceGroups/reef-f-r"),
         tenant: text("t"),
+        address_space: text("10.0.0.0/8"),
         zone: (text("/z/dnsZones/a.example"), text("a.example")),
         ttl: 300,
         subdomain: text("acme"),
@@ -95,6 +96,7 @@ impl Given {
             had: self.had,
             may_adopt: self.may_adopt,
             may_recreate: self.may_recreate,
+            is_spent: false,
             unpublished: self.unpublished,
             now: at(1000),
         })
@@ -140,7 +142,7 @@ fn it_is_made_step_by_step_and_the_record_comes_last() {
             given.seen.insert(part, seen(Observed::Present(value)));
         }
     }
-    assert!(is_provisioned(&given.plan()));
+    assert_eq!(missing(&given.plan(), false), None);
     assert!(
         matches!(&given.plan().verdicts[&Part::Record], Verdict::Waiting(what) if what.contains("the server"))
     );
@@ -271,6 +273,8 @@ fn all_there() -> Remains {
         database: there(Part::Database),
         share: there(Part::Share),
         is_retained: false,
+        has_leftovers: true,
+        is_second_look: false,
     }
 }
 
@@ -284,7 +288,9 @@ fn steps(policy: DeletionPolicy) -> Vec<Step> {
             Step::Delete(Part::Identity) => remains.identity = Observed::Absent,
             Step::Delete(Part::Database) => remains.database = Observed::Absent,
             Step::Delete(Part::Share) => remains.share = Observed::Absent,
+            Step::DeleteWorkload if remains.namespace == Observed::Absent => remains.has_leftovers = false,
             Step::DeleteWorkload => remains.namespace = Observed::Absent,
+            Step::LookAgain => remains.is_second_look = true,
             Step::MakeRetained => remains.is_retained = true,
             other => panic!("{other:?}"),
         }
@@ -303,6 +309,7 @@ fn it_goes_from_the_outside_to_its_data() {
         [
             Step::Delete(Part::Record),
             Step::DeleteWorkload,
+            Step::DeleteWorkload,
             Step::MakeRetained,
             Step::Delete(Part::Identity),
             Step::Done("what it stored is kept"),
@@ -313,12 +320,31 @@ fn it_goes_from_the_outside_to_its_data() {
         [
             Step::Delete(Part::Record),
             Step::DeleteWorkload,
+            Step::DeleteWorkload,
             Step::Delete(Part::Identity),
             Step::Delete(Part::Database),
             Step::Delete(Part::Share),
+            Step::LookAgain,
             Step::Done("nothing of it is left"),
         ]
     );
+}
+
+#[test]
+fn a_server_that_runs_is_cared_for_unless_its_own_parts_are_lost() {
+    let mut given = Given::complete();
+    let blind = seen(Observed::Unknown("no answer".to_owned()));
+    let foreign = |value: &mut Value| value["tags"][names::TAG_INSTANCE] = json!("customers/other");
+    given.seen.insert(Part::Share, blind);
+    assert_eq!(missing(&given.plan(), false), Some(Part::Share), "it does not start on what was not seen");
+    assert_eq!(missing(&given.plan(), true), None);
+    given.change(Part::Record, |record| {
+        record["properties"]["metadata"][names::TAG_INSTANCE] = json!("customers/other");
+    });
+    assert_eq!(given.blocked(Part::Record), Some(Reason::NameTaken));
+    assert_eq!(missing(&given.plan(), true), None, "its name is taken, its server is not");
+    given.change(Part::Database, foreign);
+    assert_eq!(missing(&given.plan(), true), Some(Part::Database));
 }
 
 #[test]
@@ -333,8 +359,10 @@ fn a_namespace_that_is_going_is_waited_for() {
 #[test]
 fn what_this_object_never_took_over_is_not_its_to_delete() {
     let earlier = Inputs { uid: "earlier".to_owned(), ..inputs() };
+    let mut remains = all_there();
+    (remains.has_leftovers, remains.is_second_look) = (false, true);
     for policy in [DeletionPolicy::Retain, DeletionPolicy::Delete] {
-        assert!(matches!(next(policy, &earlier, &all_there()), Step::Done(_)), "{policy:?}");
+        assert!(matches!(next(policy, &earlier, &remains), Step::Done(_)), "{policy:?}");
     }
 }
 
@@ -350,6 +378,7 @@ proptest! {
         had in any::<(bool, bool)>(),
         keeps in any::<bool>(),
         is_retained in any::<bool>(),
+        (has_leftovers, is_second_look) in any::<(bool, bool)>(),
     ) {
         let inputs = inputs();
         let look = |part: Part, state: u8| match state {
@@ -387,6 +416,8 @@ proptest! {
                 _ => Observed::Present(json!({ "metadata": {} })),
             },
             is_retained,
+            has_leftovers,
+            is_second_look,
         };
         let policy = if keeps { DeletionPolicy::Retain } else { DeletionPolicy::Delete };
         let step = next(policy, &inputs, &remains);
@@ -398,9 +429,13 @@ proptest! {
                 prop_assert!(record != 2 && namespace != 2 && identity != 2, "its data goes last");
             }
             Step::Delete(Part::Identity) => prop_assert!(certain && identity == 2 && namespace != 2),
-            Step::Done(_) => prop_assert!(certain && record != 2 && namespace != 2 && identity != 2),
+            Step::Done(_) => {
+                prop_assert!(certain && record != 2 && namespace != 2 && identity != 2);
+                prop_assert!(is_second_look || (keeps && (database == 2 || share == 2)), "absences are seen twice");
+                prop_assert!(namespace != 0 || !has_leftovers);
+            }
             Step::MakeRetained => prop_assert!(keeps && !is_retained && (database == 2 || share == 2)),
-            Step::Delete(_) | Step::DeleteWorkload | Step::Wait(_) | Step::Held(_) => {}
+            Step::Delete(_) | Step::DeleteWorkload | Step::LookAgain | Step::Wait(_) | Step::Held(_) => {}
         }
     }
 }

@@ -29,6 +29,7 @@ use super::{
     references::{self, Held, References},
     report,
     teardown::{self, Step, annotated},
+    tenants,
 };
 use crate::{
     azure::Class,
@@ -317,6 +318,9 @@ async fn remove(reef: &Reef, shared: &Shared, memory: &mut Memory) -> Result<Act
     if let Some(trouble) = teardown::may_begin(reef) {
         return held(reef, shared, &trouble, true).await;
     }
+    if let Some(trouble) = tenants::in_the_way(context, reef).await? {
+        return held(reef, shared, &trouble, true).await;
+    }
     // What has no names was never begun.
     if reef.status.as_ref().is_none_or(|s| s.resource_group.is_none()) {
         return finish(reef, context, "nothing was made for it").await;
@@ -333,7 +337,10 @@ async fn remove(reef: &Reef, shared: &Shared, memory: &mut Memory) -> Result<Act
     let (pauses, now) = (pauses(context), Timestamp::now());
     let step = delete::step(reef, &arm, &context.claim, &inputs, memory, (pauses, spread(now), now)).await;
     match step {
-        Step::Done(why) => finish(reef, context, why).await,
+        Step::Done(why) => {
+            context.clusters.forget(&inputs.id(Part::Cluster));
+            finish(reef, context, why).await
+        }
         Step::Held(trouble, stalled) => held(reef, shared, &trouble, stalled).await,
         Step::Wait(what) => deleting(reef, shared, &what, memory, now).await,
         Step::DeleteRecord => deleting(reef, shared, "DNS record", memory, now).await,

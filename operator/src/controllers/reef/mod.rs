@@ -18,6 +18,7 @@ mod policies;
 pub mod references;
 mod report;
 pub mod teardown;
+mod tenants;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

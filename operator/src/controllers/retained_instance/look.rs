@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use kube::{Api, Resource, ResourceExt, api::DeleteParams, runtime::controller::Action};
 use reef_crds::{
-    Region, RetainedInstance, RetainedInstanceStatus,
+    CloudInstance, Region, RetainedInstance, RetainedInstanceStatus,
     condition::{ConditionType, Reason, ours},
     meta::{RECONCILE_REQUESTED_AT, RETAINED_FINALIZER},
     reef::DeletionPolicy,
@@ -25,7 +25,7 @@ use crate::{
         trouble::{Trouble, transition},
     },
     controllers::reef::{
-        bodies::{SQL_API, STORAGE_API},
+        bodies::{IDENTITY_API, SQL_API, STORAGE_API},
         references::{Held, arm},
     },
     resources::{
@@ -61,6 +61,12 @@ pub async fn look(retained: &RetainedInstance, shared: &Shared) -> Result<Action
         let message = format!("spec.regionRef: Region {name} does not exist: apply its manifest again");
         return held(retained, shared, &Trouble::new(Reason::ReferenceNotFound, message), false).await;
     };
+    let origin = &retained.spec.origin;
+    let instances = Api::<CloudInstance>::namespaced(context.client.clone(), &origin.namespace);
+    let instance = instances.get_opt(&origin.name).await.map_err(Error::api("read the CloudInstance"))?;
+    if let Some(trouble) = plan::in_use(retained, instance.as_ref()) {
+        return held(retained, shared, &trouble, true).await;
+    }
     let uid = retained.uid().unwrap_or_default();
     if let Some(tombstone) = retained.spec.tombstone.as_ref().filter(|_| !is_removed) {
         let policy = if deleting { DeletionPolicy::Delete } else { tombstone.deletion_policy };
@@ -130,8 +136,10 @@ async fn remove(
     let pauses = Pauses { poll: context.policy.azure_poll, resync: context.policy.resync };
     poll(arm, memory, pauses, spread, now).await;
     let get = async |part: Part| observed(arm.get(part.id(retained), version(part)).await);
-    let (database, share) = tokio::join!(get(Part::Database), get(Part::Share));
-    match plan::teardown(retained, &context.fleet, &database, &share) {
+    let identity = plan::identity(retained, &context.fleet);
+    let identity = async { observed(arm.get(&identity, IDENTITY_API).await) };
+    let (identity, database, share) = tokio::join!(identity, get(Part::Database), get(Part::Share));
+    match plan::teardown(retained, &context.fleet, [&identity, &database, &share]) {
         Step::Done => {
             tracing::info!(
                 controller = super::CONTROLLER,

@@ -1,12 +1,14 @@
 //! What becomes of what is kept (pure).
 
-use reef_crds::{RetainedInstance, condition::Reason, meta::CONFIRM_DELETION, reef::DeletionPolicy};
+use reef_crds::{
+    CloudInstance, RetainedInstance, condition::Reason, meta::CONFIRM_DELETION, reef::DeletionPolicy,
+};
 use serde_json::Value;
 
 use crate::{
     controller::trouble::Trouble,
     controllers::{
-        cloud_instance::names::{TAG_CLAIM, TAG_INSTANCE},
+        cloud_instance::names::{self, TAG_CLAIM, TAG_INSTANCE},
         reef::{names::TAG_FLEET, teardown::annotated},
     },
     observed::Observed,
@@ -97,13 +99,44 @@ pub fn may_begin(retained: &RetainedInstance) -> Option<Trouble> {
     })
 }
 
-/// Decides how a deletion goes on.
-pub fn teardown(
-    retained: &RetainedInstance,
-    fleet: &str,
-    database: &Observed<Value>,
-    share: &Observed<Value>,
-) -> Step {
+/// Id of the managed identity that the instance had: it is deleted before its data is only kept.
+pub fn identity(retained: &RetainedInstance, fleet: &str) -> String {
+    let (group, _) = retained.spec.database.id.split_once("/providers/").unwrap_or_default();
+    let origin = &retained.spec.origin;
+    let name = names::identity(&names::hash(fleet, &origin.namespace, &origin.name));
+    format!("{group}/providers/Microsoft.ManagedIdentity/userAssignedIdentities/{name}")
+}
+
+/// Why nothing is done for this object: the CloudInstance that it speaks of lives, so its data is not kept but used.
+pub fn in_use(retained: &RetainedInstance, instance: Option<&CloudInstance>) -> Option<Trouble> {
+    let origin = &retained.spec.origin;
+    let lives = instance.is_some_and(|i| {
+        i.metadata.uid.as_deref() == Some(&origin.uid) && i.metadata.deletion_timestamp.is_none()
+    });
+    lives.then(|| used(retained, &format!("CloudInstance {}/{} lives", origin.namespace, origin.name)))
+}
+
+fn used(retained: &RetainedInstance, why: &str) -> Trouble {
+    let message = format!(
+        "database {} is in use ({why}): this object keeps nothing, and nothing is removed for it",
+        retained.spec.database.id
+    );
+    Trouble::new(Reason::NameTaken, message)
+}
+
+/// Decides how a deletion goes on. `remains` are the identity that the instance had, the database and the share.
+pub fn teardown(retained: &RetainedInstance, fleet: &str, remains: [&Observed<Value>; 3]) -> Step {
+    let [identity, database, share] = remains;
+    match identity {
+        Observed::Unknown(why) => {
+            let message = format!("managed identity: {why}");
+            return Step::Held(Trouble::new(Reason::AzureUnavailable, message), false);
+        }
+        Observed::Present(found) if found["tags"][TAG_CLAIM] == retained.spec.origin.uid.as_str() => {
+            return Step::Held(used(retained, "its instance still has its managed identity"), true);
+        }
+        _ => {}
+    }
     for (part, state) in Part::ALL.into_iter().zip([database, share]) {
         match state {
             Observed::Unknown(why) => {
@@ -132,7 +165,7 @@ mod tests {
             "spec": {
                 "origin": { "namespace": "acme", "name": "one", "uid": UID },
                 "regionRef": { "name": "g" }, "reefRef": { "name": "r" },
-                "database": { "id": "/s/databases/db", "name": "db", "isolation": { "tier": "Shared" } },
+                "database": { "id": "/s/providers/x/databases/db", "name": "db", "isolation": { "tier": "Shared" } },
                 "share": { "id": "/a/shares/fs", "name": "fs", "quota": { "share": "1Gi", "database": "1Gi" } },
                 "keysSecretRef": { "name": "k" }, "version": "2026.2.1", "subdomain": "one",
             },
@@ -156,14 +189,41 @@ mod tests {
     fn only_what_was_kept_is_deleted_and_only_after_a_certain_look() {
         let (retained, absent) = (retained(), Observed::Absent);
         let unknown = Observed::Unknown("no answer".to_owned());
-        let next = |d: &Observed<Value>, s: &Observed<Value>| teardown(&retained, "f", d, s);
+        let next = |d: &Observed<Value>, s: &Observed<Value>| teardown(&retained, "f", [&absent, d, s]);
         assert_eq!(next(&database(UID), &share()), Step::Delete(Part::Database));
         assert_eq!(next(&absent, &share()), Step::Delete(Part::Share));
         assert_eq!(next(&absent, &absent), Step::Done);
         assert_eq!(next(&database("other"), &absent), Step::Done, "somebody else took it over");
         assert!(matches!(next(&unknown, &share()), Step::Held(_, false)));
         assert!(matches!(next(&absent, &unknown), Step::Held(_, false)));
-        assert_eq!(teardown(&retained, "other", &database(UID), &share()), Step::Done, "another fleet's");
+        let other = teardown(&retained, "other", [&absent, &database(UID), &share()]);
+        assert_eq!(other, Step::Done, "another fleet's");
+    }
+
+    #[test]
+    fn data_that_is_used_is_not_removed() {
+        let retained = retained();
+        let next =
+            |identity: &Observed<Value>| teardown(&retained, "f", [identity, &database(UID), &share()]);
+        assert!(matches!(next(&database(UID)), Step::Held(t, true) if t.reason == Reason::NameTaken));
+        assert!(matches!(next(&Observed::Unknown("no answer".to_owned())), Step::Held(_, false)));
+        assert_eq!(next(&database("a later instance")), Step::Delete(Part::Database));
+        let instance = |uid: &str, deleted: Option<&str>| -> CloudInstance {
+            serde_json::from_value(json!({
+                "apiVersion": "cloud.octopus.com/v1alpha1", "kind": "CloudInstance",
+                "metadata": { "name": "one", "namespace": "acme", "uid": uid, "deletionTimestamp": deleted },
+                "spec": { "regionRef": { "name": "g" }, "subdomain": "one", "release": { "version": "2026.2.1" }, "taskCap": 5,
+                    "quota": { "share": "1Gi", "database": "1Gi" } },
+            }))
+            .unwrap()
+        };
+        assert!(in_use(&retained, Some(&instance(UID, None))).is_some());
+        assert_eq!(in_use(&retained, Some(&instance(UID, Some("2026-01-01T00:00:00Z")))), None);
+        assert_eq!(in_use(&retained, Some(&instance("a later one", None))), None);
+        assert_eq!(in_use(&retained, None), None);
+        let id = identity(&retained, "f");
+        let hash = names::hash("f", "acme", "one");
+        assert_eq!(id, format!("/s/providers/Microsoft.ManagedIdentity/userAssignedIdentities/id-{hash}"));
     }
 
     #[test]

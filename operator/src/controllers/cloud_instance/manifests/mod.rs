@@ -4,6 +4,8 @@ mod network;
 mod server;
 mod storage;
 
+pub use storage::CLAIM;
+
 use reef_crds::meta::{
     ANNOTATION_CLAIM, LABEL_FLEET, LABEL_INSTANCE, LABEL_INSTANCE_NAME, LABEL_INSTANCE_NAMESPACE, LABEL_REEF,
     OPERATOR,
@@ -11,7 +13,7 @@ use reef_crds::meta::{
 use serde_json::{Value, json};
 
 use super::{bodies::Inputs, done::Done, sizes::Size};
-use crate::cluster::keep::Manifest;
+use crate::{cluster::keep::Manifest, controller::hash};
 
 /// Name of StatefulSet, Service, Secret and container of the server.
 pub const SERVER: &str = "octopus";
@@ -33,6 +35,8 @@ pub struct Server<'a> {
     pub task_cap: u8,
     /// Client id of the instance's identity.
     pub client_id: &'a str,
+    /// Azure's own id of the database: one that was made again is another.
+    pub database: &'a str,
     /// The keys.
     pub keys: &'a super::keys::Keys,
     /// Whether the server is to run.
@@ -59,13 +63,25 @@ pub fn namespace(inputs: &Inputs, done: &Done) -> Manifest {
     )
 }
 
-/// All other objects, in the order in which they are made.
+/// All other objects but the routes, in the order in which they are made.
 pub fn all(server: &Server<'_>) -> Vec<Manifest> {
     let mut all = storage::all(server);
     all.extend(network::policies(server));
     all.extend(server::all(server));
-    all.extend(network::routes(server));
     all
+}
+
+/// How the server is reached from outside.
+pub fn routes(server: &Server<'_>) -> Vec<Manifest> {
+    network::routes(server)
+}
+
+/// Annotation of the pod: for which database and identity it was started.
+pub const CONNECTION: &str = "cloud.octopus.com/connection";
+
+/// The value of [`CONNECTION`]. Says nothing about either.
+pub fn connection(server: &Server<'_>) -> String {
+    hash::hex(&["connection", server.database, server.client_id], 16)
 }
 
 fn labels(inputs: &Inputs, component: &str) -> Value {

@@ -35,7 +35,12 @@ pub(super) fn policies(server: &Server<'_>) -> Vec<Manifest> {
         "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": "kube-system" } },
         "podSelector": { "matchLabels": { "k8s-app": "kube-dns" } },
     });
-    let internet = json!({ "ipBlock": { "cidr": "0.0.0.0/0", "except": INSIDE } });
+    let mut inside = INSIDE.to_vec();
+    // The networks of the region's reefs, wherever its addresses are.
+    if !inside.contains(&inputs.address_space.as_str()) {
+        inside.push(&inputs.address_space);
+    }
+    let internet = json!({ "ipBlock": { "cidr": "0.0.0.0/0", "except": inside } });
     vec![
         policy("default-deny", json!({ "podSelector": {}, "policyTypes": ["Ingress", "Egress"] })),
         policy(
@@ -65,7 +70,7 @@ pub(super) fn policies(server: &Server<'_>) -> Vec<Manifest> {
     ]
 }
 
-/// Services and routes.
+/// Routes.
 pub(super) fn routes(server: &Server<'_>) -> Vec<Manifest> {
     let inputs = server.inputs;
     let parent = |listener: &str| json!([{ "group": "gateway.networking.k8s.io", "kind": "Gateway", "namespace": NAMESPACE, "name": GATEWAY, "sectionName": listener }]);

@@ -119,7 +119,10 @@ fn stateful_set(server: &Server<'_>) -> Manifest {
         "podManagementPolicy": "OrderedReady",
         "updateStrategy": { "type": "OnDelete" },
         "selector": { "matchLabels": selector(inputs) },
-        "template": { "metadata": { "labels": labels }, "spec": pod(server) },
+        "template": {
+            "metadata": { "labels": labels, "annotations": { super::CONNECTION: super::connection(server) } },
+            "spec": pod(server),
+        },
     });
     object(
         "statefulsets",

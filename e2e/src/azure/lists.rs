@@ -1,0 +1,103 @@
+//! Lists: of a group, of a subscription, of a type.
+
+use serde_json::{Value, json};
+
+use super::{
+    Request, Response, SUBSCRIPTION,
+    cloud::Cloud,
+    id::{Target, key, parent_key},
+    kinds,
+};
+
+impl Cloud {
+    /// All top-level resources of a group, without their properties.
+    pub(super) fn list_group(&self, target: &Target) -> Response {
+        let group = target.group.clone().unwrap_or_default();
+        let below = key(&format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{group}/providers/"));
+        if !self.resources.contains_key(below.trim_end_matches("/providers")) {
+            return self.not_found(target);
+        }
+        let found = self.resources.iter().filter(|(k, r)| k.starts_with(&below) && is_tracked(r));
+        Response::json(200, json!({ "value": found.map(|(_, r)| short(r)).collect::<Vec<_>>() }))
+    }
+
+    /// The same for the whole subscription, filtered by name and type as `$filter` says.
+    pub(super) fn list_subscription(&self, request: &Request) -> Response {
+        let filter = request.query.get("$filter").map_or("", String::as_str);
+        let Some(terms) = terms(filter) else {
+            let message = format!("Invalid $filter '{filter}' specified in the query string.");
+            return Response::error(400, "InvalidFilterInQueryString", message);
+        };
+        let fits = |resource: &Value| {
+            terms.iter().all(|(name, value)| {
+                let member = if name == "resourceType" { "type" } else { name };
+                resource[member].as_str().is_some_and(|found| found.eq_ignore_ascii_case(value))
+            })
+        };
+        let found = self.resources.values().filter(|r| is_tracked(r) && fits(r));
+        Response::json(200, json!({ "value": found.map(short).collect::<Vec<_>>() }))
+    }
+
+    pub(super) fn list(&self, target: &Target, request: &Request, now: u64) -> Response {
+        let parent = parent_key(&format!("{}/x", key(&request.path)));
+        if target.group.is_some() && !self.resources.contains_key(&parent) {
+            return self.not_found(target);
+        }
+        if target.group.is_none() && target.types.len() == 1 {
+            // Of the whole subscription.
+            let kind = target.kind();
+            let of_kind = |r: &&Value| r["type"].as_str().is_some_and(|t| t.eq_ignore_ascii_case(&kind));
+            let found: Vec<_> = self.resources.values().filter(of_kind).map(|r| self.shown(r)).collect();
+            return Response::json(200, json!({ "value": found }));
+        }
+        let below = format!("{}/", key(&request.path));
+        let found = self
+            .resources
+            .iter()
+            .filter(|(k, _)| k.strip_prefix(&below).is_some_and(|name| !name.contains('/')));
+        let mut found: Vec<_> = found.map(|(_, r)| self.shown(r)).collect();
+        found.extend(self.deleted.listed(target, request, now));
+        Response::json(200, json!({ "value": found }))
+    }
+}
+
+fn is_tracked(resource: &Value) -> bool {
+    let kind = resource["type"].as_str().and_then(kinds::find);
+    kind.is_some_and(|k| k.tracked)
+}
+
+fn short(resource: &Value) -> Value {
+    let mut short = resource.clone();
+    if let Some(map) = short.as_object_mut() {
+        map.retain(|name, _| ["id", "name", "type", "location", "tags", "sku"].contains(&name.as_str()));
+    }
+    short
+}
+
+/// The comparisons of a filter, all of which have to hold: `eq` of name and type only.
+fn terms(filter: &str) -> Option<Vec<(String, String)>> {
+    let filter = filter.replace("%20", " ").replace('+', " ").replace("%27", "'");
+    let terms = filter.split(" and ").filter(|term| !term.is_empty()).map(|term| {
+        let (name, value) = term.split_once(" eq ")?;
+        let value = value.trim().strip_prefix('\'')?.strip_suffix('\'')?;
+        let name =
+            ["resourceType", "name", "location"].into_iter().find(|n| n.eq_ignore_ascii_case(name.trim()))?;
+        Some((name.to_owned(), value.to_owned()))
+    });
+    terms.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_read_or_refused() {
+        let two = terms("resourceType%20eq%20%27A/b%27%20and%20name%20eq%20%27x%27").unwrap();
+        assert_eq!(two, [("resourceType".to_owned(), "A/b".to_owned()), ("name".to_owned(), "x".to_owned())]);
+        assert_eq!(terms(""), Some(vec![]));
+        for bad in ["name ne 'x'", "name eq x", "tags eq 'x'"] {
+            assert_eq!(terms(bad), None, "{bad}");
+        }
+    }
+}

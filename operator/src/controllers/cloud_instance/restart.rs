@@ -1,0 +1,42 @@
+//! Ends a pod that holds on to a database or an identity that is no more: its template is followed only when it
+//! starts, and it would go on with connections and tokens of the one before.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, Preconditions},
+};
+
+use super::manifests::{self, SERVER, Server};
+use crate::{cluster::keep::verdict, controller::Context, resources::Verdict};
+
+/// Ends the pod if it was started for another database or identity. The StatefulSet makes the next one.
+pub async fn if_needed(context: &Context, client: &Client, server: &Server<'_>) -> Result<(), Verdict> {
+    let pods = Api::<Pod>::namespaced(client.clone(), &server.inputs.namespace());
+    let name = format!("{SERVER}-0");
+    let found = pods.get_opt(&name).await.map_err(|e| verdict("Pod", &name, &e))?;
+    let Some(pod) = found.filter(|pod| is_of_another(pod, server)) else { return Ok(()) };
+    if context.claim.check().is_err() {
+        return Ok(());
+    }
+    tracing::info!(
+        pod = name,
+        namespace = server.inputs.namespace(),
+        "its database or identity is another: restarting"
+    );
+    let this_one = Preconditions { uid: pod.uid(), resource_version: None };
+    let parameters = DeleteParams { preconditions: Some(this_one), ..DeleteParams::default() };
+    match pods.delete(&name, &parameters).await {
+        // It is gone, or is another by now.
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+        Err(error) => return Err(verdict("Pod", &name, &error)),
+        Ok(_) => {}
+    }
+    Err(Verdict::Working("the server is started again for its new database or identity".to_owned()))
+}
+
+/// Whether a pod that is not ending already was started for something else (pure).
+fn is_of_another(pod: &Pod, server: &Server<'_>) -> bool {
+    let started_for = pod.annotations().get(manifests::CONNECTION);
+    pod.metadata.deletion_timestamp.is_none() && started_for != Some(&manifests::connection(server))
+}
