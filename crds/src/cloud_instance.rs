@@ -153,7 +153,8 @@ pub struct Placement {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reef_selector: Option<ReefSelector>,
 
-    /// Instances of one group are never on the same reef, for example `acme-production`.
+    /// Instances of one group are never on the same reef, for example `acme-production`. A group is one of this
+    /// namespace: in another namespace the same name is another group.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub anti_affinity_group: Option<String>,

@@ -205,7 +205,7 @@ pub struct ReefStatus {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ReservationStatus {
-    /// UID of the CloudInstance.
+    /// UID of the CloudInstance, which is the claim.
     #[schemars(length(min = 36, max = 36))]
     pub uid: String,
 
@@ -215,6 +215,13 @@ pub struct ReservationStatus {
     /// Name of the CloudInstance.
     pub name: String,
 
+    /// `metadata.generation` of the CloudInstance that it was made for. It is worth nothing to a later one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<i64>,
+
+    /// The placement that it is, counted from 1.
+    pub generation: i64,
+
     /// Elastic pool of its database; none if the database has compute of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
@@ -222,11 +229,42 @@ pub struct ReservationStatus {
     /// Storage account of its file share.
     pub storage_account: String,
 
-    /// The placement that it is, counted from 1.
-    pub generation: i64,
+    /// What is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ask: Option<ReservedStatus>,
 
     /// When it was made.
     pub at: Time,
+}
+
+/// What a reservation keeps for an instance.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ReservedStatus {
+    /// Number of pods.
+    pub pods: u64,
+
+    /// CPU that the pods request, millicores.
+    pub cpu_millicores: u64,
+
+    /// Memory that the pods request, bytes.
+    pub memory_bytes: u64,
+
+    /// Most that the database holds, bytes.
+    pub database_bytes: u64,
+
+    /// Most that the file share holds, bytes.
+    pub share_bytes: u64,
+
+    /// Whether it is to be on a reef that is dedicated to its namespace.
+    pub dedicated_reef: bool,
+
+    /// Whether its database has compute of its own.
+    pub dedicated_database: bool,
+
+    /// Its anti-affinity group, within its namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anti_affinity_group: Option<String>,
 }
 
 /// An Azure SQL server.

@@ -114,6 +114,10 @@ pub struct RetainedDatabase {
 
     /// How it is served.
     pub isolation: DatabaseIsolation,
+
+    /// Elastic pool that it is in; none if it has compute of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
 }
 
 /// A file share that is kept.

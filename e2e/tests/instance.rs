@@ -66,6 +66,7 @@ async fn instances_come_serve_and_go() {
     println!("three instances: {:.1} s", began.elapsed().as_secs_f32());
 
     they_have_their_places(&client, &all).await;
+    what_fits_nowhere_says_why(&sandbox, &client, &all).await;
     each_is_reached_and_is_itself(&sandbox, &client, &all).await;
     what_they_are_made_of_is_theirs(&sandbox, &client, &all).await;
     nothing_secret_shows(&sandbox, &client).await;
@@ -75,7 +76,6 @@ async fn instances_come_serve_and_go() {
     a_subdomain_is_taken_once(&sandbox, &client).await;
     deletion_needs_a_confirmation(&sandbox, &client, &all).await;
     what_is_kept_and_what_goes(&sandbox, &client, &all).await;
-    deletion_by_force_leaves_a_tombstone(&sandbox, &client, &all).await;
 }
 
 async fn they_have_their_places(client: &Client, all: &All) {
@@ -90,6 +90,39 @@ async fn they_have_their_places(client: &Client, all: &All) {
     })
     .await;
     assert_eq!(reefs.items.len(), 2);
+}
+
+/// The place stands in the condition, and each reef's verdict in an Event.
+async fn what_fits_nowhere_says_why(sandbox: &Sandbox, client: &Client, all: &All) {
+    let place = all["acme"].placement.clone().unwrap();
+    let expect = format!("reef {}, pool pool-1, storage account {}", place.reef, place.storage_account);
+    let placed = all["acme"].conditions.iter().find(|c| c.type_ == "Placed").unwrap();
+    assert_eq!(placed.message, expect);
+    let mut lost = instances(client).get("acme").await.unwrap().spec;
+    lost.deletion_protection = false;
+    lost.placement =
+        serde_json::from_value(json!({ "reefSelector": { "matchLabels": { "ring": "none" } } })).unwrap();
+    let lost = serde_json::to_string(&CloudInstance::new("lost", lost)).unwrap();
+    ok(&sandbox.kubectl_with(&["-n", CUSTOMERS, "apply", "-f", "-"], &lost));
+    let why =
+        instance_shows(client, "lost", "Ready", "False", "NoReefFits").await.conditions[0].message.clone();
+    assert_eq!(why, "0 of 2 reefs of region westeurope fit: 2 lacks a label that was asked for");
+    let said = format!(
+        "{why}; not weu-1: lacks a label that was asked for; not weu-2: lacks a label that was asked for"
+    );
+    for (reason, note) in [("Scheduled", &expect), ("NoReefFits", &said)] {
+        eventually("an Event says it", || async {
+            let events = ok(&sandbox.kubectl(&["-n", CUSTOMERS, "get", "events.events.k8s.io", "-o=json"]));
+            let events: Value = serde_json::from_str(&events).ok()?;
+            let mut events = events["items"].as_array()?.iter().filter(|event| event["reason"] == reason);
+            events
+                .any(|event| event["note"].as_str().is_some_and(|n| n.starts_with(note.as_str())))
+                .then_some(())
+        })
+        .await;
+    }
+    ok(&sandbox.kubectl(&["-n", CUSTOMERS, "delete", "ci", "lost", "--wait=false"]));
+    instance_gone(client, "lost").await;
 }
 
 async fn each_is_reached_and_is_itself(sandbox: &Sandbox, client: &Client, all: &All) {
@@ -433,38 +466,4 @@ async fn what_is_kept_and_what_goes(sandbox: &Sandbox, client: &Client, all: &Al
     let (_, projects) =
         call(sandbox, client, &fresh, ("GET", "/api/projects"), Some(&key), &Value::Null).await;
     assert_eq!(projects["Items"], json!([]), "a new one with nothing of the old");
-}
-
-/// While the reef's cluster cannot be reached a deletion waits; by force it goes on, and what is left is removed later.
-async fn deletion_by_force_leaves_a_tombstone(sandbox: &Sandbox, client: &Client, all: &All) {
-    let hash = hash_of(&all["globex"]);
-    let unavailable = json!({ "answer": { "status": 503, "code": "ServiceUnavailable" } });
-    sandbox.azure_fault(&json!({ "method": "POST", "fault": unavailable }));
-    // Another operator, which has no connection to the clusters yet.
-    set(sandbox, "resyncSeconds=11");
-    let edit = r#"{"spec":{"deletionPolicy":"Delete","deletionProtection":false}}"#;
-    ok(&sandbox.kubectl(&["-n", CUSTOMERS, "patch", "ci", "globex", "--type=merge", "-p", edit]));
-    ok(&sandbox.kubectl(&["-n", CUSTOMERS, "delete", "ci", "globex", "--wait=false"]));
-    instance_shows(client, "globex", "Ready", "False", "ClusterUnreachable").await;
-    assert!(sandbox.azure_ids().iter().any(|id| id.contains(&format!("db-{hash}-1"))), "it waits");
-    let force = "confirmation.cloud.octopus.com/force-deletion=true";
-    ok(&sandbox.kubectl(&["-n", CUSTOMERS, "annotate", "ci", "globex", force]));
-    instance_gone(client, "globex").await;
-    let left = retained(client).await;
-    assert_eq!(left.len(), 1);
-    assert!(left[0].spec.tombstone.is_some() && left[0].spec.origin.name == "globex");
-    assert!(
-        sandbox.azure_ids().iter().any(|id| id.contains(&format!("db-{hash}-1"))),
-        "nothing is forgotten"
-    );
-    sandbox.azure_healed();
-    eventually("what was left is removed, and the tombstone with it", || async {
-        let none = retained(client).await.is_empty();
-        (none && !sandbox.azure_ids().iter().any(|id| id.contains(&hash))).then_some(())
-    })
-    .await;
-    for (_, cluster) in reefs(sandbox, client).await {
-        let left = Api::<Namespace>::all(cluster).list(&ListParams::default()).await.unwrap();
-        assert!(!left.items.iter().any(|n| n.name_any().starts_with("oct-globex-")));
-    }
 }

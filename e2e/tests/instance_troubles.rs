@@ -20,6 +20,7 @@ use reef_e2e::{
     harness::{Sandbox, eventually, ok, refused},
     instance_harness::{
         CUSTOMERS, api_key, call, cluster_of, hash_of, instance_gone, instance_ready, instance_shows,
+        retained,
     },
     reef_harness::{azure_writes, ready, set, shows},
 };
@@ -69,6 +70,7 @@ async fn what_goes_wrong_is_told_and_nothing_is_lost() {
     story.nobody_else_says_what_is_kept(&acme).await;
     story.a_database_that_is_gone_is_made_again_only_when_confirmed(&globex).await;
     story.nothing_stays_when_the_namespace_went_first(&globex).await;
+    story.deletion_by_force_leaves_a_tombstone().await;
     story.a_reef_stays_while_somebody_lives_on_it(&acme).await;
 }
 
@@ -185,6 +187,10 @@ impl Story {
         let installation = async || self.call(globex, ("GET", "/api"), None, &Value::Null).await.1;
         let first = installation().await["InstallationId"].clone();
         assert!(self.sandbox.arm("DELETE", &id("db"), None).0 < 300);
+        eventually("the database is gone", || async {
+            (self.sandbox.arm("GET", &id("db"), None).0 == 404).then_some(())
+        })
+        .await;
         self.look("globex", 1);
         let lost = ("Stalled", "True", "DataResourceMissing");
         instance_shows(&self.client, "globex", lost.0, lost.1, lost.2).await;
@@ -236,6 +242,37 @@ impl Story {
         assert!(!self.sandbox.azure_ids().iter().any(|id| id.contains(&hash)));
     }
 
+    /// While the reef's cluster cannot be reached a deletion waits; by force it goes on, and what is left is removed
+    /// later.
+    async fn deletion_by_force_leaves_a_tombstone(&self) {
+        ok(&self.sandbox.kubectl_with(&["apply", "-f", "-"], INSTANCES.split("---").nth(3).unwrap()));
+        let hash = hash_of(&instance_ready(&self.client, "initech").await);
+        let unavailable = json!({ "answer": { "status": 503, "code": "ServiceUnavailable" } });
+        self.sandbox.azure_fault(&json!({ "method": "POST", "fault": unavailable }));
+        // Another operator, which has no connection to the clusters yet.
+        set(&self.sandbox, "resyncSeconds=30");
+        ok(&self.sandbox.kubectl(&["-n", CUSTOMERS, "annotate", "ci", "initech", CONFIRM]));
+        ok(&self.sandbox.kubectl(&["-n", CUSTOMERS, "delete", "ci", "initech", "--wait=false"]));
+        instance_shows(&self.client, "initech", "Ready", "False", "ClusterUnreachable").await;
+        let database = format!("db-{hash}-1");
+        let is_there = || self.sandbox.azure_ids().iter().any(|id| id.ends_with(&database));
+        assert!(is_there(), "it waits");
+        self.annotate("initech", "confirmation.cloud.octopus.com/force-deletion=true");
+        instance_gone(&self.client, "initech").await;
+        let left = retained(&self.client).await;
+        assert_eq!(left.len(), 1);
+        assert!(left[0].spec.tombstone.is_some() && left[0].spec.origin.name == "initech");
+        assert!(is_there(), "nothing is forgotten");
+        self.sandbox.azure_healed();
+        eventually("what was left is removed, and the tombstone with it", || async {
+            let none = retained(&self.client).await.is_empty();
+            (none && !self.sandbox.azure_ids().iter().any(|id| id.contains(&hash))).then_some(())
+        })
+        .await;
+        let left = Api::<Namespace>::all(self.cluster.clone()).list(&ListParams::default()).await.unwrap();
+        assert!(!left.items.iter().any(|n| n.metadata.name.as_ref().unwrap().starts_with("oct-initech-")));
+    }
+
     async fn a_reef_stays_while_somebody_lives_on_it(&self, acme: &CloudInstanceStatus) {
         ok(&self.sandbox.kubectl(&["annotate", "reef", "weu-1", CONFIRM]));
         ok(&self.sandbox.kubectl(&["delete", "reef", "weu-1", "--wait=false"]));
@@ -246,12 +283,10 @@ impl Story {
         ok(&self.sandbox.kubectl(&["-n", CUSTOMERS, "annotate", "ci", "acme", CONFIRM]));
         ok(&self.sandbox.kubectl(&["-n", CUSTOMERS, "delete", "ci", "acme", "--wait=false"]));
         instance_gone(&self.client, "acme").await;
-        let kept = shows(&self.client, "weu-1", "Stalled", "True", "DeletionBlocked").await;
         eventually("what is kept holds the reef too", || async {
             let kept = shows(&self.client, "weu-1", "Stalled", "True", "DeletionBlocked").await;
             kept.conditions[0].message.contains("RetainedInstance").then_some(())
         })
         .await;
-        drop(kept);
     }
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Files that decide and therefore take time, randomness and the world as parameters.
-const PURE: [&str; 20] = [
+const PURE: [&str; 28] = [
     "plan.rs",
     "report.rs",
     "requeue.rs",
@@ -33,6 +33,14 @@ const PURE: [&str; 20] = [
     "policies.rs",
     "sizes.rs",
     "jobs.rs",
+    "pod.rs",
+    "route.rs",
+    "done.rs",
+    "demand.rs",
+    "candidate.rs",
+    "used.rs",
+    "reservations.rs",
+    "vm_sizes.rs",
 ];
 const PURE_FOLDERS: [&str; 2] = ["placement", "rollout"];
 

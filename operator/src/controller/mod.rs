@@ -139,6 +139,9 @@ pub enum Error {
     /// It took too long.
     #[error("gave up after {} s", LONGEST.as_secs())]
     TooLong,
+    /// Something changed while it was being decided on: look again.
+    #[error("out of date: {0}")]
+    Outdated(String),
     /// We may not write any more.
     #[error(transparent)]
     NotLeader(#[from] NotLeader),
@@ -154,6 +157,7 @@ impl Error {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Api { source, .. } => requeue::classify(source),
+            Self::Outdated(_) => ErrorClass::Conflict,
             Self::NotLeader(_) | Self::TooLong | Self::NoRandom => ErrorClass::Transient,
         }
     }

@@ -6,7 +6,7 @@ use kube::{
 };
 use reef_crds::meta::STATUS_FIELD_MANAGER;
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Context, Error};
 use crate::metrics::ByOutcome;
@@ -24,17 +24,50 @@ where
     K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug,
     S: Serialize + PartialEq,
 {
+    // With the UID, so that the status of a deleted object does not land on its namesake.
+    let metadata = json!({ "uid": object.uid() });
+    apply(context, api, object, metadata, (current, next), resource).await
+}
+
+/// The same, but only while the object is as it was read: a conflict is an error.
+pub async fn write_as_read<K, S>(
+    context: &Context,
+    api: &Api<K>,
+    object: &K,
+    current: Option<&S>,
+    next: &S,
+    resource: &'static str,
+) -> Result<bool, Error>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug,
+    S: Serialize + PartialEq,
+{
+    let metadata = json!({ "uid": object.uid(), "resourceVersion": object.resource_version() });
+    apply(context, api, object, metadata, (current, next), resource).await
+}
+
+async fn apply<K, S>(
+    context: &Context,
+    api: &Api<K>,
+    object: &K,
+    metadata: Value,
+    (current, next): (Option<&S>, &S),
+    resource: &'static str,
+) -> Result<bool, Error>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug,
+    S: Serialize + PartialEq,
+{
     let count = |outcome| context.metrics.writes.get_or_create(&ByOutcome { resource, outcome }).inc();
     if current == Some(next) {
         count("skipped");
         return Ok(false);
     }
     context.claim.check()?;
-    // With the UID, so that the status of a deleted object does not land on its namesake.
     let patch = json!({
         "apiVersion": K::api_version(&()),
         "kind": K::kind(&()),
-        "metadata": { "uid": object.uid() },
+        "metadata": metadata,
         "status": next,
     });
     let params = PatchParams::apply(STATUS_FIELD_MANAGER).force();

@@ -1,98 +1,106 @@
-//! Chooses a reef, an elastic pool and a storage account for an instance (pure).
+//! Placement: which reef, and in it which elastic pool and storage account, takes an instance (pure).
 //!
-//! Every reef gets a complete verdict: all the reasons why it cannot take the instance. Of those that can, the
-//! lowest [`Score`] is chosen: first a reef that is not beyond its soft limit, then the emptiest, so that a reef that
-//! breaks takes as few instances with it as possible.
+//! [`place`] evaluates every hard filter for every reef ([`filter`]), so each reef has a complete verdict, and
+//! takes the best of those that are left ([`score`]). Where several instances of the operator decide at once,
+//! capacity is guarded by reservations ([`reservation`]):
+//!
+//! 1. Read the Reef. Then, not before, list the instances that are placed on it: an instance whose reservation
+//!    is no longer in the Reef has its placement in its status by then (see [`reserve`]).
+//!    The instance itself is among what is read after the Reef.
+//! 2. [`reserve`] gives the list for `Reef.status.reservations`; replace it under the resourceVersion read.
+//! 3. Replace the instance's status with the placement, under the resourceVersion of the instance that the
+//!    demand was made from. A conflict in 2 or 3 means: look again and decide again.
+//! 4. [`prune`] drops reservations that have done their work.
+//!
+//! Whoever comes after a crash between 2 and 3 finds the reservation again, and [`place`] gives exactly that.
+//!
+//! What is not known is never treated as free, and nothing here looks at clocks, chance or the world.
 
-mod score;
+mod amount;
+pub mod decision;
+pub mod filter;
+mod ledger;
+pub mod reservation;
+pub mod score;
 #[cfg(test)]
 mod tests;
-mod verdict;
+#[cfg(test)]
+mod tests_properties;
+#[cfg(test)]
+mod tests_reservation;
+#[cfg(test)]
+mod tests_simulation;
+#[cfg(test)]
+mod tests_text;
+#[cfg(test)]
+mod world;
 
-use std::collections::BTreeMap;
+mod types;
 
-pub use score::{Choice, Decision, Score, place};
-pub use verdict::Verdict;
+pub use decision::{Chosen, Decision, Verdict, Why};
+pub use filter::{Lack, Refusal};
+pub use reservation::{Refused, Reservation, Seen, prune, reserve};
+pub use score::{Offer, Score};
+pub use types::{
+    Account, Ask, Candidate, Demand, Dimension, Gauge, Group, Instance, Placement, Pool, Readiness, Size,
+    Tier, Tiers,
+};
 
-/// Most placements that are decided for a reef and do not stand in the instances' statuses yet.
-pub const MOST_RESERVATIONS: usize = 32;
+/// Identities that Azure allows in one resource group: 800 resources of a type, and user-assigned identities are not
+/// on Azure's list of exempt types (`resources-without-resource-group-limit`, 2022).
+pub const IDENTITIES_PER_GROUP: u64 = 800;
+/// Databases that Azure allows on one SQL server (`resource-limits-logical-server`, 2023).
+pub const DATABASES_PER_SERVER: u64 = 5000;
+/// Bytes that Azure allows in one storage account of the kind `StorageV2`: 5 PiB (`scalability-targets-standard-account`,
+/// 2021).
+pub const BYTES_PER_ACCOUNT: u64 = 5 << 50;
+/// Reservations that may be pending on one reef; the schema of the Reef takes no more.
+pub const MAX_RESERVATIONS: usize = 32;
 
-/// What an instance asks for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Demand {
-    /// UID of the CloudInstance.
-    pub uid: String,
-    /// Its namespace.
-    pub namespace: String,
-    /// Whether its database goes into a pool.
-    pub pool: bool,
-    /// Whether it wants a reef that is dedicated to its namespace.
-    pub dedicated_reef: bool,
-    /// The only reef that will do.
-    pub reef: Option<String>,
-    /// Labels that the reef has to have.
-    pub labels: BTreeMap<String, String>,
-    /// Instances of one group are never on one reef.
-    pub group: Option<String>,
+/// Decides where an instance goes. The candidates are the reefs of its region; their order does not matter, and their
+/// names are unique.
+///
+/// An instance that has a reservation made for the same spec, claim and generation gets that one again, whatever
+/// else is free by now, unless its reef is being deleted or the spec now asks for another reef. An instance that
+/// some reef already counts although it has no placement is not placed a second time.
+///
+/// Takes time proportional to the number of reefs and of their instances, pools, accounts and reservations.
+pub fn place(demand: &Demand, candidates: &[Candidate]) -> Decision {
+    let mut verdicts: Vec<_> = candidates.iter().map(|c| verdict(demand, c)).collect();
+    verdicts.sort_by(|a, b| a.reef.cmp(&b.reef));
+    let held_by = holder(demand, candidates);
+    let chosen = match reservation::find(demand, candidates) {
+        Some(placement) => Some(Chosen { placement, score: None, why: Why::ReservedBefore }),
+        None if held_by.is_some() => None,
+        None => best(demand, &verdicts),
+    };
+    Decision { region: demand.region.clone(), chosen, held_by, verdicts }
 }
 
-/// An instance that has its place on a reef, or a place that is kept for one.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tenant {
-    /// UID of the CloudInstance.
-    pub uid: String,
-    /// Its anti-affinity group.
-    pub group: Option<String>,
-    /// Elastic pool of its database; none if the database has compute of its own.
-    pub pool: Option<String>,
-    /// Storage account of its share.
-    pub account: String,
+/// The complete verdict on one reef.
+pub fn verdict(demand: &Demand, candidate: &Candidate) -> Verdict {
+    let ledger = ledger::Ledger::of(candidate, &demand.instance);
+    let refusals = filter::refusals(demand, candidate, &ledger);
+    let offer = if refusals.is_empty() { score::offer(demand, candidate, &ledger) } else { None };
+    Verdict { reef: candidate.name.clone(), refusals, offer }
 }
 
-/// A reef as it was seen.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Candidate {
-    /// Its name.
-    pub name: String,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
-    /// Why it is not in service, if it is not.
-    pub unready: Option<String>,
-    /// Whether it is being deleted.
-    pub deleting: bool,
-    /// Whether it takes no new instances.
-    pub cordoned: bool,
-    /// The only namespaces whose instances it takes.
-    pub dedicated_to: Option<Vec<String>>,
-    /// Its elastic pools.
-    pub pools: Vec<String>,
-    /// Its storage accounts.
-    pub accounts: Vec<String>,
-    /// What its class allows; none if the class cannot be read, and what is not known is not free.
-    pub limits: Option<Limits>,
-    /// Instances that are there.
-    pub placed: Vec<Tenant>,
-    /// Places that are kept.
-    pub reserved: Vec<Tenant>,
+/// The reef that already counts an instance that is to get its first placement.
+fn holder(demand: &Demand, candidates: &[Candidate]) -> Option<String> {
+    let holds = |c: &&Candidate| demand.generation <= 1 && c.counted.contains(&demand.instance);
+    candidates.iter().filter(holds).map(|c| c.name.clone()).min()
 }
 
-/// What a class allows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// Most instances on a reef.
-    pub instances: u32,
-    /// Most databases in a pool.
-    pub databases: u32,
-    /// Most shares in an account.
-    pub shares: u32,
-    /// Percent of each that is kept free while another reef has room.
-    pub reserve_percent: u32,
-}
-
-impl Candidate {
-    /// Everybody who counts: each once, also while a place is kept and stands in the instance's status already.
-    pub fn tenants(&self) -> impl Iterator<Item = &Tenant> {
-        let placed = |uid: &str| self.placed.iter().any(|t| t.uid == uid);
-        self.placed.iter().chain(self.reserved.iter().filter(move |t| !placed(&t.uid)))
-    }
+fn best(demand: &Demand, verdicts: &[Verdict]) -> Option<Chosen> {
+    let mut offers: Vec<&Offer> = verdicts.iter().filter_map(|v| v.offer.as_ref()).collect();
+    offers.sort_by(|a, b| a.score.cmp(&b.score));
+    let first = offers.first()?;
+    let placement = Placement {
+        reef: first.score.reef.clone(),
+        pool: first.pool.clone(),
+        account: first.account.clone(),
+        generation: demand.generation,
+    };
+    let why = Why::of(&first.score, offers.get(1).map(|o| &o.score), offers.len());
+    Some(Chosen { placement, score: Some(first.score.clone()), why })
 }

@@ -1,135 +1,89 @@
-//! Which of the reefs that can take an instance is best (pure).
-
-use std::collections::BTreeMap;
+//! Which of the reefs that fit is best (pure).
 
 use super::{
-    Candidate, Demand, Limits, Verdict,
-    verdict::{all, count, with_room},
+    filter::{account, account_gauges, pool, pool_gauges},
+    ledger::Ledger,
+    types::{Candidate, Demand, Dimension, Gauge, Tier},
 };
 
-/// How good a reef is; lower is better, the first field that differs decides.
+/// How good a reef is for an instance. Fields are in the order of their weight, lower is better, and the name
+/// makes it a total order.
+///
+/// Instances are **spread**: of two reefs that are equal in all else, the emptier one is taken, and likewise of
+/// pools and accounts. A reef that breaks then takes the fewest instances with it, each keeps room for restores
+/// and bursts, and a new reef fills over time. The price is that no reef empties by itself: whoever wants one
+/// gone drains it, and whoever wants one kept empty cordons or dedicates it, so both are decisions of people
+/// and not side effects of placement.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Score {
-    /// Whether the instance would take what is kept free.
-    pub beyond_reserve: bool,
-    /// How full the fullest dimension would be, per thousand.
-    pub fill: u32,
-    /// The reef's name: the same input gives the same answer.
+    /// Whether some limit less the class's `reservePercent` would be passed, in the reef, pool or account.
+    pub beyond_soft_limit: bool,
+    /// Whether the reef is for everybody. One that is kept for the instance's namespace is used first.
+    pub for_everybody: bool,
+    /// How full the fullest of all dimensions would be, permille.
+    pub fill: u16,
+    /// Name of the reef.
     pub reef: String,
 }
 
-/// A place.
+/// What a reef that fits offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
-    /// The reef.
-    pub reef: String,
-    /// Elastic pool of the database; none if it has compute of its own.
+pub struct Offer {
+    /// The pool; none for a database with its own resources.
     pub pool: Option<String>,
-    /// Storage account of the share.
+    /// The storage account.
     pub account: String,
-    /// How good it is; none if the place was kept already.
-    pub score: Option<Score>,
+    /// How good it is.
+    pub score: Score,
 }
 
-/// What was decided.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decision {
-    /// The place, if there is one.
-    pub choice: Option<Choice>,
-    /// All reasons against each reef; an empty list is one that could have taken the instance.
-    pub verdicts: BTreeMap<String, Vec<Verdict>>,
+/// How full something would be, by its fullest dimension.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Fill {
+    beyond_soft_limit: bool,
+    permille: u16,
 }
 
-/// Decides. A place that is kept for the instance is its place, whatever would be chosen today.
-pub fn place(demand: &Demand, candidates: &[Candidate]) -> Decision {
-    let verdicts: BTreeMap<_, _> = candidates.iter().map(|c| (c.name.clone(), all(demand, c))).collect();
-    let kept = candidates.iter().filter(|c| !c.deleting).find_map(|candidate| {
-        let tenant = candidate.reserved.iter().find(|t| t.uid == demand.uid)?;
-        let (reef, pool, account) = (candidate.name.clone(), tenant.pool.clone(), tenant.account.clone());
-        Some(Choice { reef, pool, account, score: None })
-    });
-    let fits = |c: &&Candidate| verdicts.get(&c.name).is_some_and(Vec::is_empty);
-    let best = || {
-        let scored = candidates.iter().filter(fits).filter_map(|c| choice(demand, c));
-        scored.min_by(|a, b| a.score.cmp(&b.score))
-    };
-    Decision { choice: kept.or_else(best), verdicts }
+impl Fill {
+    /// `gauge` is with the instance in it.
+    fn of(gauge: Gauge, reserve_percent: u8) -> Self {
+        let (limit, used) = (u128::from(gauge.limit), u128::from(gauge.used));
+        let percent = u128::from(100u8.saturating_sub(reserve_percent));
+        let permille = (used * 1000).checked_div(limit).unwrap_or(1000);
+        Self {
+            beyond_soft_limit: used * 100 > limit * percent,
+            permille: u16::try_from(permille).unwrap_or(u16::MAX),
+        }
+    }
+
+    fn worst(gauges: impl IntoIterator<Item = (Option<Gauge>, u64)>, reserve_percent: u8) -> Self {
+        let needed = gauges.into_iter().filter(|(_, need)| *need > 0);
+        let fills = needed.filter_map(|(gauge, need)| Some(Self::of(gauge?.plus(need), reserve_percent)));
+        fills.max().unwrap_or_default()
+    }
 }
 
-/// The emptiest pool and account of a reef, and the score with them.
-fn choice(demand: &Demand, candidate: &Candidate) -> Option<Choice> {
-    let limits = candidate.limits?;
-    let pools = with_room(&candidate.pools, limits.databases, |name| {
-        count(candidate, |t| t.pool.as_deref() == Some(name))
-    });
-    let accounts =
-        with_room(&candidate.accounts, limits.shares, |name| count(candidate, |t| t.account == name));
-    let pool = if demand.pool { Some(pools.into_iter().min()?) } else { None };
-    let account = accounts.into_iter().min()?;
-    let fill = [
-        Some((count(candidate, |_| true), limits.instances)),
-        pool.map(|(used, _)| (used, limits.databases)),
-        Some((account.0, limits.shares)),
-    ];
-    let fill = fill.into_iter().flatten().map(|(used, limit)| permille(used + 1, limit)).max()?;
-    let score = Score { beyond_reserve: beyond_reserve(fill, limits), fill, reef: candidate.name.clone() };
-    Some(Choice {
-        reef: candidate.name.clone(),
-        pool: pool.map(|(_, name)| name.clone()),
-        account: account.1.clone(),
-        score: Some(score),
+/// What a reef offers in which the instance fits; none if no account fits.
+pub(super) fn offer(demand: &Demand, candidate: &Candidate, ledger: &Ledger) -> Option<Offer> {
+    let (ask, reserve) = (&demand.ask, candidate.reserve_percent);
+    let fill =
+        |gauges: Vec<_>| Fill::worst(gauges.into_iter().map(|(_, gauge, need)| (gauge, need)), reserve);
+    let pools = ledger.reef.pools.iter().filter(|p| pool(ask, p).is_empty());
+    let pools = pools.map(|p| (fill(pool_gauges(ask, p)), &p.name));
+    let best_pool = (ask.tiers.database == Tier::Shared).then(|| pools.min()).flatten();
+    let accounts = ledger.reef.accounts.iter().filter(|a| account(ask, a).is_empty());
+    let best_account = accounts.map(|a| (fill(account_gauges(ask, a)), &a.name)).min()?;
+    let of_reef = Dimension::OF_REEF.map(|d| (ledger.reef.room.get(&d).copied(), ask.needs(d)));
+    let of_pool = best_pool.map_or_else(Fill::default, |(fill, _)| fill);
+    let fill = Fill::worst(of_reef, reserve).max(of_pool).max(best_account.0);
+    Some(Offer {
+        pool: best_pool.map(|(_, name)| name.clone()),
+        account: best_account.1.clone(),
+        score: Score {
+            beyond_soft_limit: fill.beyond_soft_limit,
+            for_everybody: candidate.dedicated_to.is_none(),
+            fill: fill.permille,
+            reef: candidate.name.clone(),
+        },
     })
-}
-
-fn permille(used: u32, limit: u32) -> u32 {
-    (u64::from(used) * 1000).div_ceil(u64::from(limit.max(1))).try_into().unwrap_or(u32::MAX)
-}
-
-fn beyond_reserve(fill: u32, limits: Limits) -> bool {
-    fill > 1000 - 10 * limits.reserve_percent.min(100)
-}
-
-impl Decision {
-    /// Why this reef, in short, for the status.
-    pub fn reason(&self) -> String {
-        let rivals = self.verdicts.values().filter(|v| v.is_empty()).count();
-        match self.choice.as_ref().map(|c| &c.score) {
-            None => "no reef fits".to_owned(),
-            Some(None) => "the place was kept".to_owned(),
-            Some(Some(score)) if score.beyond_reserve => {
-                format!("the best of {rivals} reefs that fit, although its reserve is used")
-            }
-            Some(Some(_)) => format!("the emptiest of {rivals} reefs that fit"),
-        }
-    }
-
-    /// Chosen and why, others and why not; at most ten of them and 1,000 characters.
-    pub fn event(&self) -> String {
-        let chosen = self.choice.as_ref().map(|c| c.reef.as_str());
-        let mut text = match chosen {
-            Some(reef) => format!("Reef {reef}: {}", self.reason()),
-            None => self.summary(),
-        };
-        let others = self.verdicts.iter().filter(|(reef, _)| Some(reef.as_str()) != chosen).take(10);
-        text.extend(others.map(|(reef, against)| {
-            let against: Vec<_> = against.iter().map(ToString::to_string).collect();
-            let against = if against.is_empty() { "fits".to_owned() } else { against.join(", ") };
-            format!("; {reef}: {against}")
-        }));
-        text.chars().take(1000).collect()
-    }
-
-    /// Why nothing fits: the reasons, counted.
-    pub fn summary(&self) -> String {
-        let mut reasons: BTreeMap<String, u32> = BTreeMap::new();
-        for verdict in self.verdicts.values().flatten() {
-            *reasons.entry(verdict.to_string()).or_default() += 1;
-        }
-        let reasons: Vec<_> =
-            reasons.into_iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-        match self.verdicts.len() {
-            0 => "the region has no reef".to_owned(),
-            all => format!("none of {all} reefs fits: {}", reasons.join(", ")),
-        }
-    }
 }

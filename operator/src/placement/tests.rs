@@ -1,281 +1,319 @@
-//! Placement: each reason alone, each tie, and what must always hold.
+//! Placement: each verdict alone, and each thing that decides between reefs that fit.
 
-use proptest::prelude::*;
+use std::collections::BTreeSet;
 
-use super::*;
+use super::{
+    Candidate, Demand, Dimension, Group, Lack, MAX_RESERVATIONS, Readiness, Refusal, Tier, Why, place,
+    verdict,
+    world::{GI, account, apart, demand, gauge, instance, labels, pool, reef, reservation, used},
+};
 
-fn reef(name: &str) -> Candidate {
-    Candidate {
-        name: name.to_owned(),
-        pools: vec!["pool-1".to_owned()],
-        accounts: vec!["account1".to_owned()],
-        limits: Some(Limits { instances: 4, databases: 3, shares: 3, reserve_percent: 25 }),
-        ..Candidate::default()
-    }
-}
+type Change = fn(&mut Demand, &mut Candidate);
 
-fn tenant(uid: &str) -> Tenant {
-    let (pool, account) = (Some("pool-1".to_owned()), "account1".to_owned());
-    Tenant { uid: uid.to_owned(), group: None, pool, account }
-}
-
-fn demand() -> Demand {
-    Demand { uid: "me".to_owned(), namespace: "acme".to_owned(), pool: true, ..Demand::default() }
-}
-
-fn chosen(decision: &Decision) -> Option<&str> {
-    decision.choice.as_ref().map(|c| c.reef.as_str())
-}
-
-/// A demand and a reef that do not fit for one reason.
-type Row = ((Demand, Candidate), Verdict);
-
-fn with(change: &dyn Fn(&mut Demand, &mut Candidate)) -> (Demand, Candidate) {
-    let (mut demand, mut reef) = (demand(), reef("a"));
+/// All that speaks against a reef after a change to it or to the demand.
+fn refusals(change: Change) -> Vec<Refusal> {
+    let (mut demand, mut reef) = (demand("a"), reef("r"));
     change(&mut demand, &mut reef);
-    (demand, reef)
+    let verdict = verdict(&demand, &reef);
+    assert_eq!(verdict.offer.is_some(), verdict.refusals.is_empty());
+    verdict.refusals
 }
 
-fn others(count: usize) -> Vec<Tenant> {
-    (0..count).map(|n| tenant(&format!("t{n}"))).collect()
+fn kept_for(name: &str) -> BTreeSet<String> {
+    BTreeSet::from([name.to_owned()])
 }
 
-fn wishes_and_states() -> Vec<Row> {
-    vec![
-        (with(&|d, _| d.reef = Some("b".to_owned())), Verdict::NotAsked),
-        (with(&|d, _| d.labels = [("tier".to_owned(), "gold".to_owned())].into()), Verdict::LabelsDiffer),
-        (with(&|_, r| r.dedicated_to = Some(vec!["other".to_owned()])), Verdict::DedicatedToOthers),
-        (with(&|d, _| d.dedicated_reef = true), Verdict::NotDedicated),
-        (
-            with(&|d, r| {
-                d.group = Some("g".to_owned());
-                r.placed = vec![Tenant { group: Some("g".to_owned()), ..tenant("t") }];
-            }),
-            Verdict::AntiAffinity,
-        ),
-        (with(&|_, r| r.deleting = true), Verdict::Deleting),
-        (with(&|_, r| r.cordoned = true), Verdict::Cordoned),
-        (
-            with(&|_, r| r.unready = Some("Provisioning".to_owned())),
-            Verdict::NotReady("Provisioning".to_owned()),
-        ),
-        (with(&|_, r| r.limits = None), Verdict::CapacityUnknown),
-    ]
-}
-
-fn limits() -> Vec<Row> {
-    vec![
-        (
-            with(&|_, r| {
-                r.limits = Some(Limits { instances: 99, databases: 99, shares: 99, reserve_percent: 0 });
-                r.reserved = others(MOST_RESERVATIONS);
-            }),
-            Verdict::Reservations,
-        ),
-        (
-            with(&|_, r| {
-                r.pools.push("pool-2".to_owned());
-                r.accounts.push("account2".to_owned());
-                r.placed = others(2);
-                r.reserved = [("r1", "pool-2", "account2"), ("r2", "pool-2", "account2")]
-                    .map(|(uid, pool, account)| Tenant {
-                        pool: Some(pool.to_owned()),
-                        account: account.to_owned(),
-                        ..tenant(uid)
-                    })
-                    .into();
-            }),
-            Verdict::Instances(4),
-        ),
-        (
-            with(&|_, r| {
-                r.accounts.push("account2".to_owned());
-                r.placed = others(3);
-            }),
-            Verdict::Databases(3),
-        ),
-        (
-            with(&|d, r| {
-                d.pool = false;
-                r.placed = others(3);
-            }),
-            Verdict::Shares(3),
-        ),
-    ]
+fn group(namespace: &str) -> Group {
+    Group { namespace: namespace.to_owned(), name: "blue".to_owned() }
 }
 
 #[test]
-fn each_reason_alone_keeps_a_reef_from_being_chosen() {
-    for ((demand, reef), expect) in wishes_and_states().into_iter().chain(limits()) {
-        let decision = place(&demand, std::slice::from_ref(&reef));
-        assert_eq!(decision.verdicts["a"], std::slice::from_ref(&expect), "{expect:?}");
-        assert_eq!(decision.choice, None, "{expect:?}");
-        assert!(decision.summary().contains(&expect.to_string()), "{}", decision.summary());
+fn an_instance_fits_on_an_empty_reef() {
+    let decision = place(&demand("a"), &[reef("r")]);
+    let chosen = decision.chosen.unwrap();
+    assert_eq!(chosen.placement, super::world::placement("r"));
+    assert_eq!(chosen.why, Why::OnlyOne);
+    assert!(!chosen.is_reserved());
+    assert!(place(&demand("a"), &[]).chosen.is_none());
+}
+
+#[test]
+fn a_reef_that_is_not_described_takes_nobody() {
+    let unknown = Candidate { name: "r".to_owned(), ..Candidate::default() };
+    assert_eq!(verdict(&demand("a"), &unknown).refusals, [Refusal::NotReady("Unknown".to_owned())]);
+    let ready = Candidate { ready: Readiness::Ready, ..unknown };
+    let refusals = verdict(&demand("a"), &ready).refusals;
+    for dimension in Dimension::OF_REEF {
+        assert!(refusals.contains(&Refusal::Lacks(Lack::Unknown(dimension))), "{dimension}");
     }
-    assert_eq!(chosen(&place(&demand(), &[reef("a")])), Some("a"));
+    assert!(refusals.contains(&Refusal::NoPool(vec![])) && refusals.contains(&Refusal::NoAccount(vec![])));
 }
 
 #[test]
-fn all_reasons_are_told_at_once() {
-    let bad = Candidate { cordoned: true, deleting: true, limits: None, ..reef("a") };
-    let decision = place(&demand(), &[bad]);
-    assert_eq!(decision.verdicts["a"], [Verdict::Deleting, Verdict::Cordoned, Verdict::CapacityUnknown]);
-    assert_eq!(decision.summary(), "none of 1 reefs fits: 1 being deleted, 1 capacity not known, 1 cordoned");
-    assert_eq!(place(&demand(), &[]).summary(), "the region has no reef");
+fn state_and_wishes_each_refuse_alone() {
+    let cases: [(Change, Refusal); 8] = [
+        (|d, _| d.reef = Some("other".to_owned()), Refusal::NotAskedFor),
+        (|d, _| d.labels = labels("ring", "early"), Refusal::NotSelected),
+        (|_, r| r.deleting = true, Refusal::Deleting),
+        (|_, r| r.cordoned = true, Refusal::Cordoned),
+        (
+            |_, r| r.ready = Readiness::NotReady("Provisioning".to_owned()),
+            Refusal::NotReady("Provisioning".to_owned()),
+        ),
+        (|_, r| r.dedicated_to = Some(kept_for("other")), Refusal::KeptForOthers),
+        (|_, r| r.dedicated_to = Some(BTreeSet::new()), Refusal::KeptForOthers),
+        (
+            |d, r| {
+                d.generation = 2;
+                r.counted.insert(instance("a"));
+            },
+            Refusal::HoldsIt,
+        ),
+    ];
+    for (change, expect) in cases {
+        assert_eq!(refusals(change), [expect]);
+    }
 }
 
 #[test]
-fn the_emptiest_reef_is_chosen_and_its_emptiest_parts() {
-    let full = Candidate { placed: vec![tenant("t")], ..reef("a") };
-    let mut wide = reef("b");
-    wide.pools.push("pool-2".to_owned());
-    wide.reserved = vec![tenant("r")];
-    let decision = place(&demand(), &[full.clone(), wide.clone()]);
-    assert_eq!(chosen(&decision), Some("a"), "equally full: the name decides");
-    wide.reserved.clear();
-    let decision = place(&demand(), &[full, wide]);
-    assert_eq!(chosen(&decision), Some("b"));
-    assert_eq!(decision.choice.as_ref().unwrap().pool.as_deref(), Some("pool-1"));
-    assert_eq!(decision.reason(), "the emptiest of 2 reefs that fit");
-    assert_eq!(decision.event(), "Reef b: the emptiest of 2 reefs that fit; a: fits");
-}
-
-#[test]
-fn a_reserve_is_used_last() {
-    let limits = Limits { instances: 10, databases: 10, shares: 10, reserve_percent: 50 };
-    let beyond = Candidate {
-        limits: Some(limits),
-        placed: (0..5).map(|n| tenant(&format!("t{n}"))).collect(),
-        ..reef("a")
-    };
-    let fuller = Candidate {
-        limits: Some(Limits { reserve_percent: 0, ..limits }),
-        placed: (0..8).map(|n| tenant(&format!("u{n}"))).collect(),
-        ..reef("b")
-    };
-    let decision = place(&demand(), &[beyond.clone(), fuller]);
-    assert_eq!(chosen(&decision), Some("b"), "fuller, and yet within what may be used");
-    let decision = place(&demand(), &[beyond]);
-    assert_eq!(chosen(&decision), Some("a"), "rather than nowhere");
-    assert!(decision.reason().contains("reserve"));
-}
-
-#[test]
-fn a_place_that_is_kept_stays() {
-    let kept = Candidate { reserved: vec![tenant("me")], cordoned: true, ..reef("z") };
-    let decision = place(&demand(), &[reef("a"), kept.clone()]);
-    assert_eq!((chosen(&decision), decision.reason().as_str()), (Some("z"), "the place was kept"));
-    let leaving = Candidate { deleting: true, ..kept };
-    assert_eq!(chosen(&place(&demand(), &[reef("a"), leaving])), Some("a"));
-}
-
-#[test]
-fn who_is_placed_and_reserved_counts_once() {
-    let both = Candidate { placed: vec![tenant("t")], reserved: vec![tenant("t"), tenant("r")], ..reef("a") };
-    assert_eq!(both.tenants().count(), 2);
-}
-
-fn candidate() -> impl Strategy<Value = Candidate> {
-    let tenants = |prefix: &'static str| {
-        prop::collection::vec((0..6u8, any::<bool>(), 1..3u8), 0..4).prop_map(move |list| {
-            list.into_iter()
-                .map(|(uid, pooled, n)| Tenant {
-                    uid: format!("{prefix}{uid}"),
-                    group: None,
-                    pool: pooled.then(|| format!("pool-{n}")),
-                    account: format!("account{n}"),
-                })
-                .collect::<Vec<_>>()
-        })
-    };
-    (0..5u8, any::<[bool; 3]>(), tenants("p"), tenants("r"), 1..6u32, 0..60u32).prop_map(
-        |(name, [cordoned, unready, wide], placed, reserved, limit, reserve_percent)| Candidate {
-            cordoned,
-            unready: unready.then(|| "Provisioning".to_owned()),
-            pools: (1..=1 + u8::from(wide)).map(|n| format!("pool-{n}")).collect(),
-            accounts: (1..=1 + u8::from(wide)).map(|n| format!("account{n}")).collect(),
-            limits: Some(Limits { instances: limit, databases: limit, shares: limit, reserve_percent }),
-            placed,
-            reserved,
-            ..reef(&format!("reef-{name}"))
+fn wishes_that_are_met_refuse_nothing() {
+    let cases: [Change; 4] = [
+        |d, _| d.reef = Some("r".to_owned()),
+        |d, _| d.labels = labels("ring", "late"),
+        |_, r| r.dedicated_to = Some(kept_for("tenant")),
+        // Groups of other namespaces are other groups.
+        |d, r| {
+            *d = apart(d.clone(), "blue");
+            r.groups.insert(group("elsewhere"));
         },
-    )
+    ];
+    for change in cases {
+        assert_eq!(refusals(change), []);
+    }
 }
 
-fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
-    prop::collection::vec(candidate(), 0..5).prop_map(|mut list| {
-        list.sort_by(|a, b| a.name.cmp(&b.name));
-        list.dedup_by(|a, b| a.name == b.name);
-        list
-    })
+#[test]
+fn company_refuses() {
+    let cases: [(Change, Refusal); 5] = [
+        (
+            |d, r| {
+                *d = apart(d.clone(), "blue");
+                r.groups.insert(group("tenant"));
+            },
+            Refusal::GroupPresent("blue".to_owned()),
+        ),
+        (
+            |d, r| {
+                *d = apart(d.clone(), "blue");
+                r.reservations.push(reservation(&apart(demand("b"), "blue"), 0));
+            },
+            Refusal::GroupPresent("blue".to_owned()),
+        ),
+        (|d, _| d.ask.tiers.reef = Tier::Dedicated, Refusal::NotDedicated),
+        (|_, r| r.holds_dedicated = true, Refusal::HeldAlone),
+        (
+            |_, r| {
+                let mut other = demand("b");
+                other.ask.tiers.reef = Tier::Dedicated;
+                r.reservations.push(reservation(&other, 0));
+            },
+            Refusal::HeldAlone,
+        ),
+    ];
+    for (change, expect) in cases {
+        assert_eq!(refusals(change), [expect]);
+    }
+    // A dedicated instance joins its namespace's others on the reef that is kept for them.
+    let family: Change = |d, r| {
+        d.ask.tiers.reef = Tier::Dedicated;
+        r.dedicated_to = Some(kept_for("tenant"));
+        r.counted.insert(instance("b"));
+        r.holds_dedicated = true;
+    };
+    assert_eq!(refusals(family), []);
 }
 
-proptest! {
-    #[test]
-    fn the_order_of_reefs_does_not_matter_and_what_is_chosen_fits(list in candidates(), pool in any::<bool>()) {
-        let demand = Demand { pool, ..demand() };
-        let decision = place(&demand, &list);
-        let mut reversed = list.clone();
-        reversed.reverse();
-        prop_assert_eq!(&decision, &place(&demand, &reversed));
-        prop_assert_eq!(decision.verdicts.len(), list.len());
-        let fits = decision.verdicts.values().filter(|v| v.is_empty()).count();
-        prop_assert_eq!(decision.choice.is_some(), fits > 0);
-        if let Some(choice) = &decision.choice {
-            prop_assert!(decision.verdicts[&choice.reef].is_empty());
-            prop_assert_eq!(choice.pool.is_some(), pool);
-        }
-        prop_assert!(decision.event().chars().count() <= 1000);
+#[test]
+fn every_limit_of_a_reef_is_hard_and_needed_only_where_it_matters() {
+    let demand = demand("a");
+    for dimension in Dimension::OF_REEF {
+        let need = demand.ask.needs(dimension);
+        let limit = reef("r").room[&dimension].limit;
+        let verdict_at = |amount| verdict(&demand, &used(reef("r"), dimension, amount)).refusals;
+        assert_eq!(verdict_at(limit - need), [], "{dimension}");
+        let gauge = gauge(limit, limit - need + 1);
+        assert_eq!(verdict_at(gauge.used), [Refusal::Lacks(Lack::Full { dimension, gauge, need })]);
+        let mut unknown = reef("r");
+        unknown.room.remove(&dimension);
+        assert_eq!(verdict(&demand, &unknown).refusals, [Refusal::Lacks(Lack::Unknown(dimension))]);
     }
+    // Numbers near the end of their range do not wrap.
+    let full = used(reef("r"), Dimension::Memory, u64::MAX);
+    assert!(verdict(&demand, &full).offer.is_none());
+}
 
-    /// Invariant 6. Several allocators with views of any age write by compare-and-swap: nothing is oversold, and
-    /// nobody gets two places.
-    #[test]
-    fn a_compare_and_swap_never_oversells(
-        schedule in prop::collection::vec((0..3usize, 0..8u8, any::<bool>()), 1..60),
-        limit in 1..4u32,
-    ) {
-        let mut world: Vec<(u64, Candidate)> = ["a", "b"]
-            .map(|name| {
-                let limits = Limits { instances: limit, databases: limit, shares: limit, reserve_percent: 0 };
-                (0, Candidate { limits: Some(limits), ..reef(name) })
-            })
-            .into();
-        let mut views = vec![world.clone(); 3];
-        for (who, uid, refresh) in schedule {
-            if refresh {
-                views[who] = world.clone();
-            }
-            let uid = format!("i{uid}");
-            // What stands in the instance's own status is read after the reefs, so it is never older.
-            if world.iter().any(|(_, reef)| reef.placed.iter().any(|t| t.uid == uid)) {
-                continue;
-            }
-            let seen: Vec<_> = views[who].iter().map(|(_, reef)| reef.clone()).collect();
-            let wish = Demand { uid: uid.clone(), ..demand() };
-            let Some(choice) = place(&wish, &seen).choice else { continue };
-            let at = world.iter().position(|(_, reef)| reef.name == choice.reef).unwrap();
-            if world[at].0 != views[who][at].0 {
-                // The version differs: the API server refuses, and all is read anew.
-                views[who] = world.clone();
-                continue;
-            }
-            let tenant = Tenant { uid: uid.clone(), group: None, pool: choice.pool, account: choice.account };
-            world[at].0 += 1;
-            world[at].1.reserved.retain(|t| t.uid != uid);
-            world[at].1.reserved.push(tenant.clone());
-            world[at].0 += 1;
-            world[at].1.reserved.retain(|t| t.uid != uid);
-            world[at].1.placed.push(tenant);
-        }
-        let mut all = Vec::new();
-        for (_, reef) in &world {
-            prop_assert!(reef.tenants().count() <= usize::try_from(limit).unwrap());
-            all.extend(reef.tenants().map(|t| t.uid.clone()));
-        }
-        let count = all.len();
-        all.sort();
-        all.dedup();
-        prop_assert_eq!(all.len(), count, "one place each");
+#[test]
+fn what_is_dedicated_is_not_taken_from_what_is_shared() {
+    let mut demand = demand("a");
+    demand.ask.tiers.database = Tier::Dedicated;
+    let mut reef = reef("r");
+    reef.pools.clear();
+    let chosen = place(&demand, &[reef]).chosen.unwrap();
+    assert_eq!((chosen.placement.pool, chosen.placement.account.as_str()), (None, "st1"));
+}
+
+#[test]
+fn a_reef_that_is_not_ready_says_only_that_of_its_own_state() {
+    let found = refusals(|_, r| {
+        r.ready = Readiness::NotReady("Provisioning".to_owned());
+        (r.pools, r.accounts) = (vec![], vec![]);
+        r.room.clear();
+    });
+    assert_eq!(found, [Refusal::NotReady("Provisioning".to_owned())]);
+}
+
+#[test]
+fn pools_and_accounts_each_say_why_not() {
+    let full = |dimension, limit, used, need| Lack::Full { dimension, gauge: gauge(limit, used), need };
+    let cases: [(Change, Lack); 5] = [
+        (|_, r| r.pools[0].ready = false, Lack::NotReady),
+        (|_, r| r.pools[0].databases = Some(gauge(100, 100)), full(Dimension::PoolDatabases, 100, 100, 1)),
+        (|_, r| r.pools[0].databases = None, Lack::Unknown(Dimension::PoolDatabases)),
+        (
+            |_, r| r.pools[0].storage = Some(gauge(7 * GI, 3 * GI)),
+            full(Dimension::PoolStorage, 7 * GI, 3 * GI, 5 * GI),
+        ),
+        (
+            |_, r| {
+                r.pools[0].guarantee = 10_000;
+                r.pools[0].databases = Some(gauge(100, 10));
+            },
+            full(Dimension::PoolGuarantee, 100_000, 100_000, 10_000),
+        ),
+    ];
+    for (change, lack) in cases {
+        assert_eq!(refusals(change), [Refusal::NoPool(vec![("pool-1".to_owned(), vec![lack])])]);
     }
+    let cases: [(Change, Lack); 4] = [
+        (|_, r| r.accounts[0].ready = false, Lack::NotReady),
+        (|_, r| r.accounts[0].shares = Some(gauge(50, 50)), full(Dimension::Shares, 50, 50, 1)),
+        (|_, r| r.accounts[0].shares = None, Lack::Unknown(Dimension::Shares)),
+        (
+            |_, r| r.accounts[0].storage = gauge(60 * GI, 20 * GI),
+            full(Dimension::ShareStorage, 60 * GI, 20 * GI, 50 * GI),
+        ),
+    ];
+    for (change, lack) in cases {
+        assert_eq!(refusals(change), [Refusal::NoAccount(vec![("st1".to_owned(), vec![lack])])]);
+    }
+    // A class without a size of its pools sets no limit.
+    assert_eq!(refusals(|_, r| r.pools[0].storage = None), []);
+}
+
+#[test]
+fn all_that_speaks_against_a_reef_is_said() {
+    let found = refusals(|d, r| {
+        d.reef = Some("other".to_owned());
+        r.cordoned = true;
+        *r = used(r.clone(), Dimension::Cpu, 64_000);
+        r.pools = vec![pool("pool-2", 3, 3), pool("pool-1", 100, 100)];
+        r.accounts.clear();
+    });
+    assert_eq!(found.len(), 5, "{found:?}");
+    assert!(matches!(&found[3], Refusal::NoPool(pools) if pools[0].0 == "pool-1" && pools.len() == 2));
+}
+
+#[test]
+fn reservations_count_as_use_once() {
+    let mut full = reef("r");
+    full.pools = vec![pool("pool-1", 1, 0)];
+    full.reservations.push(reservation(&demand("b"), 0));
+    let refused = verdict(&demand("a"), &full).refusals;
+    assert!(matches!(&refused[..], [Refusal::NoPool(_)]), "{refused:?}");
+    // Its instance is in the numbers by now.
+    full.counted.insert(instance("b"));
+    assert_eq!(verdict(&demand("a"), &full).refusals, []);
+    // Its own, made for an older spec, does not stand in its way.
+    full.counted.clear();
+    full.reservations = vec![reservation(&demand("a"), 0)];
+    let mut changed = demand("a");
+    (changed.revision, changed.ask.size.share) = (2, 60 * GI);
+    assert_eq!(verdict(&changed, &full).refusals, []);
+    // The list is full of others', also of those counted already.
+    let mut busy = reef("r");
+    for n in 0..MAX_RESERVATIONS {
+        let other = demand(&format!("b{n}"));
+        busy.counted.insert(other.instance.clone());
+        busy.reservations.push(reservation(&other, 0));
+    }
+    assert_eq!(verdict(&demand("a"), &busy).refusals, [Refusal::TooManyReservations]);
+}
+
+/// Which of two reefs is chosen and why, after a change to both; `a` is the first by name.
+fn duel(change: fn(&mut Demand, &mut Candidate, &mut Candidate)) -> (String, Why) {
+    let (mut demand, mut a, mut b) = (demand("i"), reef("a"), reef("b"));
+    change(&mut demand, &mut a, &mut b);
+    let chosen = place(&demand, &[a, b]).chosen.unwrap();
+    (chosen.placement.reef, chosen.why)
+}
+
+#[test]
+fn each_thing_that_decides_between_two_reefs() {
+    let (reef, why) = duel(|_, _, _| {});
+    assert!(reef == "a" && matches!(why, Why::FirstByName(_)), "{why:?}");
+    let (reef, why) = duel(|_, a, _| *a = used(a.clone(), Dimension::Cpu, 32_000));
+    assert!(reef == "b" && matches!(why, Why::Emptiest(_, 20, 502)), "{why:?}");
+    // What is kept for it is used first.
+    let (reef, why) = duel(|_, a, b| {
+        b.dedicated_to = Some(kept_for("tenant"));
+        *b = used(b.clone(), Dimension::Cpu, 32_000);
+        assert!(a.dedicated_to.is_none());
+    });
+    assert!(reef == "b" && matches!(why, Why::KeptForIt(_)), "{why:?}");
+    // But not beyond the soft limit.
+    let (reef, why) = duel(|_, a, b| {
+        a.dedicated_to = Some(kept_for("tenant"));
+        *a = used(a.clone(), Dimension::Instances, 270);
+        *b = used(b.clone(), Dimension::Instances, 269);
+    });
+    assert!(reef == "b" && matches!(why, Why::WithinSoftLimit(_)), "{why:?}");
+}
+
+#[test]
+fn the_soft_limit_never_refuses_and_counts_in_each_dimension() {
+    let beyond = |reef: Candidate| verdict(&demand("a"), &reef).offer.unwrap().score.beyond_soft_limit;
+    assert!(!beyond(reef("r")));
+    let mut small = reef("r");
+    small.pools = vec![pool("pool-1", 100, 90)];
+    assert!(beyond(small.clone()));
+    small.reserve_percent = 9;
+    assert!(!beyond(small));
+    let mut shares = reef("r");
+    shares.accounts = vec![account("st1", 50, 45)];
+    assert!(beyond(shares.clone()));
+    for (percent, expect) in [(0, false), (100, true), (255, true)] {
+        shares.reserve_percent = percent;
+        assert_eq!(beyond(shares.clone()), expect);
+    }
+}
+
+#[test]
+fn the_emptiest_pool_and_account_that_fit_are_taken() {
+    let mut reef = reef("r");
+    reef.pools = vec![pool("pool-1", 100, 20), pool("pool-2", 200, 30), pool("pool-3", 500, 0)];
+    reef.pools[2].ready = false;
+    reef.accounts = vec![account("st2", 50, 3), account("st1", 50, 3), account("st3", 50, 4)];
+    let chosen = place(&demand("a"), &[reef.clone()]).chosen.unwrap();
+    assert_eq!(chosen.placement.pool.as_deref(), Some("pool-2"));
+    assert_eq!(chosen.placement.account, "st1");
+    // What is reserved in them counts.
+    for n in 0..12 {
+        reef.reservations.push(super::Reservation {
+            pool: Some("pool-2".to_owned()),
+            ..reservation(&demand(&format!("b{n}")), 0)
+        });
+    }
+    let chosen = place(&demand("a"), &[reef]).chosen.unwrap();
+    assert_eq!(chosen.placement.pool.as_deref(), Some("pool-1"));
+    assert_eq!(chosen.placement.account, "st2");
 }

@@ -285,6 +285,7 @@ async fn make_retained(
             id: inputs.id(Part::Database),
             name: inputs.database(),
             isolation: instance.spec.isolation.database.clone(),
+            pool: inputs.pool.clone(),
         },
         share: RetainedShare {
             id: inputs.id(Part::Share),

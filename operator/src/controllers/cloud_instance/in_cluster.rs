@@ -12,7 +12,9 @@ use super::{
     jobs::{self, Agent},
     manifests::{self, SERVER, Server},
     pod::of_pod,
-    restart, volume,
+    restart,
+    route::of_route,
+    volume,
 };
 use crate::{
     cluster::keep::{Manifest, keep_one, remove_one, verdict},
@@ -158,7 +160,15 @@ async fn routes(
 ) -> Result<(), Verdict> {
     match routes {
         Routes::Leave => Ok(()),
-        Routes::Keep => keep_all(context, client, &manifests::routes(server)).await,
+        Routes::Keep => {
+            for manifest in manifests::routes(server) {
+                match of_route(&keep_one(context, client, &manifest).await?) {
+                    Verdict::Good => {}
+                    other => return Err(other),
+                }
+            }
+            Ok(())
+        }
         Routes::Remove => {
             for manifest in manifests::routes(server) {
                 remove_one(context, client, &manifest).await?;

@@ -27,12 +27,13 @@ pub fn may_adopt(instance: &CloudInstance, region: &Region, now: Timestamp) -> b
         || region.spec.adopt_until.as_ref().is_some_and(|until| now < until.0)
 }
 
-/// The place: where the instance was found, or where it fits best.
+/// The place: where the instance was found, or where it fits best. `note` gets the words of a decision.
 pub async fn place(
     context: &Context,
     instance: &CloudInstance,
     region: &Region,
     now: Timestamp,
+    note: &mut Option<String>,
 ) -> Result<Result<PlacementStatus, Held>, Error> {
     let conditions = region.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
     if true_since(&conditions, ConditionType::Ready).is_none() || region.metadata.deletion_timestamp.is_some()
@@ -54,7 +55,7 @@ pub async fn place(
     match existing::find(context, &arm, instance, region, &reefs).await {
         Err(held) => Ok(Err(held)),
         Ok(Some(found)) => Ok(taken_over(instance, region, found, now)),
-        Ok(None) => placing::place(context, instance, &reefs, now).await,
+        Ok(None) => placing::place(context, instance, &reefs, now, note).await,
     }
 }
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use kube::{Api, Resource, ResourceExt, runtime::controller::Action};
 use reef_crds::{
     CloudInstance, CloudInstanceStatus, Reef,
-    condition::{Reason, ours},
+    condition::{ConditionType, Reason, ours},
     meta::{CONFIRM_RECREATION, INSTANCE_FINALIZER, RECONCILE_REQUESTED_AT},
 };
 
@@ -100,15 +100,20 @@ async fn placed(instance: &CloudInstance, shared: &Shared) -> Result<Result<Clou
         Err(held) => return Ok(Err(held)),
     };
     let turn = shared.allocation.lock().await;
-    let placement = match intake::place(context, instance, &region, Timestamp::now()).await? {
+    let mut note = None;
+    let placement = match intake::place(context, instance, &region, Timestamp::now(), &mut note).await? {
         Ok(placement) => placement,
-        Err(held) => return Ok(Err(held)),
+        Err(held) => {
+            refused(instance, shared, &held.0, note).await;
+            return Ok(Err(held));
+        }
     };
     let reefs = Api::<Reef>::all(context.client.clone());
     let reef = reefs.get(&placement.reef).await.map_err(Error::api("read the Reef"))?;
-    let note = format!("Reef {}: {}", placement.reef, placement.reason);
+    let note = note.unwrap_or_else(|| format!("{}: {}", placing::placement(&placement), placement.reason));
     let next = intake::named(context, instance, &region, &reef, placement);
-    write(instance, shared, &next).await?;
+    // Only while the instance is as it was placed: somebody else may have placed it.
+    write_status(instance, shared, &next, true).await?;
     drop(turn);
     publish(&shared.recorder, &instance.object_ref(&()), Reason::Scheduled, false, "Place", &note).await;
     // The place stands in the instance's own status now. If this fails, the next placement on that reef does it.
@@ -116,6 +121,16 @@ async fn placed(instance: &CloudInstance, shared: &Shared) -> Result<Result<Clou
         tracing::debug!(%error, name = instance.name_any(), "reservation");
     }
     Ok(Ok(CloudInstance { status: Some(next), ..instance.clone() }))
+}
+
+/// Tells why each reef was refused, when that is news.
+async fn refused(instance: &CloudInstance, shared: &Shared, trouble: &Trouble, note: Option<String>) {
+    let conditions = instance.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+    let ready = conditions.iter().find(|c| c.type_ == ConditionType::Ready.as_str());
+    let is_known = ready.is_some_and(|c| c.reason == trouble.reason.as_str() && c.message == trouble.message);
+    if let Some(note) = note.filter(|_| !is_known && shared.context.claim.check().is_ok()) {
+        publish(&shared.recorder, &instance.object_ref(&()), trouble.reason, true, "Place", &note).await;
+    }
 }
 
 /// Settings of the waits.
@@ -178,7 +193,7 @@ async fn work(
 
 /// Whether the DNS record was good once: it stays as it is to be, whatever the server does today.
 fn memory_of(status: &CloudInstanceStatus) -> bool {
-    let type_ = reef_crds::condition::ConditionType::DnsReady;
+    let type_ = ConditionType::DnsReady;
     reef_crds::condition::true_since(&status.conditions, type_).is_some()
 }
 
@@ -308,10 +323,25 @@ pub(super) async fn write(
     shared: &Shared,
     next: &CloudInstanceStatus,
 ) -> Result<(), Error> {
+    write_status(instance, shared, next, false).await
+}
+
+/// The same; `as_read` only while the instance is as it was read.
+async fn write_status(
+    instance: &CloudInstance,
+    shared: &Shared,
+    next: &CloudInstanceStatus,
+    as_read: bool,
+) -> Result<(), Error> {
     let context = &*shared.context;
     let old = instance.status.clone().map(|s| CloudInstanceStatus { conditions: ours(&s.conditions), ..s });
     let api = api(context, instance);
-    if !status::write(context, &api, instance, old.as_ref(), next, "cloudinstances/status").await? {
+    let written = if as_read {
+        status::write_as_read(context, &api, instance, old.as_ref(), next, "cloudinstances/status").await?
+    } else {
+        status::write(context, &api, instance, old.as_ref(), next, "cloudinstances/status").await?
+    };
+    if !written {
         return Ok(());
     }
     let before = old.map(|s| s.conditions).unwrap_or_default();
@@ -325,7 +355,8 @@ pub(super) async fn write(
         change.message,
         "instance changed"
     );
-    if context.claim.check().is_ok() {
+    // That no reef fits was told with the reasons against each.
+    if change.reason != Reason::NoReefFits && context.claim.check().is_ok() {
         let object = instance.object_ref(&());
         publish(&shared.recorder, &object, change.reason, !change.is_calm(), "Reconcile", &change.message)
             .await;

@@ -22,6 +22,7 @@ mod pod;
 pub mod references;
 mod report;
 mod restart;
+mod route;
 mod sizes;
 mod teardown;
 #[cfg(test)]

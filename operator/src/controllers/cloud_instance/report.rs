@@ -14,6 +14,7 @@ use reef_crds::{
 use super::{
     in_cluster::InCluster,
     parts::Part,
+    placing,
     plan::{Plan, client_id},
 };
 use crate::{
@@ -81,7 +82,10 @@ pub fn report(
 ) -> CloudInstanceStatus {
     let old = instance.status.clone().unwrap_or_default();
     let generation = instance.metadata.generation.unwrap_or(0);
-    let standings = CONDITIONS.iter().map(|type_| of_parts(*type_, plan, in_cluster)).collect();
+    let mut standings: Vec<_> = CONDITIONS.iter().map(|type_| of_parts(*type_, plan, in_cluster)).collect();
+    if let (Some(placed), Some(place)) = (standings.first_mut(), &old.placement) {
+        placed.trouble.message = placing::placement(place).to_string();
+    }
     let well = "the server is in service";
     let conditions = standing::conditions(before(instance, &old, generation), standings, well, policy, now);
     let good = |part: Part| plan.verdicts.get(&part) == Some(&Verdict::Good);

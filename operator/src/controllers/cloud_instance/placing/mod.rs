@@ -1,0 +1,149 @@
+//! Places an instance: sees all reefs and what is on them, lets [`crate::placement`] decide, and keeps the place on the
+//! reef by a compare-and-swap.
+
+mod candidate;
+mod demand;
+mod reservations;
+#[cfg(test)]
+mod tests;
+mod used;
+mod vm_sizes;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{ListParams, PostParams},
+};
+use reef_crds::{
+    CloudInstance, Reef, ReefClassSpec, RetainedInstance, cloud_instance::PlacementStatus, condition::Reason,
+};
+use serde::de::DeserializeOwned;
+
+pub use demand::placement;
+use used::Used;
+
+use crate::{
+    controller::{Context, Error, trouble::Trouble},
+    controllers::reef::references::Held,
+    placement::{self, Candidate, Decision, Demand, Placement},
+};
+
+/// Objects that are read at once.
+const PAGE: u32 = 500;
+
+/// Decides and keeps the place. `reefs` are those of the region, as they were read before. `note` gets the words for
+/// an Event: what was chosen and why, or why nothing fits.
+pub async fn place(
+    context: &Context,
+    instance: &CloudInstance,
+    reefs: &[Reef],
+    now: Timestamp,
+    note: &mut Option<String>,
+) -> Result<Result<PlacementStatus, Held>, Error> {
+    // The order matters: docs/adr/0007-reservations-and-the-order-of-reads.md.
+    let mut used = Used::default();
+    each::<CloudInstance>(context, "list CloudInstances", |instance| used.add(instance)).await?;
+    each::<RetainedInstance>(context, "list RetainedInstances", |retained| used.add_kept(retained)).await?;
+    let mut candidates = Vec::new();
+    for reef in reefs {
+        let class = class(context, reef).await?;
+        candidates.push(candidate::candidate(reef, class.as_ref(), &used, now));
+    }
+    let demand = demand::demand(instance);
+    let decision = placement::place(&demand, &candidates);
+    tracing::info!(name = instance.name_any(), decision = decision.event(), "placement");
+    let Some(chosen) = &decision.chosen else {
+        if decision.held_by.is_some() {
+            // It has its place by now, and this is an old view of it.
+            return Err(Error::Outdated(decision.summary()));
+        }
+        *note = Some(decision.event());
+        return Ok(Err(Held(Trouble::new(Reason::NoReefFits, decision.summary()), false)));
+    };
+    if !chosen.is_reserved()
+        && let Some((reef, fresh)) =
+            reefs.iter().zip(&candidates).find(|(_, fresh)| fresh.name == chosen.placement.reef)
+    {
+        keep(context, reef, (&demand, fresh), &chosen.placement, &used, now).await?;
+    }
+    *note = Some(decision.event());
+    Ok(Ok(status(&decision, &chosen.placement)))
+}
+
+fn status(decision: &Decision, placement: &Placement) -> PlacementStatus {
+    PlacementStatus {
+        reef: placement.reef.clone(),
+        pool: placement.pool.clone(),
+        storage_account: placement.account.clone(),
+        generation: placement.generation,
+        reason: decision.reason(),
+    }
+}
+
+/// The reef's own revision of its class; none if it is gone or cannot be understood.
+async fn class(context: &Context, reef: &Reef) -> Result<Option<ReefClassSpec>, Error> {
+    let Some(name) = reef.status.as_ref().and_then(|s| s.class_revision.clone()) else { return Ok(None) };
+    let api = Api::<ControllerRevision>::namespaced(context.client.clone(), &context.namespace);
+    let found = api.get_opt(&name).await.map_err(Error::api("read the class's revision"))?;
+    Ok(found.and_then(|revision| serde_json::from_value(revision.data?.0).ok()))
+}
+
+/// Looks at all objects of a kind, from the API server itself and not from a cache: a cache could miss a place that
+/// another operator gave.
+async fn each<K>(context: &Context, what: &'static str, mut look: impl FnMut(&K) + Send) -> Result<(), Error>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug,
+{
+    let api = Api::<K>::all(context.client.clone());
+    let mut parameters = ListParams::default().limit(PAGE);
+    loop {
+        let page = api.list(&parameters).await.map_err(Error::api(what))?;
+        page.items.iter().for_each(&mut look);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => parameters = parameters.continue_token(&token),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Writes the reservation, if the reef is still as it was read. What is no longer needed goes in the same write.
+async fn keep(
+    context: &Context,
+    reef: &Reef,
+    (demand, fresh): (&Demand, &Candidate),
+    placement: &Placement,
+    used: &Used,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let at = Timestamp::from_second(now.as_second()).unwrap_or(Timestamp::UNIX_EPOCH);
+    let list = placement::reserve(demand, fresh, &used.seen(&demand.instance), placement, at)
+        .map_err(|refused| Error::Outdated(refused.to_string()))?;
+    let mut next = reef.clone();
+    next.status.get_or_insert_default().reservations = list.iter().map(reservations::write).collect();
+    replace(context, reef, &next).await
+}
+
+/// Gives up the reservation of an instance whose own status shows its place.
+pub async fn release(context: &Context, instance: &CloudInstance, reef: &Reef) -> Result<(), Error> {
+    let uid = instance.uid().unwrap_or_default();
+    let mut next = reef.clone();
+    let status = next.status.get_or_insert_default();
+    status.reservations.retain(|r| r.uid != uid);
+    replace(context, reef, &next).await
+}
+
+/// Replaces the status with the version that was read: a conflict is an error, and all is read anew.
+async fn replace(context: &Context, old: &Reef, next: &Reef) -> Result<(), Error> {
+    if old.status == next.status {
+        return Ok(());
+    }
+    context.claim.check()?;
+    let api = Api::<Reef>::all(context.client.clone());
+    let parameters =
+        PostParams { field_manager: Some("reef-operator-placement".to_owned()), ..PostParams::default() };
+    api.replace_status(&old.name_any(), &parameters, next)
+        .await
+        .map(drop)
+        .map_err(Error::api("keep a place on the Reef"))
+}
