@@ -18,6 +18,7 @@ use kube::{
     core::GroupVersionKind,
     discovery,
 };
+use reef_crds::meta::CONFIRM_DELETION;
 use tokio::{process::Command, time::Instant};
 
 use crate::{
@@ -239,8 +240,8 @@ impl Outcome {
         Err(Error::Ended(format!("not Ready: {}", bad.join("; "))))
     }
 
-    /// What to try next.
-    pub fn print(&self, dir: &Dir) {
+    /// What to try next; `curls` are lines that reach the instances.
+    pub fn print(&self, dir: &Dir, curls: &[String]) {
         let unready = self.0.iter().filter(|s| !s.ready).count();
         if unready > 0 {
             println!("{unready} of {} samples are not Ready; kubectl describe tells why", self.0.len());
@@ -252,14 +253,18 @@ impl Outcome {
             "\nTry, in another terminal:\n  \
              {path}export KUBECONFIG={}\n  \
              kubectl get reef-operator                                # all our objects\n  \
-             kubectl describe reef weu-1\n  \
-             kubectl delete reef weu-2                                # refused: deletion has to be confirmed\n  \
-             KUBECONFIG={}/<cluster>.kubeconfig kubectl -n reef-system get gateways,secrets\n  \
+             {}\n  \
+             kubectl -n customers describe ci acme\n  \
+             kubectl -n customers delete ci acme                      # refused: deletion has to be confirmed\n  \
+             kubectl -n customers annotate ci acme {CONFIRM_DELETION}=true\n  \
+             kubectl -n customers delete ci acme; kubectl get ri      # its data is kept, and this says where\n  \
+             KUBECONFIG={}/<cluster>.kubeconfig kubectl get pods -A    # the servers, on their reef\n  \
              kubectl -n {NAMESPACE} get pods,leases\n  \
              kubectl -n {NAMESPACE} logs deployment/reef-operator\n  \
              kubectl -n {NAMESPACE} delete pod --all                  # they come back, one leads\n\
              Logs: {}\nCtrl-C ends it all.",
             dir.management_kubeconfig().display(),
+            curls.join("\n  "),
             dir.join("reefs").display(),
             dir.join("logs").display(),
         );

@@ -7,6 +7,7 @@
 
 pub mod azure;
 pub mod cluster;
+mod curls;
 pub mod dir;
 pub mod gateway;
 pub mod harness;

@@ -15,6 +15,7 @@ use crate::{
     Context, Error,
     azure::server::Azure,
     cluster::{Cluster, Etcd, MANAGEMENT},
+    curls,
     dir::Dir,
     install::{self, Demo},
     net::{Caller, ClusterNetwork, Outside, proxy},
@@ -166,7 +167,7 @@ async fn live(args: &WorldArgs, dir: &Dir, running: &mut Running) -> Result<(), 
         if args.exit_when_ready {
             return outcome.into_result();
         }
-        outcome.print(dir);
+        outcome.print(dir, &curls::lines(&client, dir).await);
     }
     loop {
         if let Some(what) = running.ended() {

@@ -197,6 +197,8 @@ impl Refusal {
     pub fn brief(&self) -> String {
         match self {
             Self::Lacks(lack) => lack.brief(),
+            // Why it is not is told by its own conditions, and changes from step to step while it is made.
+            Self::NotReady(_) => "not Ready".to_owned(),
             Self::NoPool(pools) => parts(pools, "no elastic pool", Lack::brief),
             Self::NoAccount(accounts) => parts(accounts, "no storage account", Lack::brief),
             other => other.to_string(),

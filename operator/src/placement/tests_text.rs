@@ -113,7 +113,7 @@ fn each_refusal_has_its_words() {
     being deleted | being deleted
     holds the instance already | holds the instance already
     Cordoned | Cordoned
-    not Ready (Provisioning) | not Ready (Provisioning)
+    not Ready (Provisioning) | not Ready
     instances: 300 of 300 used, 1 asked for | full with 300 instances
     identities: not known | identities: not known
     CPU: 63900m of 64000m used, 150m asked for | too little CPU

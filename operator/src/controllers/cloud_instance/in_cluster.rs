@@ -161,13 +161,12 @@ async fn routes(
     match routes {
         Routes::Leave => Ok(()),
         Routes::Keep => {
+            let mut kept = Vec::new();
             for manifest in manifests::routes(server) {
-                match of_route(&keep_one(context, client, &manifest).await?) {
-                    Verdict::Good => {}
-                    other => return Err(other),
-                }
+                kept.push(keep_one(context, client, &manifest).await?);
             }
-            Ok(())
+            let bad = kept.iter().map(of_route).find(|verdict| *verdict != Verdict::Good);
+            bad.map_or(Ok(()), Err)
         }
         Routes::Remove => {
             for manifest in manifests::routes(server) {
