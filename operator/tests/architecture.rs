@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Files that decide and therefore take time, randomness and the world as parameters.
-const PURE: [&str; 28] = [
+const PURE: [&str; 29] = [
     "plan.rs",
     "report.rs",
     "requeue.rs",
@@ -36,6 +36,7 @@ const PURE: [&str; 28] = [
     "pod.rs",
     "route.rs",
     "done.rs",
+    "listed.rs",
     "demand.rs",
     "candidate.rs",
     "used.rs",

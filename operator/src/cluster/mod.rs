@@ -85,6 +85,8 @@ pub struct Clusters {
     fleet: String,
     known: Mutex<HashMap<String, ReefCluster>>,
     versions: Mutex<HashMap<String, watch::Versions>>,
+    /// Held while a cluster is connected with: who asks meanwhile waits and gets that connection.
+    turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     changes: watch::Changes,
 }
 
@@ -92,15 +94,28 @@ impl Clusters {
     /// None yet. Changes of servers in all of them come out of the stream.
     pub fn new(fleet: &str) -> (Self, UnboundedReceiver<Result<watch::Server, watcher::Error>>) {
         let (changes, receiver) = futures::channel::mpsc::unbounded();
-        let none =
-            Self { fleet: fleet.to_owned(), known: Mutex::default(), versions: Mutex::default(), changes };
+        let none = Self {
+            fleet: fleet.to_owned(),
+            known: Mutex::default(),
+            versions: Mutex::default(),
+            turns: Mutex::default(),
+            changes,
+        };
         (none, receiver)
     }
 
     /// The connection to the AKS cluster with this id, whose API server is at `host`; made if there is none.
     pub async fn get(&self, arm: &Arc<Arm>, id: &str, api: &str, host: &str) -> Result<ReefCluster, Error> {
-        let known = self.lock().get(id).filter(|known| known.host == host).cloned();
-        if let Some(known) = known {
+        let known = || self.lock().get(id).filter(|known| known.host == host).cloned();
+        if let Some(known) = known() {
+            return Ok(known);
+        }
+        let turn = {
+            let mut all = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            all.entry(id.to_owned()).or_default().clone()
+        };
+        let _turn = turn.lock().await;
+        if let Some(known) = known() {
             return Ok(known);
         }
         let client = connect(arm, id, api, host).await?;

@@ -11,7 +11,8 @@ use reef_crds::{
 
 use super::{
     existing::{self, Existing},
-    names, placing,
+    names,
+    placing::{self, Placing, listed::Cache},
 };
 use crate::{
     controller::{Context, Error, trouble::Trouble},
@@ -33,7 +34,7 @@ pub async fn place(
     instance: &CloudInstance,
     region: &Region,
     now: Timestamp,
-    note: &mut Option<String>,
+    (listed, note): (&mut Cache, &mut Option<String>),
 ) -> Result<Result<PlacementStatus, Held>, Error> {
     let conditions = region.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
     if true_since(&conditions, ConditionType::Ready).is_none() || region.metadata.deletion_timestamp.is_some()
@@ -55,7 +56,10 @@ pub async fn place(
     match existing::find(context, &arm, instance, region, &reefs).await {
         Err(held) => Ok(Err(held)),
         Ok(Some(found)) => Ok(taken_over(instance, region, found, now)),
-        Ok(None) => placing::place(context, instance, &reefs, now, note).await,
+        Ok(None) => {
+            let placing = Placing { context, arm: &arm, listed, note };
+            placing::place(placing, instance, &reefs, now).await
+        }
     }
 }
 

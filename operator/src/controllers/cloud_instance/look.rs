@@ -99,9 +99,11 @@ async fn placed(instance: &CloudInstance, shared: &Shared) -> Result<Result<Clou
         Ok(region) => region,
         Err(held) => return Ok(Err(held)),
     };
-    let turn = shared.allocation.lock().await;
+    let turn = shared.turn(&region.name_any());
+    let mut listed = turn.lock().await;
     let mut note = None;
-    let placement = match intake::place(context, instance, &region, Timestamp::now(), &mut note).await? {
+    let told = (&mut *listed, &mut note);
+    let placement = match intake::place(context, instance, &region, Timestamp::now(), told).await? {
         Ok(placement) => placement,
         Err(held) => {
             refused(instance, shared, &held.0, note).await;
@@ -114,7 +116,7 @@ async fn placed(instance: &CloudInstance, shared: &Shared) -> Result<Result<Clou
     let next = intake::named(context, instance, &region, &reef, placement);
     // Only while the instance is as it was placed: somebody else may have placed it.
     write_status(instance, shared, &next, true).await?;
-    drop(turn);
+    drop(listed);
     publish(&shared.recorder, &instance.object_ref(&()), Reason::Scheduled, false, "Place", &note).await;
     // The place stands in the instance's own status now. If this fails, the next placement on that reef does it.
     if let Err(error) = placing::release(context, instance, &reef).await {

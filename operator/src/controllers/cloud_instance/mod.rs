@@ -68,11 +68,21 @@ struct Shared {
     reconciles: Reconciles<String>,
     /// What is remembered, by UID.
     memories: Mutex<HashMap<String, Memory>>,
-    /// Held while an instance gets its place: one after the other there are no conflicts with ourselves.
-    allocation: tokio::sync::Mutex<()>,
+    /// By Region: held while an instance gets its place. One after the other there are no conflicts with ourselves, and
+    /// a region that hangs holds up no other.
+    turns: Mutex<HashMap<String, Turn>>,
 }
 
+/// Held while an instance of a region gets its place; what Azure listed on the region's reefs.
+type Turn = Arc<tokio::sync::Mutex<placing::listed::Cache>>;
+
 impl Shared {
+    /// The turn of a region.
+    fn turn(&self, region: &str) -> Turn {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.entry(region.to_owned()).or_default().clone()
+    }
+
     /// Takes what is remembered of an instance. A look that is given up loses it, which is as good as a restart.
     fn take(&self, uid: &str) -> Memory {
         self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(uid).unwrap_or_default()
@@ -92,7 +102,7 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
         reconciles: Reconciles::new(CONTROLLER, context.metrics.clone(), context.concurrency),
         context: context.clone(),
         memories: Mutex::default(),
-        allocation: tokio::sync::Mutex::default(),
+        turns: Mutex::default(),
     });
     readiness.expect(CONTROLLER);
     let gone = shared.clone();

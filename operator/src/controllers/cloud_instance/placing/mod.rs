@@ -3,11 +3,14 @@
 
 mod candidate;
 mod demand;
+pub mod listed;
 mod reservations;
 #[cfg(test)]
 mod tests;
 mod used;
 mod vm_sizes;
+
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ControllerRevision;
@@ -21,34 +24,68 @@ use reef_crds::{
 use serde::de::DeserializeOwned;
 
 pub use demand::placement;
+use listed::{Cache, Known, Listed};
 use used::Used;
 
 use crate::{
+    azure::{Arm, ArmError},
     controller::{Context, Error, trouble::Trouble},
-    controllers::reef::references::Held,
-    placement::{self, Candidate, Decision, Demand, Placement},
+    controllers::reef::{
+        bodies::{SQL_API, STORAGE_API},
+        references::Held,
+    },
+    placement::{self, Candidate, Decision, Demand, Placement, Readiness},
 };
 
 /// Objects that are read at once.
 const PAGE: u32 = 500;
 
-/// Decides and keeps the place. `reefs` are those of the region, as they were read before. `note` gets the words for
-/// an Event: what was chosen and why, or why nothing fits.
+/// What a placement works with.
+pub struct Placing<'a> {
+    /// The management cluster.
+    pub context: &'a Context,
+    /// Azure.
+    pub arm: &'a Arc<Arm>,
+    /// What Azure listed before.
+    pub listed: &'a mut Cache,
+    /// Gets the words for an Event: what was chosen and why, or why nothing fits.
+    pub note: &'a mut Option<String>,
+}
+
+/// Decides and keeps the place. `reefs` are those of the region, as they were read before.
 pub async fn place(
-    context: &Context,
+    placing: Placing<'_>,
     instance: &CloudInstance,
     reefs: &[Reef],
     now: Timestamp,
-    note: &mut Option<String>,
 ) -> Result<Result<PlacementStatus, Held>, Error> {
+    let Placing { context, arm, listed, note } = placing;
     // The order matters: docs/adr/0007-reservations-and-the-order-of-reads.md.
-    let mut used = Used::default();
-    each::<CloudInstance>(context, "list CloudInstances", |instance| used.add(instance)).await?;
-    each::<RetainedInstance>(context, "list RetainedInstances", |retained| used.add_kept(retained)).await?;
+    let (mut used, mut known) = (Used::default(), Known::default());
+    each::<CloudInstance>(context, "list CloudInstances", |instance| {
+        used.add(instance);
+        known.add(instance);
+    })
+    .await?;
+    each::<RetainedInstance>(context, "list RetainedInstances", |retained| {
+        used.add_kept(retained);
+        known.add_kept(retained);
+    })
+    .await?;
     let mut candidates = Vec::new();
     for reef in reefs {
         let class = class(context, reef).await?;
-        candidates.push(candidate::candidate(reef, class.as_ref(), &used, now));
+        let mut candidate = candidate::candidate(reef, class.as_ref(), &used, now);
+        if candidate.ready == Readiness::Ready {
+            if let Err(error) = look((context, arm), reef, &known, listed, now).await {
+                let what = format!("what is on Reef {}", candidate.name);
+                return Ok(Err(Held(Trouble::azure(&what, &error), false)));
+            }
+            if let Some((_, listed)) = listed.get(&candidate.name) {
+                listed.count_on(&known, &mut candidate);
+            }
+        }
+        candidates.push(candidate);
     }
     let demand = demand::demand(instance);
     let decision = placement::place(&demand, &candidates);
@@ -69,6 +106,37 @@ pub async fn place(
     }
     *note = Some(decision.event());
     Ok(Ok(status(&decision, &chosen.placement)))
+}
+
+/// Lists what is on a reef, if that was not done lately. A list that fails leaves what was known before.
+async fn look(
+    (context, arm): (&Context, &Arc<Arm>),
+    reef: &Reef,
+    known: &Known,
+    listed: &mut Cache,
+    now: Timestamp,
+) -> Result<(), ArmError> {
+    let name = reef.name_any();
+    let fresh = |at: Timestamp| now.duration_since(at).unsigned_abs() < context.policy.resync;
+    if listed.get(&name).is_some_and(|(at, _)| fresh(*at)) {
+        return Ok(());
+    }
+    let status = reef.status.clone().unwrap_or_default();
+    let group = format!(
+        "/subscriptions/{}/resourceGroups/{}/providers",
+        status.subscription_id.unwrap_or_default(),
+        status.resource_group.unwrap_or_default()
+    );
+    let server = status.sql_server.map(|server| server.name).unwrap_or_default();
+    let databases = arm.list(&format!("{group}/Microsoft.Sql/servers/{server}/databases"), SQL_API).await?;
+    let mut shares = Vec::new();
+    for account in status.storage_accounts {
+        let list =
+            format!("{group}/Microsoft.Storage/storageAccounts/{}/fileServices/default/shares", account.name);
+        shares.push((account.name, arm.list(&list, STORAGE_API).await?));
+    }
+    listed.insert(name, (now, Listed::of(&databases, &shares, known)));
+    Ok(())
 }
 
 fn status(decision: &Decision, placement: &Placement) -> PlacementStatus {
