@@ -9,12 +9,12 @@ use std::{
     time::Duration,
 };
 
-use futures::{channel::mpsc::UnboundedReceiver, future::BoxFuture};
+use futures::future::BoxFuture;
 use http::{HeaderValue, Request, Uri, header::AUTHORIZATION};
+use k8s_openapi::api::{apps::v1::StatefulSet, batch::v1::Job};
 use kube::{
     Client, Config,
     client::{Body, ClientBuilder},
-    runtime::watcher,
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::Value;
@@ -58,7 +58,7 @@ pub struct ReefCluster {
     /// The client.
     pub client: Client,
     /// Follows the servers in it for as long as the connection is used.
-    _watch: Arc<watch::Watch>,
+    _watches: Arc<watch::Watches>,
 }
 
 #[derive(Clone)]
@@ -84,24 +84,25 @@ pub struct Clusters {
     /// Label of what is ours in the clusters.
     fleet: String,
     known: Mutex<HashMap<String, ReefCluster>>,
-    versions: Mutex<HashMap<String, watch::Versions>>,
+    versions: Mutex<HashMap<String, [watch::Versions; 2]>>,
     /// Held while a cluster is connected with: who asks meanwhile waits and gets that connection.
     turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     changes: watch::Changes,
 }
 
 impl Clusters {
-    /// None yet. Changes of servers in all of them come out of the stream.
-    pub fn new(fleet: &str) -> (Self, UnboundedReceiver<Result<watch::Server, watcher::Error>>) {
-        let (changes, receiver) = futures::channel::mpsc::unbounded();
+    /// None yet. Changes of servers and of the agent's Jobs in all of them come out of the streams.
+    pub fn new(fleet: &str) -> (Self, watch::Heard<StatefulSet>, watch::Heard<Job>) {
+        let (servers, of_servers) = futures::channel::mpsc::unbounded();
+        let (jobs, of_jobs) = futures::channel::mpsc::unbounded();
         let none = Self {
             fleet: fleet.to_owned(),
             known: Mutex::default(),
             versions: Mutex::default(),
             turns: Mutex::default(),
-            changes,
+            changes: watch::Changes { servers, jobs },
         };
-        (none, receiver)
+        (none, of_servers, of_jobs)
     }
 
     /// The connection to the AKS cluster with this id, whose API server is at `host`; made if there is none.
@@ -123,8 +124,8 @@ impl Clusters {
             let mut all = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
             all.entry(id.to_owned()).or_default().clone()
         };
-        let watch = watch::follow(client.clone(), &self.fleet, versions, self.changes.clone());
-        let made = ReefCluster { host: host.to_owned(), client, _watch: Arc::new(watch) };
+        let watches = watch::follow(&client, &self.fleet, &versions, &self.changes);
+        let made = ReefCluster { host: host.to_owned(), client, _watches: Arc::new(watches) };
         self.lock().insert(id.to_owned(), made.clone());
         Ok(made)
     }

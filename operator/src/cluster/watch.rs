@@ -1,5 +1,5 @@
-//! Follows the servers of all instances in a reef's cluster, so that one that stops serving is noticed at once and not
-//! at the next routine look. One watch per cluster, of metadata only: the look itself reads what it needs.
+//! Follows the servers of all instances and the agent's Jobs in a reef's cluster, so that a server that stops serving,
+//! or a Job that ended, is noticed at once and not at the next look. Metadata only: the look itself reads what it needs.
 
 use std::{
     collections::HashMap,
@@ -7,37 +7,57 @@ use std::{
 };
 
 use futures::{StreamExt, TryStreamExt, channel::mpsc};
-use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::{apps::v1::StatefulSet, batch::v1::Job};
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     core::PartialObjectMeta,
     runtime::{WatchStreamExt, watcher},
 };
 use reef_crds::meta::LABEL_FLEET;
 use tokio::task::AbortHandle;
 
-/// A server that changed in any way.
-pub type Server = PartialObjectMeta<StatefulSet>;
+/// Where changes of objects of a kind are told.
+pub type Told<K> = mpsc::UnboundedSender<Result<PartialObjectMeta<K>, watcher::Error>>;
 
-/// Where changes are told.
-pub type Changes = mpsc::UnboundedSender<Result<Server, watcher::Error>>;
+/// Where changes come out.
+pub type Heard<K> = mpsc::UnboundedReceiver<Result<PartialObjectMeta<K>, watcher::Error>>;
 
-/// The version in which each server of a cluster was last seen, by UID. It outlives a connection, so that what
+/// Where all changes are told.
+#[derive(Clone)]
+pub struct Changes {
+    /// Of servers.
+    pub servers: Told<StatefulSet>,
+    /// Of the agent's Jobs.
+    pub jobs: Told<Job>,
+}
+
+/// The version in which each object of a cluster was last seen, by UID. It outlives a connection, so that what
 /// changes while there is none is noticed afterwards.
 pub type Versions = Arc<Mutex<HashMap<String, String>>>;
 
-/// A watch that runs until this is dropped.
-pub struct Watch(AbortHandle);
+/// Watches that run until this is dropped.
+pub struct Watches([AbortHandle; 2]);
 
-impl Drop for Watch {
+impl Drop for Watches {
     fn drop(&mut self) {
-        self.0.abort();
+        self.0.iter().for_each(AbortHandle::abort);
     }
 }
 
-/// Follows the servers of a fleet in a cluster.
-pub fn follow(client: Client, fleet: &str, versions: Versions, changes: Changes) -> Watch {
-    let api = Api::<Server>::all(client);
+/// Follows servers and Jobs of a fleet in a cluster.
+pub fn follow(client: &Client, fleet: &str, versions: &[Versions; 2], changes: &Changes) -> Watches {
+    let [servers, jobs] = versions.clone();
+    Watches([
+        one(client.clone(), fleet, servers, changes.servers.clone()),
+        one(client.clone(), fleet, jobs, changes.jobs.clone()),
+    ])
+}
+
+fn one<K>(client: Client, fleet: &str, versions: Versions, told: Told<K>) -> AbortHandle
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + Sync + 'static,
+{
+    let api = Api::<PartialObjectMeta<K>>::all(client);
     let ours = watcher::Config::default().labels(&format!("{LABEL_FLEET}={fleet}"));
     let task = tokio::spawn(async move {
         let mut events = watcher(api, ours).default_backoff().boxed();
@@ -45,25 +65,25 @@ pub fn follow(client: Client, fleet: &str, versions: Versions, changes: Changes)
         loop {
             match events.try_next().await {
                 Ok(Some(event)) => {
-                    for server in changed(event, &mut listed, &versions) {
+                    for object in changed(event, &mut listed, &versions) {
                         // Nobody listens when the process ends.
-                        let _ = changes.unbounded_send(Ok(server));
+                        let _ = told.unbounded_send(Ok(object));
                     }
                 }
                 Ok(None) => return,
                 // It is tried again; that the cluster cannot be reached is told by looks.
-                Err(error) => tracing::debug!(%error, "watch of servers"),
+                Err(error) => tracing::debug!(%error, "watch in a reef's cluster"),
             }
         }
     });
-    Watch(task.abort_handle())
+    task.abort_handle()
 }
 
 /// What an event tells that was not known. The first list of all tells nothing: everything is looked at then anyway.
-fn changed(event: watcher::Event<Server>, listed: &mut Vec<Server>, versions: &Versions) -> Vec<Server> {
+fn changed<K: Resource>(event: watcher::Event<K>, listed: &mut Vec<K>, versions: &Versions) -> Vec<K> {
     let mut versions = versions.lock().unwrap_or_else(PoisonError::into_inner);
-    let version = |server: &Server| server.resource_version().unwrap_or_default();
-    let uid = |server: &Server| server.uid().unwrap_or_default();
+    let version = |object: &K| object.resource_version().unwrap_or_default();
+    let uid = |object: &K| object.uid().unwrap_or_default();
     match event {
         watcher::Event::Init => {
             listed.clear();
@@ -99,7 +119,7 @@ mod tests {
 
     #[test]
     fn only_changes_are_told_and_none_is_missed_by_a_new_connection() {
-        let server = |uid: &str, version: &str| -> Server {
+        let server = |uid: &str, version: &str| -> PartialObjectMeta<StatefulSet> {
             serde_json::from_value(json!({
                 "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
                 "metadata": { "name": "octopus", "namespace": uid, "uid": uid, "resourceVersion": version },

@@ -16,9 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::channel::mpsc::UnboundedReceiver;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::{apps::v1::StatefulSet, batch::v1::Job, core::v1::ObjectReference};
 use kube::{
     Client,
     runtime::{
@@ -32,7 +31,7 @@ use reef_crds::condition::Reason;
 use crate::{
     args::RunArgs,
     azure::Arms,
-    cluster::{self, Clusters},
+    cluster::{Clusters, watch::Heard},
     leader::{Claim, NotLeader},
     metrics::{ByController, Metrics},
 };
@@ -73,8 +72,8 @@ pub struct Context {
     pub identity: String,
     /// Connections to the clusters of reefs.
     pub clusters: Clusters,
-    /// Changes of servers in the reefs' clusters, for the one controller that takes them.
-    pub servers: Mutex<Option<UnboundedReceiver<Result<cluster::watch::Server, watcher::Error>>>>,
+    /// Changes of servers and Jobs in the reefs' clusters, for the one controller that takes them.
+    pub heard: Mutex<Option<(Heard<StatefulSet>, Heard<Job>)>>,
     /// Image of the reefs' agents.
     pub agent_image: String,
     /// Image of Octopus Server, without a tag.
@@ -88,7 +87,7 @@ pub struct Context {
 impl Context {
     /// From the flags.
     pub fn new(client: Client, arms: Arc<Arms>, claim: Claim, metrics: Arc<Metrics>, args: &RunArgs) -> Self {
-        let (clusters, servers) = Clusters::new(&args.fleet);
+        let (clusters, servers, jobs) = Clusters::new(&args.fleet);
         Self {
             client,
             arms,
@@ -107,7 +106,7 @@ impl Context {
             // That it can be read was seen when the client of Azure was made.
             azure_ca: args.azure.azure_ca_file.as_ref().and_then(|path| std::fs::read_to_string(path).ok()),
             clusters,
-            servers: Mutex::new(Some(servers)),
+            heard: Mutex::new(Some((servers, jobs))),
             concurrency: args.concurrency,
         }
     }

@@ -52,8 +52,8 @@ pub async fn run(
     match state(&job, now) {
         State::Succeeded => result(client, &job).await,
         State::Running => {
-            // It waits for its Secret, which a crash may have left unmade.
-            give(context, client, inputs, work, attempt, &job).await?;
+            // A crash may have left its Secret without an owner.
+            give(context, client, inputs, work, attempt, Some(&job)).await?;
             Err(Verdict::Working(format!("the reef's agent works at: {}", work.step.as_str())))
         }
         State::Failed(at) => {
@@ -75,9 +75,11 @@ async fn begin(
     agent: &Agent<'_>,
     attempt: u32,
 ) -> Result<Value, Verdict> {
+    // The input first, so that the pod need not wait for it; then whose it is, so that it goes with the Job.
+    give(context, client, inputs, work, attempt, None).await?;
     let made = keep_one(context, client, &work.job(inputs, attempt, agent)).await?;
     let job: Job = serde_json::from_value(made).map_err(|e| unreadable(&e.to_string()))?;
-    give(context, client, inputs, work, attempt, &job).await?;
+    give(context, client, inputs, work, attempt, Some(&job)).await?;
     Err(Verdict::Working(format!("the reef's agent works at: {}", work.step.as_str())))
 }
 
@@ -87,10 +89,10 @@ async fn give(
     inputs: &Inputs,
     work: &Work,
     attempt: u32,
-    job: &Job,
+    job: Option<&Job>,
 ) -> Result<(), Verdict> {
-    let uid = job.uid().unwrap_or_default();
-    keep_one(context, client, &work.secret(inputs, attempt, &uid)).await.map(drop)
+    let uid = job.and_then(ResourceExt::uid);
+    keep_one(context, client, &work.secret(inputs, attempt, uid.as_deref())).await.map(drop)
 }
 
 fn attempt_of(job: &Job) -> u32 {

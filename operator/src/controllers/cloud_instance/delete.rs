@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     batch::v1::Job,
-    core::v1::{Namespace, PersistentVolume, Pod},
+    core::v1::{Namespace, PersistentVolume, Pod, Secret},
 };
 use kube::{
     Api, Client, ResourceExt,
@@ -217,7 +217,9 @@ async fn leftovers(client: &Client, inputs: &Inputs) -> Result<bool, String> {
     let volumes = Api::<PersistentVolume>::all(client.clone());
     let jobs = jobs.list_metadata(&ours).await.map_err(|e| causes(&e))?;
     let volumes = volumes.list_metadata(&ours).await.map_err(|e| causes(&e))?;
-    Ok(!jobs.items.is_empty() || !volumes.items.is_empty())
+    let secrets = Api::<Secret>::namespaced(client.clone(), NAMESPACE);
+    let secrets = secrets.list_metadata(&ours).await.map_err(|e| causes(&e))?;
+    Ok(!(jobs.items.is_empty() && volumes.items.is_empty() && secrets.items.is_empty()))
 }
 
 /// Selects what is the instance's in the cluster.
@@ -257,6 +259,9 @@ async fn delete_workload(context: &Context, client: &Client, inputs: &Inputs) ->
     );
     let jobs = Api::<Job>::namespaced(client.clone(), NAMESPACE);
     jobs.delete_collection(&background, &ours).await?;
+    // One whose Job was not made yet has no owner to go with.
+    let secrets = Api::<Secret>::namespaced(client.clone(), NAMESPACE);
+    secrets.delete_collection(&background, &ours).await?;
     let volumes = Api::<PersistentVolume>::all(client.clone());
     volumes.delete_collection(&background, &ours).await?;
     match Api::<Namespace>::all(client.clone()).delete(&inputs.namespace(), &background).await {

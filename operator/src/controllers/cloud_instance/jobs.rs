@@ -111,20 +111,24 @@ impl Work {
         })
     }
 
-    /// The Secret with the input. It belongs to its Job and goes with it.
-    pub fn secret(&self, inputs: &Inputs, attempt: u32, job_uid: &str) -> Manifest {
+    /// The Secret with the input. It belongs to its Job, once that is there, and goes with it.
+    pub fn secret(&self, inputs: &Inputs, attempt: u32, job_uid: Option<&str>) -> Manifest {
         let name = self.name(inputs, attempt);
-        let owner = json!({ "apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job_uid });
+        let owner =
+            job_uid.map(|uid| json!([{ "apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid }]));
         let text = serde_json::to_string(&self.input).unwrap_or_default();
-        let object = json!({
+        let mut object = json!({
             "apiVersion": "v1", "kind": "Secret", "type": "Opaque", "immutable": true,
-            "metadata": { "name": name, "namespace": NAMESPACE, "labels": self.labels(inputs), "ownerReferences": [owner] },
+            "metadata": { "name": name, "namespace": NAMESPACE, "labels": self.labels(inputs) },
             "data": { "input.json": azure_core::base64::encode(text) },
         });
+        if let Some(owner) = owner {
+            object["metadata"]["ownerReferences"] = owner;
+        }
         Manifest { plural: "secrets", object }
     }
 
-    /// The Job. Its pod waits for the Secret, which needs the Job's UID.
+    /// The Job.
     pub fn job(&self, inputs: &Inputs, attempt: u32, agent: &Agent<'_>) -> Manifest {
         let name = self.name(inputs, attempt);
         let labels = self.labels(inputs);

@@ -42,6 +42,9 @@ pub(super) const WAITING: Duration = Duration::from_secs(30);
 /// Shortest pause while something is refused or cannot be asked.
 const TROUBLED: Duration = Duration::from_secs(5);
 
+/// Pause while the gateway takes a route.
+const ROUTE: Duration = Duration::from_millis(250);
+
 /// How long a look at the reef's cluster may take in all.
 const LONGEST_IN_CLUSTER: Duration = Duration::from_secs(60);
 
@@ -294,7 +297,10 @@ fn again(
     let idle = memory.read.iter().filter(|(id, _)| !memory.operations.contains_key(*id));
     let reads = idle.map(|(_, read)| until(read.again_at));
     let verdicts = [&in_cluster.access, &in_cluster.workload, &in_cluster.configured];
+    // Servers and Jobs are watched; that the gateway takes a route is not, and takes a moment.
+    let route = in_cluster.configured == Verdict::Good && matches!(in_cluster.workload, Verdict::Working(_));
     let cluster = verdicts.into_iter().map(|verdict| match verdict {
+        Verdict::Working(_) if route => ROUTE.min(pauses.poll),
         Verdict::Good | Verdict::Waiting(_) | Verdict::Blocked(_) => pauses.resync,
         Verdict::Working(_) => pauses.poll,
         // What is refused is asked again, and not all the time.

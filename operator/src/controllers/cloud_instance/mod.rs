@@ -36,7 +36,7 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::{apps::v1::StatefulSet, batch::v1::Job};
 use kube::{
     Api, Resource, ResourceExt,
     core::{DeserializeGuard, PartialObjectMeta},
@@ -49,7 +49,7 @@ use kube::{
         watcher,
     },
 };
-use reef_crds::{CloudInstance, Reef, Region, RetainedInstance};
+use reef_crds::{CloudInstance, Reef, Region, RetainedInstance, meta::LABEL_INSTANCE};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -128,9 +128,11 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
     let reefs = watch::touched(reefs, CONTROLLER, "reefs", metrics());
     let retained = Api::<PartialObjectMeta<RetainedInstance>>::all(client);
     let retained = watch::touched(retained, CONTROLLER, "retainedinstances", metrics());
-    let servers = context.servers.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let servers = stream::iter(servers).flatten();
-    let (by_region, waiting, kept, served) = (store.clone(), store.clone(), store.clone(), store.clone());
+    let heard = context.heard.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let (servers, jobs): (Vec<_>, Vec<_>) = heard.into_iter().unzip();
+    let (servers, jobs) = (stream::iter(servers).flatten(), stream::iter(jobs).flatten());
+    let (by_region, waiting, kept) = (store.clone(), store.clone(), store.clone());
+    let (served, worked) = (store.clone(), store.clone());
     Controller::for_stream(instances, store)
         .with_config(Config::default().concurrency(shared.context.concurrency))
         .watches_stream(regions, move |region| {
@@ -138,10 +140,8 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
         })
         .watches_stream(reefs, move |_| these(&waiting, unplaced))
         .watches_stream(retained, move |_| these(&kept, unplaced))
-        .watches_stream(servers, move |server: PartialObjectMeta<StatefulSet>| {
-            let namespace = server.namespace();
-            these(&served, |i| i.status.as_ref().is_some_and(|s| s.namespace == namespace))
-        })
+        .watches_stream(servers, move |server: PartialObjectMeta<StatefulSet>| in_a_cluster(&served, &server))
+        .watches_stream(jobs, move |job: PartialObjectMeta<Job>| in_a_cluster(&worked, &job))
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile, |_, never: &Infallible, _| match *never {}, shared)
         .for_each(|result| async move {
@@ -163,6 +163,16 @@ fn unplaced(instance: &CloudInstance) -> bool {
 fn these(store: &Store<Guarded>, fits: impl Fn(&CloudInstance) -> bool) -> Vec<ObjectRef<Guarded>> {
     let found = store.state_filter(|instance| instance.0.as_ref().is_ok_and(&fits));
     found.into_iter().map(|instance| ObjectRef::from_obj(&*instance)).collect()
+}
+
+/// The instance that something in a reef's cluster belongs to.
+fn in_a_cluster<K: Resource>(store: &Store<Guarded>, object: &K) -> Vec<ObjectRef<Guarded>> {
+    let Some(hash) = object.labels().get(LABEL_INSTANCE) else { return Vec::new() };
+    let identity = names::identity(hash);
+    let is_its = |i: &CloudInstance| {
+        i.status.as_ref().and_then(|s| s.identity.as_ref()).map(|i| &i.name) == Some(&identity)
+    };
+    these(store, is_its)
 }
 
 /// What makes a CloudInstance worth a look.
