@@ -2,6 +2,7 @@
 
 pub mod finalizers;
 pub mod hash;
+pub mod objects;
 pub mod requeue;
 pub mod standing;
 pub mod status;

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -32,6 +33,22 @@ pub struct Memory {
     pub taken: HashMap<String, (String, u32)>,
     /// Whether the last look of a deletion saw that things are absent, which is looked at twice.
     pub looked: bool,
+}
+
+/// What is remembered of all objects of a kind, by UID.
+#[derive(Default)]
+pub struct Memories(Mutex<HashMap<String, Memory>>);
+
+impl Memories {
+    /// Takes what is remembered of an object. A look that is given up loses it, which is as good as a restart.
+    pub fn take(&self, uid: &str) -> Memory {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid).unwrap_or_default()
+    }
+
+    /// Remembers it for the next look.
+    pub fn put(&self, uid: &str, memory: Memory) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), memory);
+    }
 }
 
 /// An operation of ours that runs.

@@ -35,7 +35,7 @@ use super::{
 use crate::{
     azure::Arm,
     causes,
-    controller::{Context, Error, finalizers, trouble::Trouble},
+    controller::{Context, Error, finalizers, objects::key, trouble::Trouble},
     controllers::reef::{bodies::NAMESPACE, references::Held, teardown::annotated},
     observed::Observed,
     resources::{Pauses, Verdict, act, memory::Memory, observe},
@@ -158,7 +158,7 @@ async fn never_begun(instance: &CloudInstance, context: &Context) -> Result<Acti
 }
 
 async fn finish(instance: &CloudInstance, context: &Context, why: &str) -> Result<Action, Error> {
-    tracing::info!(controller = super::CONTROLLER, name = super::key(instance), why, "instance deleted");
+    tracing::info!(controller = super::CONTROLLER, name = key(instance), why, "instance deleted");
     finalizers::remove(context, &api(context, instance), instance, INSTANCE_FINALIZER).await?;
     Ok(Action::await_change())
 }

@@ -29,7 +29,9 @@ use super::{
 };
 use crate::{
     controller::{
-        Context, Error, finalizers, publish, status,
+        Context, Error, finalizers,
+        objects::key,
+        publish, status,
         trouble::{Trouble, transition},
     },
     controllers::reef::{bodies::AKS_API, references::Held, teardown::annotated},
@@ -57,9 +59,9 @@ pub async fn look(instance: &CloudInstance, shared: &Shared) -> Result<Action, E
         if !finalizers::has(instance, INSTANCE_FINALIZER) {
             return Ok(Action::await_change());
         }
-        let mut memory = shared.take(&uid);
+        let mut memory = shared.memories.take(&uid);
         let result = delete::step(instance, shared, &mut memory).await;
-        shared.put(&uid, memory);
+        shared.memories.put(&uid, memory);
         return result;
     }
     if !finalizers::has(instance, INSTANCE_FINALIZER) {
@@ -75,7 +77,7 @@ pub async fn look(instance: &CloudInstance, shared: &Shared) -> Result<Action, E
         Ok(home) => home,
         Err(Held(trouble, stalled)) => return held(&instance, shared, &trouble, stalled).await,
     };
-    let mut memory = shared.take(&uid);
+    let mut memory = shared.memories.take(&uid);
     if instance.annotations().get(RECONCILE_REQUESTED_AT)
         != instance.status.as_ref().and_then(|s| s.last_handled_reconcile_at.as_ref())
     {
@@ -83,7 +85,7 @@ pub async fn look(instance: &CloudInstance, shared: &Shared) -> Result<Action, E
         memory.read.clear();
     }
     let result = work(&instance, shared, &home, &mut memory).await;
-    shared.put(&uid, memory);
+    shared.memories.put(&uid, memory);
     result
 }
 
@@ -356,7 +358,7 @@ async fn write_status(
     let Some(change) = transition(&before, &next.conditions) else { return Ok(()) };
     tracing::info!(
         controller = super::CONTROLLER,
-        name = super::key(instance),
+        name = key(instance),
         generation = instance.metadata.generation,
         ready = change.ready,
         reason = change.reason.as_str(),

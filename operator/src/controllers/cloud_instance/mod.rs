@@ -39,14 +39,12 @@ use futures::{StreamExt, stream};
 use k8s_openapi::api::{apps::v1::StatefulSet, batch::v1::Job};
 use kube::{
     Api, Resource, ResourceExt,
-    core::{DeserializeGuard, PartialObjectMeta},
+    core::PartialObjectMeta,
     runtime::{
-        Config, Controller, Predicate, PredicateConfig, WatchStreamExt,
+        Config, Controller,
         controller::Action,
         events::Recorder,
-        predicates,
-        reflector::{self, ObjectRef, Store},
-        watcher,
+        reflector::{ObjectRef, Store},
     },
 };
 use reef_crds::{CloudInstance, Reef, Region, RetainedInstance, meta::LABEL_INSTANCE};
@@ -54,20 +52,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::Readiness,
-    controller::{Context, Reconciles, watch, watch_log},
-    resources::memory::Memory,
+    controller::{
+        Context, Reconciles,
+        objects::{self, Guarded, key, these},
+        watch,
+    },
+    resources::memory::Memories,
 };
 
 const CONTROLLER: &str = "cloud-instance";
-
-type Guarded = DeserializeGuard<CloudInstance>;
 
 struct Shared {
     context: Arc<Context>,
     recorder: Recorder,
     reconciles: Reconciles<String>,
-    /// What is remembered, by UID.
-    memories: Mutex<HashMap<String, Memory>>,
+    memories: Memories,
     /// By Region: held while an instance gets its place. One after the other there are no conflicts with ourselves, and
     /// a region that hangs holds up no other.
     turns: Mutex<HashMap<String, Turn>>,
@@ -82,44 +81,24 @@ impl Shared {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         turns.entry(region.to_owned()).or_default().clone()
     }
-
-    /// Takes what is remembered of an instance. A look that is given up loses it, which is as good as a restart.
-    fn take(&self, uid: &str) -> Memory {
-        self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(uid).unwrap_or_default()
-    }
-
-    fn put(&self, uid: &str, memory: Memory) {
-        self.memories.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), memory);
-    }
 }
 
 /// Runs the controller until `stop`, then lets the reconciles that run end.
 pub async fn run(context: Arc<Context>, readiness: Readiness, stop: CancellationToken) {
     let client = context.client.clone();
-    let (store, writer) = reflector::store();
     let shared = Arc::new(Shared {
         recorder: context.recorder(CONTROLLER),
         reconciles: Reconciles::new(CONTROLLER, context.metrics.clone(), context.concurrency),
         context: context.clone(),
-        memories: Mutex::default(),
+        memories: Memories::default(),
         turns: Mutex::default(),
     });
-    readiness.expect(CONTROLLER);
     let gone = shared.clone();
-    let instances = watcher(Api::<Guarded>::all(client.clone()), watcher::Config::default())
-        .default_backoff()
-        .inspect(watch_log(CONTROLLER, "cloudinstances", context.metrics.clone()))
-        .inspect(move |event| match event {
-            Ok(watcher::Event::InitDone) => readiness.open(CONTROLLER),
-            Ok(watcher::Event::Delete(instance)) => {
-                gone.reconciles.forget(&key(instance));
-                gone.take(&instance.uid().unwrap_or_default());
-            }
-            _ => {}
-        })
-        .reflect(writer)
-        .applied_objects()
-        .predicate_filter(intent(), PredicateConfig::default());
+    let forget = move |instance: &Guarded<CloudInstance>| {
+        gone.reconciles.forget(&key(instance));
+        gone.memories.take(&instance.uid().unwrap_or_default());
+    };
+    let (store, instances) = objects::follow(&context, (CONTROLLER, "cloudinstances"), readiness, forget);
     // What an instance without a place waits for wakes it.
     let metrics = || context.metrics.clone();
     let regions = Api::<PartialObjectMeta<Region>>::all(client.clone());
@@ -152,21 +131,15 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
         .await;
 }
 
-fn key<K: Resource>(instance: &K) -> String {
-    format!("{}/{}", instance.namespace().unwrap_or_default(), instance.name_any())
-}
-
 fn unplaced(instance: &CloudInstance) -> bool {
     instance.status.as_ref().is_none_or(|s| s.placement.is_none())
 }
 
-fn these(store: &Store<Guarded>, fits: impl Fn(&CloudInstance) -> bool) -> Vec<ObjectRef<Guarded>> {
-    let found = store.state_filter(|instance| instance.0.as_ref().is_ok_and(&fits));
-    found.into_iter().map(|instance| ObjectRef::from_obj(&*instance)).collect()
-}
-
 /// The instance that something in a reef's cluster belongs to.
-fn in_a_cluster<K: Resource>(store: &Store<Guarded>, object: &K) -> Vec<ObjectRef<Guarded>> {
+fn in_a_cluster<K: Resource>(
+    store: &Store<Guarded<CloudInstance>>,
+    object: &K,
+) -> Vec<ObjectRef<Guarded<CloudInstance>>> {
     let Some(hash) = object.labels().get(LABEL_INSTANCE) else { return Vec::new() };
     let identity = names::identity(hash);
     let is_its = |i: &CloudInstance| {
@@ -175,18 +148,7 @@ fn in_a_cluster<K: Resource>(store: &Store<Guarded>, object: &K) -> Vec<ObjectRe
     these(store, is_its)
 }
 
-/// What makes a CloudInstance worth a look.
-fn intent<K: Resource>() -> impl Predicate<K> {
-    predicates::generation.combine(predicates::annotations).combine(predicates::finalizers)
-}
-
-async fn reconcile(instance: Arc<Guarded>, shared: Arc<Shared>) -> Result<Action, Infallible> {
-    let instance = match &instance.0 {
-        Ok(instance) => instance.clone(),
-        Err(error) => {
-            tracing::error!(controller = CONTROLLER, name = error.metadata.name, %error, "unreadable CloudInstance");
-            return Ok(Action::await_change());
-        }
-    };
+async fn reconcile(instance: Arc<Guarded<CloudInstance>>, shared: Arc<Shared>) -> Result<Action, Infallible> {
+    let Some(instance) = objects::readable(&instance, CONTROLLER) else { return Ok(Action::await_change()) };
     Ok(shared.reconciles.run(key(&instance), Box::pin(look::look(&instance, &shared))).await)
 }

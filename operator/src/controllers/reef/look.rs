@@ -53,9 +53,9 @@ pub async fn look(reef: &Reef, shared: &Shared) -> Result<Action, Error> {
         if !finalizers::has(reef, REEF_FINALIZER) {
             return Ok(Action::await_change());
         }
-        let mut memory = shared.take(&uid);
+        let mut memory = shared.memories.take(&uid);
         let result = remove(reef, shared, &mut memory).await;
-        shared.put(&uid, memory);
+        shared.memories.put(&uid, memory);
         return result;
     }
     if !finalizers::has(reef, REEF_FINALIZER) {
@@ -71,14 +71,14 @@ pub async fn look(reef: &Reef, shared: &Shared) -> Result<Action, Error> {
         Err(Held(trouble, stalled)) => return held(reef, shared, &trouble, stalled).await,
     };
     let reef = Reef { status: Some(status), ..reef.clone() };
-    let mut memory = shared.take(&uid);
+    let mut memory = shared.memories.take(&uid);
     let requested = reef.annotations().get(RECONCILE_REQUESTED_AT);
     if requested != reef.status.as_ref().and_then(|s| s.last_handled_reconcile_at.as_ref()) {
         // Who asks for a look wants one at Azure, not at what was read before.
         memory.read.clear();
     }
     let result = work(&reef, shared, &references, &mut memory).await;
-    shared.put(&uid, memory);
+    shared.memories.put(&uid, memory);
     result
 }
 

@@ -10,11 +10,7 @@ use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams, PostParams},
-    core::DeserializeGuard,
-    runtime::{
-        Config, Controller, Predicate, PredicateConfig, WatchStreamExt, controller::Action, predicates,
-        reflector, watcher,
-    },
+    runtime::{Config, Controller, controller::Action},
 };
 use reef_crds::{
     Reef, ReefClass, ReefClassStatus,
@@ -25,13 +21,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::Readiness,
-    controller::{Context, Error, Reconciles, status, watch_log},
+    controller::{
+        Context, Error, Reconciles,
+        objects::{self, Guarded},
+        status,
+    },
     metrics::ByOutcome,
 };
 
 const CONTROLLER: &str = "reefclass";
-
-type Guarded = DeserializeGuard<ReefClass>;
 
 struct Shared {
     context: Arc<Context>,
@@ -40,27 +38,13 @@ struct Shared {
 
 /// Runs the controller until `stop`, then lets the reconciles that run end.
 pub async fn run(context: Arc<Context>, readiness: Readiness, stop: CancellationToken) {
-    let (store, writer) = reflector::store();
     let shared = Arc::new(Shared {
         reconciles: Reconciles::new(CONTROLLER, context.metrics.clone(), context.concurrency),
         context: context.clone(),
     });
-    readiness.expect(CONTROLLER);
     let gone = shared.clone();
-    let classes = watcher(Api::<Guarded>::all(context.client.clone()), watcher::Config::default())
-        .default_backoff()
-        .inspect(watch_log(CONTROLLER, "reefclasses", context.metrics.clone()))
-        .inspect(move |event| match event {
-            Ok(watcher::Event::InitDone) => readiness.open(CONTROLLER),
-            Ok(watcher::Event::Delete(class)) => gone.reconciles.forget(&class.name_any()),
-            _ => {}
-        })
-        .reflect(writer)
-        .applied_objects()
-        .predicate_filter(
-            predicates::generation.combine(predicates::annotations),
-            PredicateConfig::default(),
-        );
+    let forget = move |class: &Guarded<ReefClass>| gone.reconciles.forget(&class.name_any());
+    let (store, classes) = objects::follow(&context, (CONTROLLER, "reefclasses"), readiness, forget);
     Controller::for_stream(classes, store)
         .with_config(Config::default().concurrency(context.concurrency))
         .graceful_shutdown_on(stop.cancelled_owned())
@@ -73,14 +57,8 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
         .await;
 }
 
-async fn reconcile(class: Arc<Guarded>, shared: Arc<Shared>) -> Result<Action, Infallible> {
-    let class = match &class.0 {
-        Ok(class) => class.clone(),
-        Err(error) => {
-            tracing::error!(controller = CONTROLLER, name = error.metadata.name, %error, "unreadable ReefClass");
-            return Ok(Action::await_change());
-        }
-    };
+async fn reconcile(class: Arc<Guarded<ReefClass>>, shared: Arc<Shared>) -> Result<Action, Infallible> {
+    let Some(class) = objects::readable(&class, CONTROLLER) else { return Ok(Action::await_change()) };
     Ok(shared.reconciles.run(class.name_any(), look(&class, &shared.context)).await)
 }
 

@@ -8,7 +8,7 @@ pub mod report;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -16,15 +16,8 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Resource, ResourceExt,
     api::ListParams,
-    core::{DeserializeGuard, PartialObjectMeta},
-    runtime::{
-        Config, Controller, Predicate, PredicateConfig, WatchStreamExt,
-        controller::Action,
-        events::Recorder,
-        predicates,
-        reflector::{self, ObjectRef},
-        watcher,
-    },
+    core::PartialObjectMeta,
+    runtime::{Config, Controller, controller::Action, events::Recorder},
 };
 use reef_crds::{
     CloudInstance, Reef, Region, RegionStatus, RetainedInstance, condition::ours, meta::REGION_FINALIZER,
@@ -34,14 +27,16 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::Readiness,
     controller::{
-        Context, Error, Reconciles, finalizers, publish, status, trouble::transition, watch, watch_log,
+        Context, Error, Reconciles, finalizers,
+        objects::{self, Guarded, these},
+        publish, status,
+        trouble::transition,
+        watch,
     },
     metrics::ByRegion,
 };
 
 const CONTROLLER: &str = "region";
-
-type Guarded = DeserializeGuard<Region>;
 
 struct Shared {
     context: Arc<Context>,
@@ -52,27 +47,14 @@ struct Shared {
 /// Runs the controller until `stop`, then lets the reconciles that run end.
 pub async fn run(context: Arc<Context>, readiness: Readiness, stop: CancellationToken) {
     let client = context.client.clone();
-    let (store, writer) = reflector::store();
     let shared = Arc::new(Shared {
         recorder: context.recorder(CONTROLLER),
         reconciles: Reconciles::new(CONTROLLER, context.metrics.clone(), context.concurrency),
         context: context.clone(),
     });
-    readiness.expect(CONTROLLER);
     let gone = shared.clone();
-    let regions = watcher(Api::<Guarded>::all(client.clone()), watcher::Config::default())
-        .default_backoff()
-        .inspect(watch_log(CONTROLLER, "regions", context.metrics.clone()))
-        .inspect(move |event| match event {
-            // Not by `Store::wait_until_ready`: of two that wait, kube 5 wakes only one, and the
-            // controller waits too.
-            Ok(watcher::Event::InitDone) => readiness.open(CONTROLLER),
-            Ok(watcher::Event::Delete(region)) => forget(&region.name_any(), &gone),
-            _ => {}
-        })
-        .reflect(writer)
-        .applied_objects()
-        .predicate_filter(intent(), PredicateConfig::default());
+    let forget = move |region: &Guarded<Region>| forget(&region.name_any(), &gone);
+    let (store, regions) = objects::follow(&context, (CONTROLLER, "regions"), readiness, forget);
     // Secrets elsewhere are read when a Region is looked at; watching them all would mean reading them all.
     let secrets = Api::<PartialObjectMeta<Secret>>::namespaced(client.clone(), &context.namespace);
     let secrets = watch::touched(secrets, CONTROLLER, "secrets", context.metrics.clone());
@@ -82,16 +64,10 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
     let (cache, leaving) = (store.clone(), store.clone());
     Controller::for_stream(regions, store)
         .with_config(Config::default().concurrency(shared.context.concurrency))
-        .watches_stream(secrets, move |secret| {
-            let users = cache.state_filter(|region| refers_to(region, &secret));
-            users.into_iter().map(|region| ObjectRef::from_obj(&*region)).collect::<Vec<_>>()
-        })
-        .watches_stream(reefs, move |_| {
-            let leaving = leaving.state_filter(|region| region.meta().deletion_timestamp.is_some());
-            leaving.into_iter().map(|region| ObjectRef::from_obj(&*region)).collect::<Vec<_>>()
-        })
+        .watches_stream(secrets, move |secret| these(&cache, |region| refers_to(region, &secret)))
+        .watches_stream(reefs, move |_| these(&leaving, |region| region.meta().deletion_timestamp.is_some()))
         .graceful_shutdown_on(stop.cancelled_owned())
-        .run(reconcile, |_, never: &std::convert::Infallible, _| match *never {}, shared)
+        .run(reconcile, |_, never: &Infallible, _| match *never {}, shared)
         .for_each(|result| async move {
             if let Err(error) = result {
                 tracing::debug!(controller = CONTROLLER, %error, "controller");
@@ -105,28 +81,14 @@ fn forget(name: &str, shared: &Shared) {
     shared.reconciles.forget(&name.to_owned());
 }
 
-/// What makes a Region worth a look: its spec or its annotations changed.
-fn intent<K: Resource>() -> impl Predicate<K> {
-    predicates::generation.combine(predicates::annotations).combine(predicates::finalizers)
-}
-
-fn refers_to(region: &Guarded, secret: &PartialObjectMeta<Secret>) -> bool {
-    let Ok(region) = &region.0 else { return false };
+fn refers_to(region: &Region, secret: &PartialObjectMeta<Secret>) -> bool {
     let reference = &region.spec.tls.secret_ref;
     secret.namespace().as_deref() == Some(&reference.namespace) && secret.name_any() == reference.name
 }
 
-async fn reconcile(region: Arc<Guarded>, shared: Arc<Shared>) -> Result<Action, std::convert::Infallible> {
-    let region = match &region.0 {
-        Ok(region) => region.clone(),
-        Err(error) => {
-            // Only a newer or older schema can do this; its next edit wakes us.
-            tracing::error!(controller = CONTROLLER, name = error.metadata.name, %error, "unreadable Region");
-            return Ok(Action::await_change());
-        }
-    };
-    let name = region.name_any();
-    Ok(shared.reconciles.run(name, look(&region, &shared)).await)
+async fn reconcile(region: Arc<Guarded<Region>>, shared: Arc<Shared>) -> Result<Action, Infallible> {
+    let Some(region) = objects::readable(&region, CONTROLLER) else { return Ok(Action::await_change()) };
+    Ok(shared.reconciles.run(region.name_any(), look(&region, &shared)).await)
 }
 
 async fn look(region: &Region, shared: &Shared) -> Result<Action, Error> {

@@ -70,9 +70,9 @@ pub async fn look(retained: &RetainedInstance, shared: &Shared) -> Result<Action
     let uid = retained.uid().unwrap_or_default();
     if let Some(tombstone) = retained.spec.tombstone.as_ref().filter(|_| !is_removed) {
         let policy = if deleting { DeletionPolicy::Delete } else { tombstone.deletion_policy };
-        let mut memory = shared.take(&uid);
+        let mut memory = shared.memories.take(&uid);
         let result = tombstone::bury(retained, shared, region, policy, &mut memory).await;
-        shared.put(&uid, memory);
+        shared.memories.put(&uid, memory);
         return result;
     }
     let arm = match arm(context, &region) {
@@ -88,9 +88,9 @@ pub async fn look(retained: &RetainedInstance, shared: &Shared) -> Result<Action
     if !deleting {
         return keep(retained, shared, &arm).await;
     }
-    let mut memory = shared.take(&uid);
+    let mut memory = shared.memories.take(&uid);
     let result = remove(retained, shared, &arm, &mut memory).await;
-    shared.put(&uid, memory);
+    shared.memories.put(&uid, memory);
     result
 }
 

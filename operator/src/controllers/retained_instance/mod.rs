@@ -5,78 +5,48 @@ mod look;
 mod plan;
 mod tombstone;
 
-use std::{
-    collections::HashMap,
-    convert::Infallible,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{convert::Infallible, sync::Arc};
 
 use futures::StreamExt;
 use kube::{
-    Api, ResourceExt,
-    core::DeserializeGuard,
-    runtime::{
-        Config, Controller, Predicate, PredicateConfig, WatchStreamExt, controller::Action, events::Recorder,
-        predicates, reflector, watcher,
-    },
+    ResourceExt,
+    runtime::{Config, Controller, controller::Action, events::Recorder},
 };
 use reef_crds::RetainedInstance;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::Readiness,
-    controller::{Context, Reconciles, watch_log},
-    resources::memory::Memory,
+    controller::{
+        Context, Reconciles,
+        objects::{self, Guarded},
+    },
+    resources::memory::Memories,
 };
 
 const CONTROLLER: &str = "retained-instance";
-
-type Guarded = DeserializeGuard<RetainedInstance>;
 
 struct Shared {
     context: Arc<Context>,
     recorder: Recorder,
     reconciles: Reconciles<String>,
-    /// What is remembered, by UID.
-    memories: Mutex<HashMap<String, Memory>>,
-}
-
-impl Shared {
-    fn take(&self, uid: &str) -> Memory {
-        self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(uid).unwrap_or_default()
-    }
-
-    fn put(&self, uid: &str, memory: Memory) {
-        self.memories.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), memory);
-    }
+    memories: Memories,
 }
 
 /// Runs the controller until `stop`, then lets the reconciles that run end.
 pub async fn run(context: Arc<Context>, readiness: Readiness, stop: CancellationToken) {
-    let (store, writer) = reflector::store();
     let shared = Arc::new(Shared {
         recorder: context.recorder(CONTROLLER),
         reconciles: Reconciles::new(CONTROLLER, context.metrics.clone(), context.concurrency),
         context: context.clone(),
-        memories: Mutex::default(),
+        memories: Memories::default(),
     });
-    readiness.expect(CONTROLLER);
     let gone = shared.clone();
-    let intent = predicates::generation.combine(predicates::annotations).combine(predicates::finalizers);
-    let retained = watcher(Api::<Guarded>::all(context.client.clone()), watcher::Config::default())
-        .default_backoff()
-        .inspect(watch_log(CONTROLLER, "retainedinstances", context.metrics.clone()))
-        .inspect(move |event| match event {
-            Ok(watcher::Event::InitDone) => readiness.open(CONTROLLER),
-            Ok(watcher::Event::Delete(retained)) => {
-                gone.reconciles.forget(&retained.name_any());
-                gone.take(&retained.uid().unwrap_or_default());
-            }
-            _ => {}
-        })
-        .reflect(writer)
-        .applied_objects()
-        .predicate_filter(intent, PredicateConfig::default());
+    let forget = move |retained: &Guarded<RetainedInstance>| {
+        gone.reconciles.forget(&retained.name_any());
+        gone.memories.take(&retained.uid().unwrap_or_default());
+    };
+    let (store, retained) = objects::follow(&context, (CONTROLLER, "retainedinstances"), readiness, forget);
     Controller::for_stream(retained, store)
         .with_config(Config::default().concurrency(shared.context.concurrency))
         .graceful_shutdown_on(stop.cancelled_owned())
@@ -89,14 +59,11 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
         .await;
 }
 
-async fn reconcile(retained: Arc<Guarded>, shared: Arc<Shared>) -> Result<Action, Infallible> {
-    let retained = match &retained.0 {
-        Ok(retained) => retained.clone(),
-        Err(error) => {
-            tracing::error!(controller = CONTROLLER, name = error.metadata.name, %error, "unreadable RetainedInstance");
-            return Ok(Action::await_change());
-        }
-    };
-    let name = retained.name_any();
-    Ok(shared.reconciles.run(name, Box::pin(look::look(&retained, &shared))).await)
+async fn reconcile(
+    retained: Arc<Guarded<RetainedInstance>>,
+    shared: Arc<Shared>,
+) -> Result<Action, Infallible> {
+    let Some(retained) = objects::readable(&retained, CONTROLLER) else { return Ok(Action::await_change()) };
+    let look = Box::pin(look::look(&retained, &shared));
+    Ok(shared.reconciles.run(retained.name_any(), look).await)
 }
