@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Condition};
+use k8s_openapi::apimachinery::pkg::{
+    api::resource::Quantity,
+    apis::meta::v1::{Condition, Time},
+};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -301,6 +304,10 @@ pub struct DatabaseStatus {
 
     /// Whether it has been there at least once. What was there and is gone is not made again by itself.
     pub ready: bool,
+
+    /// When the last try to make it was begun. A deletion waits for what may still come of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub begun_at: Option<Time>,
 }
 
 /// A file share.
@@ -315,6 +322,10 @@ pub struct ShareStatus {
 
     /// Whether it has been there at least once. What was there and is gone is not made again by itself.
     pub ready: bool,
+
+    /// When the last try to make it was begun. A deletion waits for what may still come of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub begun_at: Option<Time>,
 }
 
 /// The identity of an instance.

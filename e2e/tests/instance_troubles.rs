@@ -13,7 +13,8 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, DynamicObject, ListParams},
+    core::{ApiResource, GroupVersionKind},
 };
 use reef_crds::CloudInstanceStatus;
 use reef_e2e::{
@@ -66,6 +67,7 @@ async fn what_goes_wrong_is_told_and_nothing_is_lost() {
     let project = json!({ "Name": "of acme" });
     assert_eq!(story.call(&acme, ("POST", "/api/projects"), Some(&key), &project).await.0, 201);
     story.a_server_that_stops_is_noticed_at_once(&acme).await;
+    story.a_route_that_is_deleted_comes_back_at_once(&acme).await;
     story.a_namespace_that_is_deleted_comes_back_with_its_data(&acme, &key).await;
     story.nobody_else_says_what_is_kept(&acme).await;
     story.a_database_that_is_gone_is_made_again_only_when_confirmed(&globex).await;
@@ -106,6 +108,19 @@ impl Story {
         pods.delete("octopus-0", &DeleteParams::default()).await.unwrap();
         eventually("that it does not serve is told, and that it serves again", || async {
             (self.ready_since("acme").await > before).then_some(())
+        })
+        .await;
+    }
+
+    async fn a_route_that_is_deleted_comes_back_at_once(&self, acme: &CloudInstanceStatus) {
+        let kind = GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "HTTPRoute");
+        let kind = ApiResource::from_gvk_with_plural(&kind, "httproutes");
+        let namespace = acme.namespace.as_ref().unwrap();
+        let routes = Api::<DynamicObject>::namespaced_with(self.cluster.clone(), namespace, &kind);
+        routes.delete("octopus", &DeleteParams::default()).await.unwrap();
+        eventually("it serves again", || async {
+            let there = routes.get_opt("octopus").await.ok()?.is_some();
+            (there && self.call(acme, ("GET", "/api"), None, &Value::Null).await.0 == 200).then_some(())
         })
         .await;
     }

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, ResourceExt, api::ListParams};
 use reef_crds::CloudInstanceStatus;
 use reef_e2e::{
-    harness::{Sandbox, ok},
+    harness::{Sandbox, eventually, ok},
     instance_harness::{api_key, call, cluster_of, instance_ready, instance_shows},
     reef_harness::{cluster_writes, ready},
     wipe::wipe,
@@ -89,18 +89,6 @@ async fn instances_are_found_where_they_are() {
     let after = all_ready(&client).await;
 
     for name in NAMES {
-        let facts = |s: &CloudInstanceStatus| {
-            let mut placement = s.placement.clone().unwrap();
-            placement.reason.clear();
-            (
-                placement,
-                s.url.clone(),
-                s.version.clone(),
-                s.namespace.clone(),
-                s.database.clone(),
-                s.share.clone(),
-            )
-        };
         assert_eq!(facts(&before[name]), facts(&after[name]), "{name}: the status is rebuilt");
         assert_eq!(
             api_key(&client, &after[name]).await,
@@ -118,6 +106,57 @@ async fn instances_are_found_where_they_are() {
     let now = reefs.each_ref().map(|status| cluster_writes(&sandbox, status));
     let new: usize = now.iter().zip(in_reefs).map(|(now, then)| now - then).sum();
     assert_eq!(new, NAMES.len(), "the claim on each instance's namespace, and nothing else");
+    what_was_lost_meanwhile_is_not_made(&sandbox, &client, &after["acme"], &keys["acme"]).await;
+}
+
+/// The management cluster is lost once more, and a database with it: without its keys nobody could read a restored one.
+async fn what_was_lost_meanwhile_is_not_made(
+    sandbox: &Sandbox,
+    client: &Client,
+    acme: &CloudInstanceStatus,
+    key: &str,
+) {
+    let name = &acme.database.as_ref().unwrap().name;
+    let database = sandbox.azure_ids().into_iter().find(|id| id.ends_with(name)).unwrap();
+    wipe(sandbox);
+    assert!(sandbox.arm("DELETE", &database, None).0 < 300);
+    eventually("the database is gone", || async {
+        (sandbox.arm("GET", &database, None).0 == 404).then_some(())
+    })
+    .await;
+    let region =
+        SAMPLES[0].replace("spec:\n  location", "spec:\n  adoptUntil: \"2999-01-01T00:00:00Z\"\n  location");
+    for sample in [&region, SAMPLES[1], SAMPLES[2], SAMPLES[3]] {
+        ok(&sandbox.kubectl_with(&["apply", "-f", "-"], sample));
+    }
+    let stalled = instance_shows(client, "acme", "Stalled", "True", "DataResourceMissing").await;
+    assert_eq!(sandbox.arm("GET", &database, None).0, 404, "no empty one takes its place");
+    assert_eq!(api_key(client, &stalled).await, key, "the keys are those that it had");
+    instance_ready(client, "globex").await;
+}
+
+/// What of a status has to be the same again.
+fn facts(status: &CloudInstanceStatus) -> CloudInstanceStatus {
+    let mut placement = status.placement.clone();
+    if let Some(placement) = &mut placement {
+        placement.reason.clear();
+    }
+    let (mut database, mut share) = (status.database.clone(), status.share.clone());
+    if let Some(database) = &mut database {
+        database.begun_at = None;
+    }
+    if let Some(share) = &mut share {
+        share.begun_at = None;
+    }
+    CloudInstanceStatus {
+        placement,
+        database,
+        share,
+        url: status.url.clone(),
+        version: status.version.clone(),
+        namespace: status.namespace.clone(),
+        ..CloudInstanceStatus::default()
+    }
 }
 
 /// Their DNS records say that they exist on reefs of which nothing is known here.

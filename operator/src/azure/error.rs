@@ -117,6 +117,21 @@ impl ArmError {
         matches!(self, Self::Answer { status: 404, code, .. } if CODES.contains(&code.as_str()))
     }
 
+    /// Whether this says for certain that a write had no effect, or that what it began has ended in failure.
+    pub fn is_refusal(&self) -> bool {
+        let by_class = matches!(
+            self.class(),
+            Class::Invalid
+                | Class::Capacity
+                | Class::NameTaken
+                | Class::Locked
+                | Class::Auth
+                | Class::NotRegistered
+                | Class::Missing
+        );
+        by_class || matches!(self, Self::Failed { .. })
+    }
+
     /// ARM's code; empty where there was no answer.
     pub fn code(&self) -> &str {
         match self {

@@ -11,7 +11,6 @@ use std::{
 
 use futures::future::BoxFuture;
 use http::{HeaderValue, Request, Uri, header::AUTHORIZATION};
-use k8s_openapi::api::{apps::v1::StatefulSet, batch::v1::Job};
 use kube::{
     Client, Config,
     client::{Body, ClientBuilder},
@@ -84,25 +83,24 @@ pub struct Clusters {
     /// Label of what is ours in the clusters.
     fleet: String,
     known: Mutex<HashMap<String, ReefCluster>>,
-    versions: Mutex<HashMap<String, [watch::Versions; 2]>>,
+    versions: Mutex<HashMap<String, watch::AllVersions>>,
     /// Held while a cluster is connected with: who asks meanwhile waits and gets that connection.
     turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
-    changes: watch::Changes,
+    changes: watch::Told,
 }
 
 impl Clusters {
-    /// None yet. Changes of servers and of the agent's Jobs in all of them come out of the streams.
-    pub fn new(fleet: &str) -> (Self, watch::Heard<StatefulSet>, watch::Heard<Job>) {
-        let (servers, of_servers) = futures::channel::mpsc::unbounded();
-        let (jobs, of_jobs) = futures::channel::mpsc::unbounded();
+    /// None yet. What changes for instances in any of them comes out of the stream.
+    pub fn new(fleet: &str) -> (Self, watch::Heard) {
+        let (changes, heard) = futures::channel::mpsc::unbounded();
         let none = Self {
             fleet: fleet.to_owned(),
             known: Mutex::default(),
             versions: Mutex::default(),
             turns: Mutex::default(),
-            changes: watch::Changes { servers, jobs },
+            changes,
         };
-        (none, of_servers, of_jobs)
+        (none, heard)
     }
 
     /// The connection to the AKS cluster with this id, whose API server is at `host`; made if there is none.

@@ -1,42 +1,50 @@
-//! Follows the servers of all instances and the agent's Jobs in a reef's cluster, so that a server that stops serving,
-//! or a Job that ended, is noticed at once and not at the next look. Metadata only: the look itself reads what it needs.
+//! Follows what instances have in a reef's cluster, so that a server that stops serving, a Job that ended or a route
+//! that somebody deleted is noticed at once and not at the next routine look. Metadata only: the look itself reads what
+//! it needs.
 
 use std::{
     collections::HashMap,
+    fmt::Debug,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use futures::{StreamExt, TryStreamExt, channel::mpsc};
-use k8s_openapi::api::{apps::v1::StatefulSet, batch::v1::Job};
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    batch::v1::Job,
+    core::v1::{Namespace, Secret, Service},
+    networking::v1::NetworkPolicy,
+};
 use kube::{
-    Api, Client, Resource, ResourceExt,
-    core::PartialObjectMeta,
+    Api, Client, Resource,
+    api::DynamicObject,
+    core::{ApiResource, GroupVersionKind, PartialObjectMeta, PartialObjectMetaExt},
     runtime::{WatchStreamExt, watcher},
 };
 use reef_crds::meta::LABEL_FLEET;
 use tokio::task::AbortHandle;
 
-/// Where changes of objects of a kind are told.
-pub type Told<K> = mpsc::UnboundedSender<Result<PartialObjectMeta<K>, watcher::Error>>;
+/// Metadata of something that changed, of whatever kind it is.
+pub type Changed = PartialObjectMeta<DynamicObject>;
 
-/// Where changes come out.
-pub type Heard<K> = mpsc::UnboundedReceiver<Result<PartialObjectMeta<K>, watcher::Error>>;
+/// Where changes are told.
+pub type Told = mpsc::UnboundedSender<Result<Changed, watcher::Error>>;
 
-/// Where all changes are told.
-#[derive(Clone)]
-pub struct Changes {
-    /// Of servers.
-    pub servers: Told<StatefulSet>,
-    /// Of the agent's Jobs.
-    pub jobs: Told<Job>,
-}
+/// Where they come out.
+pub type Heard = mpsc::UnboundedReceiver<Result<Changed, watcher::Error>>;
 
-/// The version in which each object of a cluster was last seen, by UID. It outlives a connection, so that what
+/// Kinds that are followed.
+const KINDS: usize = 8;
+
+/// The version in which each object of a kind in a cluster was last seen, by UID. It outlives a connection, so that what
 /// changes while there is none is noticed afterwards.
 pub type Versions = Arc<Mutex<HashMap<String, String>>>;
 
+/// The versions of each kind.
+pub type AllVersions = [Versions; KINDS];
+
 /// Watches that run until this is dropped.
-pub struct Watches([AbortHandle; 2]);
+pub struct Watches([AbortHandle; KINDS]);
 
 impl Drop for Watches {
     fn drop(&mut self) {
@@ -44,46 +52,98 @@ impl Drop for Watches {
     }
 }
 
-/// Follows servers and Jobs of a fleet in a cluster.
-pub fn follow(client: &Client, fleet: &str, versions: &[Versions; 2], changes: &Changes) -> Watches {
-    let [servers, jobs] = versions.clone();
+/// Follows what a fleet's instances have in a cluster.
+pub fn follow(client: &Client, fleet: &str, versions: &AllVersions, told: &Told) -> Watches {
+    let [v1, v2, v3, v4, v5, v6, v7, v8] = versions.clone();
+    let route = |kind: &str, plural: &str| {
+        let kind = GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", kind);
+        Api::all_with(client.clone(), &ApiResource::from_gvk_with_plural(&kind, plural))
+    };
+    // When the API server goes, all that have a server there are looked at.
+    let servers = Api::<PartialObjectMeta<StatefulSet>>::all(client.clone());
     Watches([
-        one(client.clone(), fleet, servers, changes.servers.clone()),
-        one(client.clone(), fleet, jobs, changes.jobs.clone()),
+        one(servers, fleet, v1, told.clone(), true),
+        one(Api::<PartialObjectMeta<Job>>::all(client.clone()), fleet, v2, told.clone(), false),
+        one(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), fleet, v3, told.clone(), false),
+        one(Api::<PartialObjectMeta<Service>>::all(client.clone()), fleet, v4, told.clone(), false),
+        one(Api::<PartialObjectMeta<Secret>>::all(client.clone()), fleet, v5, told.clone(), false),
+        one(Api::<PartialObjectMeta<NetworkPolicy>>::all(client.clone()), fleet, v6, told.clone(), false),
+        one::<DynamicObject>(route("HTTPRoute", "httproutes"), fleet, v7, told.clone(), false),
+        one::<DynamicObject>(route("TLSRoute", "tlsroutes"), fleet, v8, told.clone(), false),
     ])
 }
 
-fn one<K>(client: Client, fleet: &str, versions: Versions, told: Told<K>) -> AbortHandle
+fn one<K>(
+    api: Api<PartialObjectMeta<K>>,
+    fleet: &str,
+    versions: Versions,
+    told: Told,
+    tells_silence: bool,
+) -> AbortHandle
 where
-    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + Sync + 'static,
+    K: Resource + Clone + Debug + Send + Sync + 'static,
+    PartialObjectMeta<K>: Resource,
+    <PartialObjectMeta<K> as Resource>::DynamicType: Clone,
 {
-    let api = Api::<PartialObjectMeta<K>>::all(client);
     let ours = watcher::Config::default().labels(&format!("{LABEL_FLEET}={fleet}"));
     let task = tokio::spawn(async move {
         let mut events = watcher(api, ours).default_backoff().boxed();
-        let mut listed = Vec::new();
+        let (mut listed, mut there) = (Vec::new(), HashMap::new());
+        let mut is_silent = false;
+        // Nobody listens when the process ends.
+        let tell = |object: Changed| drop(told.unbounded_send(Ok(object)));
         loop {
             match events.try_next().await {
                 Ok(Some(event)) => {
-                    for object in changed(event, &mut listed, &versions) {
-                        // Nobody listens when the process ends.
-                        let _ = told.unbounded_send(Ok(object));
-                    }
+                    is_silent = false;
+                    let event = without_kind(event);
+                    note(&event, &mut there);
+                    changed(event, &mut listed, &versions).into_iter().for_each(tell);
                 }
                 Ok(None) => return,
-                // It is tried again; that the cluster cannot be reached is told by looks.
-                Err(error) => tracing::debug!(%error, "watch in a reef's cluster"),
+                // It is tried again. That nothing can be heard is told once.
+                Err(error) => {
+                    tracing::debug!(%error, "watch in a reef's cluster");
+                    if tells_silence && !std::mem::replace(&mut is_silent, true) {
+                        there.values().cloned().for_each(tell);
+                    }
+                }
             }
         }
     });
     task.abort_handle()
 }
 
+/// An event with metadata alone.
+fn without_kind<K>(event: watcher::Event<PartialObjectMeta<K>>) -> watcher::Event<Changed> {
+    use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
+    let bare = |object: PartialObjectMeta<K>| object.metadata.into_response_partial();
+    match event {
+        Init => Init,
+        InitApply(object) => InitApply(bare(object)),
+        InitDone => InitDone,
+        Apply(object) => Apply(bare(object)),
+        Delete(object) => Delete(bare(object)),
+    }
+}
+
+/// Keeps what is there, by UID.
+fn note(event: &watcher::Event<Changed>, there: &mut HashMap<String, Changed>) {
+    use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
+    let uid = |object: &Changed| object.metadata.uid.clone().unwrap_or_default();
+    match event {
+        Init => there.clear(),
+        InitDone => {}
+        InitApply(object) | Apply(object) => drop(there.insert(uid(object), object.clone())),
+        Delete(object) => drop(there.remove(&uid(object))),
+    }
+}
+
 /// What an event tells that was not known. The first list of all tells nothing: everything is looked at then anyway.
-fn changed<K: Resource>(event: watcher::Event<K>, listed: &mut Vec<K>, versions: &Versions) -> Vec<K> {
+fn changed(event: watcher::Event<Changed>, listed: &mut Vec<Changed>, versions: &Versions) -> Vec<Changed> {
     let mut versions = versions.lock().unwrap_or_else(PoisonError::into_inner);
-    let version = |object: &K| object.resource_version().unwrap_or_default();
-    let uid = |object: &K| object.uid().unwrap_or_default();
+    let version = |object: &Changed| object.metadata.resource_version.clone().unwrap_or_default();
+    let uid = |object: &Changed| object.metadata.uid.clone().unwrap_or_default();
     match event {
         watcher::Event::Init => {
             listed.clear();
@@ -119,7 +179,7 @@ mod tests {
 
     #[test]
     fn only_changes_are_told_and_none_is_missed_by_a_new_connection() {
-        let server = |uid: &str, version: &str| -> PartialObjectMeta<StatefulSet> {
+        let server = |uid: &str, version: &str| -> Changed {
             serde_json::from_value(json!({
                 "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
                 "metadata": { "name": "octopus", "namespace": uid, "uid": uid, "resourceVersion": version },
@@ -129,7 +189,10 @@ mod tests {
         let versions = Versions::default();
         let mut listed = Vec::new();
         let mut tell = |event| -> Vec<String> {
-            changed(event, &mut listed, &versions).iter().filter_map(ResourceExt::namespace).collect()
+            changed(event, &mut listed, &versions)
+                .iter()
+                .filter_map(|object| object.metadata.namespace.clone())
+                .collect()
         };
         let list = |all: &[(&str, &str)]| {
             let apply = all.iter().map(|(uid, version)| watcher::Event::InitApply(server(uid, version)));

@@ -18,7 +18,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::{apps::v1::StatefulSet, batch::v1::Job, core::v1::ObjectReference};
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client,
     runtime::{
@@ -73,8 +73,8 @@ pub struct Context {
     pub identity: String,
     /// Connections to the clusters of reefs.
     pub clusters: Clusters,
-    /// Changes of servers and Jobs in the reefs' clusters, for the one controller that takes them.
-    pub heard: Mutex<Option<(Heard<StatefulSet>, Heard<Job>)>>,
+    /// Changes in the reefs' clusters, for the one controller that takes them.
+    pub heard: Mutex<Option<Heard>>,
     /// Image of the reefs' agents.
     pub agent_image: String,
     /// Image of Octopus Server, without a tag.
@@ -88,7 +88,7 @@ pub struct Context {
 impl Context {
     /// From the flags.
     pub fn new(client: Client, arms: Arc<Arms>, claim: Claim, metrics: Arc<Metrics>, args: &RunArgs) -> Self {
-        let (clusters, servers, jobs) = Clusters::new(&args.fleet);
+        let (clusters, heard) = Clusters::new(&args.fleet);
         Self {
             client,
             arms,
@@ -107,7 +107,7 @@ impl Context {
             // That it can be read was seen when the client of Azure was made.
             azure_ca: args.azure.azure_ca_file.as_ref().and_then(|path| std::fs::read_to_string(path).ok()),
             clusters,
-            heard: Mutex::new(Some((servers, jobs))),
+            heard: Mutex::new(Some(heard)),
             concurrency: args.concurrency,
         }
     }

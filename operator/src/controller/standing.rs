@@ -1,6 +1,6 @@
 //! How an object stands, from how its parts stand (pure).
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use reef_crds::condition::{ConditionType, Decided, Reason, merge, of_this_spec, true_since};
 
@@ -74,7 +74,8 @@ pub fn conditions(
     let before = of_this_spec(old.conditions, old.generation);
     // What is worst; what could not be looked at only if there is nothing else and all was not well before.
     let worst = standings.iter().filter(|s| s.status != Some(true)).min_by_key(|s| s.rank);
-    let bad = worst.filter(|s| s.status.is_some() || !old.was_ready());
+    let blind = standings.iter().find(|s| is_blind(s, &before, now));
+    let bad = worst.filter(|s| s.status.is_some() || !old.was_ready()).or(blind);
     let ready = match bad {
         None => (Some(true), Reason::ReconcileSucceeded, well.to_owned()),
         Some(bad) => (Some(false), bad.trouble.reason, bad.trouble.message.clone()),
@@ -95,6 +96,17 @@ pub fn conditions(
         message: s.trouble.message,
     }));
     merge(&before, &decided, old.generation, now)
+}
+
+/// How long it may be unknown whether a server serves before its object no longer says that it does.
+const GRACE: SignedDuration = SignedDuration::from_secs(60);
+
+/// Whether nobody has known for long whether the server serves. What Azure does not say is no reason: the server runs on
+/// whatever Azure does.
+fn is_blind(standing: &Standing, before: &[Condition], now: Timestamp) -> bool {
+    let unknown = before.iter().find(|c| c.type_ == standing.type_.as_str() && c.status == "Unknown");
+    let long = unknown.is_some_and(|c| now.duration_since(c.last_transition_time.0) >= GRACE);
+    standing.type_ == ConditionType::WorkloadAvailable && standing.status.is_none() && long
 }
 
 /// The conditions of an object that cannot be begun or gone on with; those of its parts, `kept`, stay as they
@@ -141,4 +153,37 @@ fn moved(before: &[Condition], standings: &[Standing]) -> bool {
         let was = before.iter().find(|c| c.type_ == s.type_.as_str()).map(|c| c.status.as_str());
         s.status == Some(true) && was != Some("True")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_server_of_which_nothing_is_known_for_long_is_not_said_to_serve() {
+        let policy = Policy {
+            resync: Duration::from_secs(600),
+            progress_deadline: Duration::from_secs(1800),
+            azure_poll: Duration::from_secs(15),
+        };
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let look = |before: &[Condition], type_, known: bool, now: i64| {
+            let trouble = Trouble::new(Reason::ClusterUnreachable, "no answer");
+            let verdict = if known { Verdict::Good } else { Verdict::Unknown(trouble) };
+            let old = Before { conditions: before, observed: Some(1), generation: 1 };
+            conditions(old, vec![standing(type_, &[&verdict])], "serves", &policy, at(now))
+        };
+        let ready = |list: &[Condition]| true_since(list, ConditionType::Ready).is_some();
+        for (type_, expect) in
+            [(ConditionType::WorkloadAvailable, false), (ConditionType::DatabaseReady, true)]
+        {
+            let good = look(&[], type_, true, 0);
+            let short = look(&good, type_, false, 10);
+            assert!(ready(&good) && ready(&short), "for a moment it stays as it was");
+            let long = look(&short, type_, false, 80);
+            assert_eq!(ready(&long), expect, "{type_:?}");
+            assert!(ready(&look(&long, type_, true, 90)), "and it comes back");
+        }
+    }
 }

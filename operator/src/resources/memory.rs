@@ -31,6 +31,8 @@ pub struct Memory {
     pub failures: HashMap<String, Failure>,
     /// Writes that were taken, by id: what they were for, and how many in a row.
     pub taken: HashMap<String, (String, u32)>,
+    /// What a deletion has seen to be there, by id: that it is absent afterwards is its own doing.
+    pub seen: BTreeSet<String>,
     /// Whether the last look of a deletion saw that things are absent, which is looked at twice.
     pub looked: bool,
 }
@@ -75,6 +77,13 @@ impl Memory {
     pub fn stale(&mut self, id: &str) {
         if let Some(read) = self.read.get_mut(id) {
             read.again_at = Timestamp::MIN;
+        }
+    }
+
+    /// A resource is read again after this pause at the latest.
+    pub fn read_by(&mut self, id: &str, now: Timestamp, pause: Duration) {
+        if let Some(read) = self.read.get_mut(id) {
+            read.again_at = read.again_at.min(after(now, pause));
         }
     }
 

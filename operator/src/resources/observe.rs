@@ -111,6 +111,5 @@ pub fn observed(answer: Result<Value, ArmError>) -> Observed<Value> {
 
 fn is_settled(state: &Observed<Value>) -> bool {
     let Observed::Present(value) = state else { return false };
-    let state = value["properties"]["provisioningState"].as_str().unwrap_or("Succeeded");
-    is_terminal(state)
+    is_terminal(super::state(value))
 }

@@ -46,7 +46,10 @@ pub async fn run(
     let list = jobs.list(&ListParams::default().labels(&work.selector(inputs))).await;
     let list = list.map_err(|e| verdict("Job", work.step.as_str(), &e))?;
     let mine = list.items.into_iter().filter(|job| job.labels().get(LABEL_INPUTS) == Some(&work.inputs));
-    let newest = mine.max_by_key(attempt_of);
+    let mut mine: Vec<Job> = mine.collect();
+    mine.sort_by_key(attempt_of);
+    let newest = mine.pop();
+    let before = mine.pop();
     let Some(job) = newest else { return begin(context, client, inputs, work, agent, 1).await };
     let attempt = attempt_of(&job);
     match state(&job, now) {
@@ -54,15 +57,23 @@ pub async fn run(
         State::Running => {
             // A crash may have left its Secret without an owner.
             give(context, client, inputs, work, attempt, Some(&job)).await?;
-            Err(Verdict::Working(format!("the reef's agent works at: {}", work.step.as_str())))
+            // What failed is told until a try does not.
+            match (attempt > 1, before) {
+                (true, Some(before)) => Err(failed(client, &before, work).await),
+                _ => Err(Verdict::Working(format!("the reef's agent works at: {}", work.step.as_str()))),
+            }
         }
         State::Failed(at) => {
             let doublings = attempt.saturating_sub(1).min(10);
             let pause = LONGEST_PAUSE.min(FIRST_PAUSE * 2u32.pow(doublings));
             if now < crate::resources::memory::after(at, pause) {
-                return Err(failed(client, &job).await);
+                return Err(failed(client, &job, work).await);
             }
-            begin(context, client, inputs, work, agent, attempt.saturating_add(1)).await
+            let again = begin(context, client, inputs, work, agent, attempt.saturating_add(1)).await;
+            match again {
+                Err(Verdict::Working(_)) => Err(failed(client, &job, work).await),
+                other => other,
+            }
         }
     }
 }
@@ -131,7 +142,7 @@ async fn result(client: &Client, job: &Job) -> Result<Value, Verdict> {
     serde_json::from_str(&words).map_err(|e| unreadable(&e.to_string()))
 }
 
-async fn failed(client: &Client, job: &Job) -> Verdict {
+async fn failed(client: &Client, job: &Job, work: &Work) -> Verdict {
     let words = last_words(client, job).await.ok().flatten().unwrap_or_default();
     let error =
         serde_json::from_str::<Value>(&words).ok().and_then(|v| v["error"].as_str().map(str::to_owned));
@@ -140,7 +151,9 @@ async fn failed(client: &Client, job: &Job) -> Verdict {
         let message = conditions.filter(|c| c.type_ == "Failed").find_map(|c| c.message.clone());
         message.unwrap_or_else(|| "it left no words".to_owned())
     });
-    let message = format!("the reef's agent failed (Job {}): {error}", job.name_any());
+    tracing::debug!(job = job.name_any(), error, "the reef's agent failed");
+    // Without the Job's name, which is another with each try.
+    let message = format!("the reef's agent failed at {}: {error}", work.step.as_str());
     Verdict::Failed(Trouble::new(Reason::AgentFailed, message))
 }
 

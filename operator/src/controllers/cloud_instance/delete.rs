@@ -13,7 +13,7 @@ use kube::{
     runtime::controller::Action,
 };
 use reef_crds::{
-    CloudInstance, Reef, RetainedInstance, RetainedInstanceSpec,
+    CloudInstance, CloudInstanceStatus, Reef, RetainedInstance, RetainedInstanceSpec,
     condition::Reason,
     meta::{CONFIRM_FORCE_DELETION, INSTANCE_FINALIZER, LABEL_FLEET, LABEL_INSTANCE},
     reef::{DeletionPolicy, ObjectName},
@@ -70,7 +70,8 @@ pub(super) async fn step(
     let spread = f64::from(now.subsec_nanosecond() % 1000) / 1000.0;
     let times = (pauses(context), spread, now);
     let policy = instance.spec.deletion_policy;
-    match advance(context, &home, &inputs, policy, memory, times).await? {
+    let begun = instance.status.as_ref().map(begun).unwrap_or_default();
+    match advance(context, &home, &inputs, (policy, &begun), memory, times).await? {
         Advance::Done(why) => finish(instance, context, why).await,
         Advance::Held(trouble)
             if trouble.reason == Reason::ClusterUnreachable
@@ -105,12 +106,41 @@ pub enum Advance {
     MakeRetained,
 }
 
-/// Looks, and does the next step.
+/// Longest time that Azure takes to make something, seconds; the longest that was seen is 735.
+const LONGEST_SECONDS: i64 = 900;
+
+/// Data of which it is not known that it ever was there, with the last time when making it was begun.
+fn begun(status: &CloudInstanceStatus) -> Vec<(Part, Timestamp)> {
+    let database = status.database.as_ref().filter(|d| !d.ready).and_then(|d| d.begun_at.as_ref());
+    let share = status.share.as_ref().filter(|s| !s.ready).and_then(|s| s.begun_at.as_ref());
+    let all = [(Part::Database, database), (Part::Share, share)];
+    all.into_iter().filter_map(|(part, at)| Some((part, at?.0))).collect()
+}
+
+/// Of what was begun, that which may still come: it is absent, was never seen, and was not refused.
+fn may_come(
+    begun: &[(Part, Timestamp)],
+    remains: &Remains,
+    inputs: &Inputs,
+    memory: &Memory,
+    now: Timestamp,
+) -> Option<Part> {
+    let is_open = |(part, at): &&(Part, Timestamp)| {
+        let state = if *part == Part::Share { &remains.share } else { &remains.database };
+        let id = inputs.id(*part);
+        let refused = memory.failures.get(&id).is_some_and(|failure| failure.error.is_refusal());
+        let young = now.as_second() - at.as_second() < LONGEST_SECONDS;
+        *state == Observed::Absent && !memory.seen.contains(&id) && !refused && young
+    };
+    begun.iter().find(is_open).map(|(part, _)| *part)
+}
+
+/// Looks, and does the next step. `begun` is what may still come of tries to make it.
 pub async fn advance(
     context: &Context,
     home: &Home,
     inputs: &Inputs,
-    policy: DeletionPolicy,
+    (policy, begun): (DeletionPolicy, &[(Part, Timestamp)]),
     memory: &mut Memory,
     times: (Pauses, f64, Timestamp),
 ) -> Result<Advance, Error> {
@@ -120,6 +150,12 @@ pub async fn advance(
     }
     let (mut remains, cluster) = look(context, home, inputs).await?;
     remains.is_second_look = std::mem::take(&mut memory.looked);
+    for (part, state) in [(Part::Database, &remains.database), (Part::Share, &remains.share)] {
+        if matches!(state, Observed::Present(_)) {
+            memory.seen.insert(inputs.id(part));
+        }
+    }
+    remains.may_come = may_come(begun, &remains, inputs, memory, times.2);
     Ok(match teardown::next(policy, inputs, &remains) {
         Step::LookAgain => {
             memory.looked = true;
@@ -192,6 +228,7 @@ async fn look(context: &Context, home: &Home, inputs: &Inputs) -> Result<(Remain
         database,
         share,
         is_retained,
+        may_come: None,
         is_second_look: false,
     };
     Ok((remains, client.ok()))
@@ -270,6 +307,12 @@ async fn delete_workload(context: &Context, client: &Client, inputs: &Inputs) ->
     }
 }
 
+/// The release that last ran, or was to run.
+fn last_version(instance: &CloudInstance) -> String {
+    let running = instance.status.as_ref().and_then(|s| s.version.as_ref()?.running.clone());
+    running.unwrap_or_else(|| instance.spec.release.version.clone())
+}
+
 /// Writes down what is kept, before anything is taken away that would be needed to find it. Says why if it cannot.
 async fn make_retained(
     context: &Context,
@@ -298,7 +341,7 @@ async fn make_retained(
             quota: instance.spec.quota.clone(),
         },
         keys_secret_ref: ObjectName { name: names::keys(&inputs.hash) },
-        version: instance.spec.release.version.clone(),
+        version: last_version(instance),
         subdomain: inputs.subdomain.clone(),
         tombstone,
     };

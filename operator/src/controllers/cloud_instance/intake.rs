@@ -1,5 +1,7 @@
 //! Gives an instance its place and its names, which stand in the status before anything is made under them.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use kube::{Api, ResourceExt, api::ListParams};
 use reef_crds::{
@@ -12,9 +14,9 @@ use reef_crds::{
 use super::{
     existing::{self, Existing},
     names,
-    placing::{self, Placing, listed::Cache},
 };
 use crate::{
+    azure::Arm,
     controller::{Context, Error, trouble::Trouble},
     controllers::reef::{
         references::{Held, arm},
@@ -22,20 +24,30 @@ use crate::{
     },
 };
 
+/// Reason of the place of an instance that was found.
+const FOUND: &str = "found where it was";
+
 /// Whether what belongs to an earlier CloudInstance of this name may be taken over.
 pub fn may_adopt(instance: &CloudInstance, region: &Region, now: Timestamp) -> bool {
     annotated(instance, CONFIRM_ADOPTION)
         || region.spec.adopt_until.as_ref().is_some_and(|until| now < until.0)
 }
 
-/// The place: where the instance was found, or where it fits best. `note` gets the words of a decision.
-pub async fn place(
+/// Where an instance is to be.
+pub enum Found {
+    /// It exists.
+    There(PlacementStatus),
+    /// It has to be placed; the client of Azure.
+    Nowhere(Arc<Arm>),
+}
+
+/// Looks whether the instance exists. Its placement follows, in its turn.
+pub async fn search(
     context: &Context,
     instance: &CloudInstance,
     region: &Region,
     now: Timestamp,
-    (listed, note): (&mut Cache, &mut Option<String>),
-) -> Result<Result<PlacementStatus, Held>, Error> {
+) -> Result<Result<Found, Held>, Error> {
     let conditions = region.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
     if true_since(&conditions, ConditionType::Ready).is_none() || region.metadata.deletion_timestamp.is_some()
     {
@@ -49,18 +61,20 @@ pub async fn place(
     if let Some(held) = retained(context, instance).await? {
         return Ok(Err(held));
     }
-    // The reefs first, and the instances after: what a reef no longer keeps a place for stands in its instance.
+    let reefs = reefs(context, region).await?;
+    Ok(match existing::find(context, &arm, instance, region, &reefs).await {
+        Err(held) => Err(held),
+        Ok(Some(found)) => taken_over(instance, region, found, now).map(Found::There),
+        Ok(None) => Ok(Found::Nowhere(arm)),
+    })
+}
+
+/// The reefs of a region, from the API server itself.
+pub async fn reefs(context: &Context, region: &Region) -> Result<Vec<Reef>, Error> {
     let reefs = Api::<Reef>::all(context.client.clone());
     let mut reefs = reefs.list(&ListParams::default()).await.map_err(Error::api("list Reefs"))?.items;
-    reefs.retain(|reef| reef.spec.region_ref.name == instance.spec.region_ref.name);
-    match existing::find(context, &arm, instance, region, &reefs).await {
-        Err(held) => Ok(Err(held)),
-        Ok(Some(found)) => Ok(taken_over(instance, region, found, now)),
-        Ok(None) => {
-            let placing = Placing { context, arm: &arm, listed, note };
-            placing::place(placing, instance, &reefs, now).await
-        }
-    }
+    reefs.retain(|reef| reef.spec.region_ref.name == region.name_any());
+    Ok(reefs)
 }
 
 fn taken_over(
@@ -76,7 +90,7 @@ fn taken_over(
         );
         return Err(Held(Trouble::new(Reason::AdoptionRequired, message), true));
     }
-    let reason = "found where it was".to_owned();
+    let reason = FOUND.to_owned();
     Ok(PlacementStatus { reef, pool, storage_account: account, generation, reason })
 }
 
@@ -95,7 +109,8 @@ async fn retained(context: &Context, instance: &CloudInstance) -> Result<Option<
     }))
 }
 
-/// The status with the place and all names.
+/// The status with the place and all names. Of an instance that was found, not placed, database and share have been there:
+/// if they are not now, they are lost and not to be made.
 pub fn named(
     context: &Context,
     instance: &CloudInstance,
@@ -108,6 +123,7 @@ pub fn named(
     let hash = names::hash(&context.fleet, &namespace, &instance.name_any());
     let server = reef.status.as_ref().and_then(|s| s.sql_server.as_ref()).map(|s| s.name.clone());
     let (spec, incarnation) = (&instance.spec, 1);
+    let was_there = placement.reason == FOUND;
     CloudInstanceStatus {
         url: Some(format!("https://{}.{}", spec.subdomain, region.spec.dns.zone_name())),
         version: Some(VersionStatus { running: None, target: spec.release.version.clone() }),
@@ -115,12 +131,14 @@ pub fn named(
         database: Some(DatabaseStatus {
             server: server.unwrap_or_default(),
             name: names::database(&hash, incarnation),
-            ready: false,
+            ready: was_there,
+            begun_at: None,
         }),
         share: Some(ShareStatus {
             account: placement.storage_account.clone(),
             name: names::share(&hash, incarnation),
-            ready: false,
+            ready: was_there,
+            begun_at: None,
         }),
         identity: Some(InstanceIdentityStatus { name: names::identity(&hash), client_id: None }),
         placement: Some(placement),

@@ -9,7 +9,7 @@ use kube::{Api, Client, api::PostParams};
 use reef_crds::{
     CloudInstance,
     condition::Reason,
-    meta::{LABEL_FLEET, LABEL_INSTANCE, OPERATOR},
+    meta::{CONFIRM_RECREATION, LABEL_FLEET, LABEL_INSTANCE, OPERATOR},
 };
 
 use super::{
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     causes,
     controller::{Context, Error, hash, trouble::Trouble},
-    controllers::reef::references::Held,
+    controllers::reef::{references::Held, teardown::annotated},
     observed::Observed,
     resources::{Seen, Verdict},
 };
@@ -85,13 +85,20 @@ pub async fn known(
     let held = |reason, message: String, stalled| Ok(Err(Held(Trouble::new(reason, message), stalled)));
     let had = instance.status.as_ref().and_then(|s| s.database.as_ref()).is_some_and(|d| d.ready);
     let database = seen.get(&Part::Database).map(|s| (&s.state, s.operation.is_some()));
+    // A confirmed loss is the only way to new keys where there were some.
+    let may_make = !had || (annotated(instance, CONFIRM_RECREATION) && !is_spent(instance));
     let keys = match database {
-        Some((Observed::Absent, false)) if !had => make()?,
+        Some((Observed::Absent, false)) if may_make => match copied(context, home, inputs).await {
+            Ok(Some(copy)) => copy,
+            Ok(None) => make()?,
+            Err(held) => return Ok(Err(held)),
+        },
         Some((Observed::Unknown(why), _)) => {
             return held(Reason::AzureUnavailable, format!("database: {why}"), false);
         }
         _ => match copied(context, home, inputs).await {
-            Ok(keys) => keys,
+            Ok(Some(keys)) => keys,
+            Ok(None) => return held(Reason::KeysDiffer, lost(context, inputs), true),
             Err(held) => return Ok(Err(held)),
         },
     };
@@ -111,8 +118,22 @@ pub async fn known(
     Ok(Ok(keys))
 }
 
-/// The copy of the keys that the reef's cluster has.
-async fn copied(context: &Context, home: &Home, inputs: &Inputs) -> Result<Keys, Held> {
+fn lost(context: &Context, inputs: &Inputs) -> String {
+    format!(
+        "database {} was made with keys that are not here any more: restore Secret {}/{}; nothing is started meanwhile",
+        inputs.database(),
+        context.namespace,
+        names::keys(&inputs.hash)
+    )
+}
+
+fn is_spent(instance: &CloudInstance) -> bool {
+    instance.status.as_ref().is_some_and(|s| s.recreation_spent)
+}
+
+/// The copy of the keys that the reef's cluster has, if it has one. It may be the last one, so it is asked for before
+/// others are made.
+async fn copied(context: &Context, home: &Home, inputs: &Inputs) -> Result<Option<Keys>, Held> {
     let client = match connect(context, home, inputs).await {
         Ok(client) => client,
         Err(Verdict::Unknown(trouble) | Verdict::Failed(trouble)) => return Err(Held(trouble, false)),
@@ -121,22 +142,10 @@ async fn copied(context: &Context, home: &Home, inputs: &Inputs) -> Result<Keys,
             return Err(Held(Trouble::new(Reason::WaitingForDependency, message), false));
         }
     };
-    match copy(&client, &inputs.namespace()).await {
-        Ok(Some(copy)) => Ok(copy),
-        Ok(None) => {
-            let message = format!(
-                "database {} exists and the keys that it was made with do not: restore Secret {}/{}; nothing is started meanwhile",
-                inputs.database(),
-                context.namespace,
-                names::keys(&inputs.hash)
-            );
-            Err(Held(Trouble::new(Reason::KeysDiffer, message), true))
-        }
-        Err(error) => {
-            let message = format!("keys in the reef's cluster: {}", causes(&error));
-            Err(Held(Trouble::new(Reason::ClusterUnreachable, message), false))
-        }
-    }
+    copy(&client, &inputs.namespace()).await.map_err(|error| {
+        let message = format!("keys in the reef's cluster: {}", causes(&error));
+        Held(Trouble::new(Reason::ClusterUnreachable, message), false)
+    })
 }
 
 /// The keys in the operator's namespace, if they were made. A Secret that lacks one of them is not passed over.

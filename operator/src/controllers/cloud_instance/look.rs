@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Api, Resource, ResourceExt, runtime::controller::Action};
 use reef_crds::{
     CloudInstance, CloudInstanceStatus, Reef,
@@ -16,13 +17,13 @@ use super::{
     delete,
     done::Done,
     in_cluster::{self, InCluster, Routes, Wanted},
-    intake,
+    intake::{self, Found},
     jobs::Agent,
     keys::{self, Keys},
     manifests::Server,
     observe,
     parts::Part,
-    placing,
+    placing::{self, Placing},
     plan::{self, Facts, Plan},
     references::{self, Home},
     report,
@@ -43,9 +44,6 @@ pub(super) const WAITING: Duration = Duration::from_secs(30);
 
 /// Shortest pause while something is refused or cannot be asked.
 const TROUBLED: Duration = Duration::from_secs(5);
-
-/// Pause while the gateway takes a route.
-const ROUTE: Duration = Duration::from_millis(250);
 
 /// How long a look at the reef's cluster may take in all.
 const LONGEST_IN_CLUSTER: Duration = Duration::from_secs(60);
@@ -104,15 +102,27 @@ async fn placed(instance: &CloudInstance, shared: &Shared) -> Result<Result<Clou
         Ok(region) => region,
         Err(held) => return Ok(Err(held)),
     };
+    let now = Timestamp::now();
+    let found = match intake::search(context, instance, &region, now).await? {
+        Ok(found) => found,
+        Err(held) => return Ok(Err(held)),
+    };
     let turn = shared.turn(&region.name_any());
     let mut listed = turn.lock().await;
     let mut note = None;
-    let told = (&mut *listed, &mut note);
-    let placement = match intake::place(context, instance, &region, Timestamp::now(), told).await? {
-        Ok(placement) => placement,
-        Err(held) => {
-            refused(instance, shared, &held.0, note).await;
-            return Ok(Err(held));
+    let placement = match found {
+        Found::There(placement) => placement,
+        Found::Nowhere(arm) => {
+            // The reefs first, and the instances after: what a reef no longer keeps a place for stands in its instance.
+            let reefs = intake::reefs(context, &region).await?;
+            let placing = Placing { context, arm: &arm, listed: &mut listed, note: &mut note };
+            match placing::place(placing, instance, &reefs, now).await? {
+                Ok(placement) => placement,
+                Err(held) => {
+                    refused(instance, shared, &held.0, note).await;
+                    return Ok(Err(held));
+                }
+            }
         }
     };
     let reefs = Api::<Reef>::all(context.client.clone());
@@ -185,8 +195,19 @@ async fn work(
         facts.unpublished = None;
     }
     let mut plan = plan::plan(&facts);
-    let good = plan.verdicts.iter().filter(|(_, verdict)| **verdict == Verdict::Good);
-    good.for_each(|(part, _)| memory.settled(&inputs.id(*part)));
+    for (part, verdict) in &plan.verdicts {
+        match verdict {
+            Verdict::Good => memory.settled(&inputs.id(*part)),
+            // It may be free, or put right, before the next routine look.
+            Verdict::Blocked(_) => memory.read_by(&inputs.id(*part), now, WAITING),
+            _ => {}
+        }
+    }
+    let begun = begun(instance, &plan, now);
+    if let Some(next) = &begun {
+        write(instance, shared, next).await?;
+    }
+    let instance = &CloudInstance { status: begun.or(instance.status.clone()), ..instance.clone() };
     let done = act::act(&home.arm, &context.claim, plan.writes.clone(), memory, times).await;
     for write in &plan.writes {
         if let Some(failure) = memory.failures.get(&write.id).filter(|f| f.retry_at > now) {
@@ -196,6 +217,27 @@ async fn work(
     let next = report::report(instance, &plan, &seen, &in_cluster, &context.policy, now);
     write(instance, shared, &next).await?;
     Ok(Action::requeue(again(&plan, &in_cluster, memory, done, times.0, now)))
+}
+
+/// How long ago a try to make something is noted anew, seconds.
+const NOTED_SECONDS: i64 = 60;
+
+/// The status that says that data is about to be made, before it is: after a crash nobody else would know that
+/// something may still come.
+fn begun(instance: &CloudInstance, plan: &Plan, now: Timestamp) -> Option<CloudInstanceStatus> {
+    let mut next = instance.status.clone()?;
+    let is_new = |part| plan.writes.iter().any(|write| write.part == part && write.found.is_none());
+    let is_old =
+        |at: &Option<Time>| at.as_ref().is_none_or(|at| now.as_second() - at.0.as_second() > NOTED_SECONDS);
+    let at = Time(Timestamp::from_second(now.as_second()).ok()?);
+    let mut any = false;
+    if let Some(database) = next.database.as_mut().filter(|d| is_new(Part::Database) && is_old(&d.begun_at)) {
+        (database.begun_at, any) = (Some(at.clone()), true);
+    }
+    if let Some(share) = next.share.as_mut().filter(|s| is_new(Part::Share) && is_old(&s.begun_at)) {
+        (share.begun_at, any) = (Some(at), true);
+    }
+    any.then_some(next)
 }
 
 /// Whether the DNS record was good once: it stays as it is to be, whatever the server does today.
@@ -270,7 +312,7 @@ async fn in_cluster(
         },
         may_adopt: facts.may_adopt,
     };
-    let keep = in_cluster::keep(context, &client, &wanted, facts.now);
+    let keep = Box::pin(in_cluster::keep(context, &client, &wanted, facts.now));
     tokio::time::timeout(LONGEST_IN_CLUSTER, keep).await.unwrap_or_else(|_| {
         let seconds = LONGEST_IN_CLUSTER.as_secs();
         let message = format!("the reef's API server did not answer within {seconds} s");
@@ -299,10 +341,7 @@ fn again(
     let idle = memory.read.iter().filter(|(id, _)| !memory.operations.contains_key(*id));
     let reads = idle.map(|(_, read)| until(read.again_at));
     let verdicts = [&in_cluster.access, &in_cluster.workload, &in_cluster.configured];
-    // Servers and Jobs are watched; that the gateway takes a route is not, and takes a moment.
-    let route = in_cluster.configured == Verdict::Good && matches!(in_cluster.workload, Verdict::Working(_));
     let cluster = verdicts.into_iter().map(|verdict| match verdict {
-        Verdict::Working(_) if route => ROUTE.min(pauses.poll),
         Verdict::Good | Verdict::Waiting(_) | Verdict::Blocked(_) => pauses.resync,
         Verdict::Working(_) => pauses.poll,
         // What is refused is asked again, and not all the time.

@@ -36,10 +36,10 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use k8s_openapi::api::{apps::v1::StatefulSet, batch::v1::Job};
+use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::{
-    Api, Resource, ResourceExt,
-    core::PartialObjectMeta,
+    Api, ResourceExt,
+    core::{ApiResource, PartialObjectMeta},
     runtime::{
         Config, Controller,
         controller::Action,
@@ -52,6 +52,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::Readiness,
+    cluster::watch::Changed,
     controller::{
         Context, Reconciles,
         objects::{self, Guarded, key, these},
@@ -108,10 +109,9 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
     let retained = Api::<PartialObjectMeta<RetainedInstance>>::all(client);
     let retained = watch::touched(retained, CONTROLLER, "retainedinstances", metrics());
     let heard = context.heard.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let (servers, jobs): (Vec<_>, Vec<_>) = heard.into_iter().unzip();
-    let (servers, jobs) = (stream::iter(servers).flatten(), stream::iter(jobs).flatten());
+    let heard = stream::iter(heard).flatten();
     let (by_region, waiting, kept) = (store.clone(), store.clone(), store.clone());
-    let (served, worked) = (store.clone(), store.clone());
+    let hearing = store.clone();
     Controller::for_stream(instances, store)
         .with_config(Config::default().concurrency(shared.context.concurrency))
         .watches_stream(regions, move |region| {
@@ -119,8 +119,7 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
         })
         .watches_stream(reefs, move |_| these(&waiting, unplaced))
         .watches_stream(retained, move |_| these(&kept, unplaced))
-        .watches_stream(servers, move |server: PartialObjectMeta<StatefulSet>| in_a_cluster(&served, &server))
-        .watches_stream(jobs, move |job: PartialObjectMeta<Job>| in_a_cluster(&worked, &job))
+        .watches_stream_with(heard, move |changed: Changed| in_a_cluster(&hearing, &changed), any_kind())
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile, |_, never: &Infallible, _| match *never {}, shared)
         .for_each(|result| async move {
@@ -135,17 +134,24 @@ fn unplaced(instance: &CloudInstance) -> bool {
     instance.status.as_ref().is_none_or(|s| s.placement.is_none())
 }
 
+/// Changes in the reefs' clusters are of many kinds, and only their labels count.
+fn any_kind() -> ApiResource {
+    ApiResource::erase::<StatefulSet>(&())
+}
+
 /// The instance that something in a reef's cluster belongs to.
-fn in_a_cluster<K: Resource>(
+fn in_a_cluster(
     store: &Store<Guarded<CloudInstance>>,
-    object: &K,
+    object: &Changed,
 ) -> Vec<ObjectRef<Guarded<CloudInstance>>> {
-    let Some(hash) = object.labels().get(LABEL_INSTANCE) else { return Vec::new() };
-    let identity = names::identity(hash);
-    let is_its = |i: &CloudInstance| {
-        i.status.as_ref().and_then(|s| s.identity.as_ref()).map(|i| &i.name) == Some(&identity)
+    let Some(hash) = object.metadata.labels.as_ref().and_then(|l| l.get(LABEL_INSTANCE)) else {
+        return Vec::new();
     };
-    these(store, is_its)
+    let identity = names::identity(hash);
+    these(store, |instance| {
+        let its = instance.status.as_ref().and_then(|s| s.identity.as_ref());
+        its.is_some_and(|its| its.name == identity)
+    })
 }
 
 async fn reconcile(instance: Arc<Guarded<CloudInstance>>, shared: Arc<Shared>) -> Result<Action, Infallible> {

@@ -57,8 +57,11 @@ pub struct Plan {
 /// Decides.
 pub fn plan(facts: &Facts<'_>) -> Plan {
     let mut plan = Plan { verdicts: BTreeMap::new(), writes: Vec::new() };
+    let (record, _) = decided(facts, Part::Record, &plan.verdicts, false);
+    // Who cannot have its name needs nothing else.
+    let has_no_name = matches!(record, Verdict::Blocked(_));
     for part in Part::ALL {
-        let (verdict, write) = decided(facts, part, &plan.verdicts);
+        let (verdict, write) = decided(facts, part, &plan.verdicts, has_no_name);
         plan.verdicts.insert(part, verdict);
         plan.writes.extend(write);
     }
@@ -69,6 +72,7 @@ fn decided(
     facts: &Facts<'_>,
     part: Part,
     before: &BTreeMap<Part, Verdict>,
+    has_no_name: bool,
 ) -> (Verdict, Option<Write<Part>>) {
     let wanted = facts.inputs.wanted(part);
     let Some(seen) = facts.seen.get(&part) else {
@@ -81,10 +85,12 @@ fn decided(
     };
     let need = part.needs().filter(|need| before.get(need) != Some(&Verdict::Good)).map(Part::what);
     let unpublished = facts.unpublished.filter(|_| part == Part::Record);
+    let is_new = seen.state == Observed::Absent;
+    let nameless = (has_no_name && is_new && part == Part::Identity).then_some("its subdomain");
     decide(Case {
         gone: (had && !facts.may_recreate).then(|| data_is_gone(part.what(), &wanted.id, facts.is_spent)),
         foreign: &|found| not_ours(facts, part, found),
-        unmet: need.or(unpublished).map(str::to_owned),
+        unmet: need.or(unpublished).or(nameless).map(str::to_owned),
         bodiless: &|| Verdict::Blocked(no_compute()),
         whole: None,
         now: facts.now,

@@ -28,11 +28,7 @@ pub fn of_pod(pod: &Pod) -> Verdict {
         format!("exit code {} {message}", t.exit_code).trim().to_owned()
     };
     if let Some(ended) = state.terminated.as_ref().or(last.as_ref()) {
-        return failing(format!(
-            "pod {name} ended {} times, last with {}",
-            container.restart_count.max(1),
-            words(ended)
-        ));
+        return failing(format!("pod {name} ended with {}", words(ended)));
     }
     match state.waiting {
         Some(waiting)

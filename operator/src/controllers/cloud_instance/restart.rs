@@ -38,5 +38,7 @@ pub async fn if_needed(context: &Context, client: &Client, server: &Server<'_>) 
 /// Whether a pod that is not ending already was started for something else (pure).
 fn is_of_another(pod: &Pod, server: &Server<'_>) -> bool {
     let started_for = pod.annotations().get(manifests::CONNECTION);
-    pod.metadata.deletion_timestamp.is_none() && started_for != Some(&manifests::connection(server))
+    // One that does not say is left alone.
+    let another = started_for.is_some_and(|value| *value != manifests::connection(server));
+    pod.metadata.deletion_timestamp.is_none() && another
 }

@@ -29,6 +29,8 @@ pub struct Remains {
     pub share: Observed<Value>,
     /// Whether a RetainedInstance says what is kept.
     pub is_retained: bool,
+    /// Data that is absent and may still come, because making it was begun not long ago and its end was not seen.
+    pub may_come: Option<Part>,
     /// Whether the look before this one saw the same absences.
     pub is_second_look: bool,
 }
@@ -98,6 +100,12 @@ pub fn next(policy: DeletionPolicy, inputs: &Inputs, remains: &Remains) -> Step 
         }
         Observed::Absent if remains.has_leftovers => return Step::DeleteWorkload,
         _ => {}
+    }
+    if let Some(part) = remains.may_come {
+        return Step::Wait(format!(
+            "{}: making it was begun, and whether it comes is not known yet",
+            part.what()
+        ));
     }
     let data = is_there(Part::Database) || is_there(Part::Share);
     let keeps = policy == DeletionPolicy::Retain;

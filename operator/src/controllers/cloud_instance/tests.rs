@@ -275,6 +275,7 @@ fn all_there() -> Remains {
         is_retained: false,
         has_leftovers: true,
         is_second_look: false,
+        may_come: None,
     }
 }
 
@@ -348,6 +349,26 @@ fn a_server_that_runs_is_cared_for_unless_its_own_parts_are_lost() {
 }
 
 #[test]
+fn what_may_still_come_is_waited_for() {
+    let mut remains = all_there();
+    (remains.record, remains.namespace, remains.has_leftovers) = (Observed::Absent, Observed::Absent, false);
+    (remains.database, remains.may_come) = (Observed::Absent, Some(Part::Database));
+    for policy in [DeletionPolicy::Retain, DeletionPolicy::Delete] {
+        let step = next(policy, &inputs(), &remains);
+        assert!(matches!(&step, Step::Wait(what) if what.contains("database")), "{step:?}");
+    }
+}
+
+#[test]
+fn who_cannot_have_its_name_makes_nothing() {
+    let mut given = Given::nothing();
+    let theirs = json!({ "properties": { "metadata": { names::TAG_INSTANCE: "customers/other" } } });
+    given.seen.insert(Part::Record, seen(Observed::Present(theirs)));
+    assert_eq!(given.blocked(Part::Record), Some(Reason::NameTaken));
+    assert_eq!(given.writes(), [], "neither identity nor data");
+}
+
+#[test]
 fn a_namespace_that_is_going_is_waited_for() {
     let mut remains = all_there();
     remains.record = Observed::Absent;
@@ -418,6 +439,7 @@ proptest! {
             is_retained,
             has_leftovers,
             is_second_look,
+            may_come: None,
         };
         let policy = if keeps { DeletionPolicy::Retain } else { DeletionPolicy::Delete };
         let step = next(policy, &inputs, &remains);

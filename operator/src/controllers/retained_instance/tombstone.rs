@@ -54,7 +54,7 @@ pub async fn bury(
     let now = Timestamp::now();
     let spread = f64::from(now.subsec_nanosecond() % 1000) / 1000.0;
     let pauses = Pauses { poll: context.policy.azure_poll, resync: context.policy.resync };
-    match advance(context, &home, &inputs, policy, memory, (pauses, spread, now)).await? {
+    match advance(context, &home, &inputs, (policy, &[]), memory, (pauses, spread, now)).await? {
         // This object is what says that something is kept.
         Advance::Done(_) | Advance::MakeRetained => {
             let conditions = retained.status.clone().unwrap_or_default().conditions;
