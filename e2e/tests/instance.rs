@@ -464,6 +464,11 @@ async fn what_is_kept_and_what_goes(sandbox: &Sandbox, client: &Client, all: &Al
     let name = kept.name_any();
     ok(&sandbox.kubectl(&["wait", "ri", &name, "--for=condition=Ready", "--timeout=60s"]));
 
+    let on_reef = sandbox.reef_client(&cluster_of(client, &all["acme"]).await.unwrap()).await;
+    let copies = Api::<Secret>::namespaced(on_reef, "reef-system");
+    let copy = format!("kept-{acme}");
+    assert!(copies.get_opt(&copy).await.unwrap().is_some(), "its keys stay with its data");
+
     // What is kept is not used again silently.
     ok(&sandbox.kubectl_with(&["apply", "-f", "-"], SAMPLES[3].split("---").nth(1).unwrap()));
     let stalled = instance_shows(client, "acme", "Stalled", "True", "RetainedExists").await;
@@ -479,4 +484,5 @@ async fn what_is_kept_and_what_goes(sandbox: &Sandbox, client: &Client, all: &Al
     let (_, projects) =
         call(sandbox, client, &fresh, ("GET", "/api/projects"), Some(&key), &Value::Null).await;
     assert_eq!(projects["Items"], json!([]), "a new one with nothing of the old");
+    assert!(copies.get_opt(&copy).await.unwrap().is_none(), "the copy of its keys went with it");
 }

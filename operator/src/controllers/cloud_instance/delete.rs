@@ -25,6 +25,7 @@ use super::{
     Shared,
     bodies::Inputs,
     done::Done,
+    keys,
     look::{WAITING, api, connect, held, pauses},
     manifests, names,
     parts::Part,
@@ -168,7 +169,14 @@ pub async fn advance(
             delete(context, &home.arm, inputs, part, memory, times).await;
             Advance::GoesOn(part.what().to_owned())
         }
-        Step::MakeRetained => Advance::MakeRetained,
+        Step::MakeRetained => {
+            if let Some(client) = cluster
+                && let Err(trouble) = keys::leave_copy(context, &client, inputs).await?
+            {
+                return Ok(Advance::Held(trouble));
+            }
+            Advance::MakeRetained
+        }
         Step::DeleteWorkload => {
             if let Some(client) = cluster
                 && let Err(error) = delete_workload(context, &client, inputs).await
@@ -205,7 +213,7 @@ async fn look(context: &Context, home: &Home, inputs: &Inputs) -> Result<(Remain
         async |part: Part| observe::observed(home.arm.get(&inputs.id(part), inputs.wanted(part).api).await);
     let (record, identity, database, share) =
         tokio::join!(get(Part::Record), get(Part::Identity), get(Part::Database), get(Part::Share));
-    let client = connect(context, home, inputs).await;
+    let client = connect(context, home).await;
     let in_cluster = match &client {
         Ok(client) => match namespace(client, inputs).await {
             Ok(Some(live)) => Ok((Observed::Present(live), false)),

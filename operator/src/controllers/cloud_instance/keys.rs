@@ -12,6 +12,8 @@ use reef_crds::{
     meta::{CONFIRM_RECREATION, LABEL_FLEET, LABEL_INSTANCE, OPERATOR},
 };
 
+use serde_json::json;
+
 use super::{
     bodies::Inputs,
     look::connect,
@@ -21,8 +23,9 @@ use super::{
 };
 use crate::{
     causes,
+    cluster::keep::{Manifest, keep_one, remove_one},
     controller::{Context, Error, hash, trouble::Trouble},
-    controllers::reef::{references::Held, teardown::annotated},
+    controllers::reef::{bodies::NAMESPACE, references::Held, teardown::annotated},
     observed::Observed,
     resources::{Seen, Verdict},
 };
@@ -134,7 +137,7 @@ fn is_spent(instance: &CloudInstance) -> bool {
 /// The copy of the keys that the reef's cluster has, if it has one. It may be the last one, so it is asked for before
 /// others are made.
 async fn copied(context: &Context, home: &Home, inputs: &Inputs) -> Result<Option<Keys>, Held> {
-    let client = match connect(context, home, inputs).await {
+    let client = match connect(context, home).await {
         Ok(client) => client,
         Err(Verdict::Unknown(trouble) | Verdict::Failed(trouble)) => return Err(Held(trouble, false)),
         Err(_) => {
@@ -207,6 +210,49 @@ async fn keep(context: &Context, instance_hash: &str, instance: &str, keys: &Key
         .await
         .map(drop)
         .map_err(Error::api("keep the instance's keys"))
+}
+
+/// The copy that stays on the reef with the data that it opens.
+fn kept(fleet: &str, instance_hash: &str, instance: &str, keys: Option<&Keys>) -> Manifest {
+    let encode = |text: &str| azure_core::base64::encode(text);
+    let data =
+        keys.map(|keys| json!({ MASTER_KEY: encode(&keys.master_key), API_KEY: encode(&keys.api_key) }));
+    let object = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+        "metadata": {
+            "name": format!("kept-{instance_hash}"), "namespace": NAMESPACE,
+            // Without the label of the instance: what carries that goes with it.
+            "labels": { "app.kubernetes.io/managed-by": OPERATOR, "app.kubernetes.io/component": "keys", LABEL_FLEET: fleet },
+            "annotations": { names::TAG_INSTANCE: instance },
+        },
+        "data": data,
+    });
+    Manifest { plural: "secrets", object }
+}
+
+/// Leaves a copy of the keys on the reef before an instance goes whose data stays: with the management cluster the other
+/// one may be lost, and without its master key a database cannot be read.
+pub async fn leave_copy(
+    context: &Context,
+    cluster: &Client,
+    inputs: &Inputs,
+) -> Result<Result<(), Trouble>, Error> {
+    let keys = match get(context, &inputs.hash).await? {
+        Ok(Some(keys)) => keys,
+        Ok(None) => return Ok(Ok(())),
+        Err(Held(trouble, _)) => return Ok(Err(trouble)),
+    };
+    let copy = kept(&inputs.fleet, &inputs.hash, &inputs.instance(), Some(&keys));
+    Ok(match keep_one(context, cluster, &copy).await {
+        Ok(_) => Ok(()),
+        Err(Verdict::Unknown(trouble) | Verdict::Failed(trouble) | Verdict::Blocked(trouble)) => Err(trouble),
+        Err(_) => Err(Trouble::new(Reason::ClusterUnreachable, "the copy of the keys cannot be written yet")),
+    })
+}
+
+/// Removes that copy after the data that it opened.
+pub async fn remove_copy(context: &Context, cluster: &Client, instance_hash: &str) -> Result<(), Verdict> {
+    remove_one(context, cluster, &kept(&context.fleet, instance_hash, "", None)).await
 }
 
 #[cfg(test)]

@@ -12,9 +12,7 @@ use reef_crds::{
 };
 
 use super::{
-    Shared,
-    bodies::Inputs,
-    delete,
+    Shared, delete,
     done::Done,
     in_cluster::{self, InCluster, Routes, Wanted},
     intake::{self, Found},
@@ -49,7 +47,7 @@ const TROUBLED: Duration = Duration::from_secs(5);
 const LONGEST_IN_CLUSTER: Duration = Duration::from_secs(60);
 
 /// One look: sees, decides, acts, reports.
-pub async fn look(instance: &CloudInstance, shared: &Shared) -> Result<Action, Error> {
+pub(super) async fn look(instance: &CloudInstance, shared: &Shared) -> Result<Action, Error> {
     let context = &*shared.context;
     context.claim.check()?;
     let uid = instance.uid().unwrap_or_default();
@@ -247,16 +245,17 @@ fn memory_of(status: &CloudInstanceStatus) -> bool {
 }
 
 /// A connection to the reef's cluster.
-pub(super) async fn connect(
-    context: &Context,
-    home: &Home,
-    inputs: &Inputs,
-) -> Result<kube::Client, Verdict> {
+pub async fn connect(context: &Context, home: &Home) -> Result<kube::Client, Verdict> {
     let status = home.reef.status.clone().unwrap_or_default();
-    let Some((name, host)) = status.cluster.and_then(|c| Some((c.name, c.host?))) else {
+    let known = status.cluster.and_then(|c| Some((c.name, c.host?)));
+    let (Some((name, host)), Some(subscription), Some(group)) =
+        (known, status.subscription_id, status.resource_group)
+    else {
         return Err(Verdict::Waiting("waits for: the reef's cluster".to_owned()));
     };
-    let id = format!("{}/providers/Microsoft.ContainerService/managedClusters/{name}", inputs.group);
+    let id = format!(
+        "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.ContainerService/managedClusters/{name}"
+    );
     match context.clusters.get(&home.arm, &id, AKS_API, &host).await {
         Ok(cluster) => Ok(cluster.client),
         Err(error) => Err(Verdict::Unknown(Trouble::new(Reason::ClusterUnreachable, error.to_string()))),
@@ -284,7 +283,7 @@ async fn in_cluster(
         let waiting = Verdict::Waiting(format!("waits for: {what}"));
         return InCluster::all(&waiting, Done::default());
     };
-    let client = match connect(context, home, inputs).await {
+    let client = match connect(context, home).await {
         Ok(client) => client,
         Err(verdict) => return InCluster::all(&verdict, Done::default()),
     };

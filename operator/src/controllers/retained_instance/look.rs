@@ -19,11 +19,12 @@ use super::{
 use crate::{
     azure::Arm,
     controller::{
-        Error, finalizers, publish,
+        Context, Error, finalizers, publish,
         standing::{self, Before},
         status,
         trouble::{Trouble, transition},
     },
+    controllers::cloud_instance::{keys::remove_copy, look::connect, names, references::on_reef},
     controllers::reef::{
         bodies::{IDENTITY_API, SQL_API, STORAGE_API},
         references::{Held, arm},
@@ -89,7 +90,7 @@ pub async fn look(retained: &RetainedInstance, shared: &Shared) -> Result<Action
         return keep(retained, shared, &arm).await;
     }
     let mut memory = shared.memories.take(&uid);
-    let result = remove(retained, shared, &arm, &mut memory).await;
+    let result = remove(retained, shared, (&arm, region), &mut memory).await;
     shared.memories.put(&uid, memory);
     result
 }
@@ -127,7 +128,7 @@ async fn keep(retained: &RetainedInstance, shared: &Shared, arm: &Arc<Arm>) -> R
 async fn remove(
     retained: &RetainedInstance,
     shared: &Shared,
-    arm: &Arc<Arm>,
+    (arm, region): (&Arc<Arm>, Region),
     memory: &mut Memory,
 ) -> Result<Action, Error> {
     let context = &*shared.context;
@@ -141,6 +142,7 @@ async fn remove(
     let (identity, database, share) = tokio::join!(identity, get(Part::Database), get(Part::Share));
     match plan::teardown(retained, &context.fleet, [&identity, &database, &share]) {
         Step::Done => {
+            forget_keys(retained, context, region).await?;
             tracing::info!(
                 controller = super::CONTROLLER,
                 name = retained.name_any(),
@@ -167,6 +169,18 @@ async fn remove(
             Ok(Action::requeue(pauses.poll.min(Duration::from_secs(2))))
         }
     }
+}
+
+/// Removes the copy of the keys from the reef. What they opened is gone, so a reef that cannot be reached holds up nothing.
+async fn forget_keys(retained: &RetainedInstance, context: &Context, region: Region) -> Result<(), Error> {
+    let Ok(home) = on_reef(context, region, &retained.spec.reef_ref.name).await? else { return Ok(()) };
+    let origin = &retained.spec.origin;
+    let hash = names::hash(&context.fleet, &origin.namespace, &origin.name);
+    let gone = async { remove_copy(context, &connect(context, &home).await?, &hash).await };
+    if let Err(verdict) = gone.await {
+        tracing::warn!(name = retained.name_any(), ?verdict, "the copy of the keys stays on the reef");
+    }
+    Ok(())
 }
 
 pub(super) fn with(
