@@ -72,8 +72,13 @@ pub fn hash_of(status: &CloudInstanceStatus) -> String {
 
 /// The key of the REST API that the operator made for an instance.
 pub async fn api_key(client: &Client, status: &CloudInstanceStatus) -> String {
+    let all =
+        Api::<CloudInstance>::all(client.clone()).list(&ListParams::default()).await.expect("instances");
+    let is_its = |i: &&CloudInstance| i.status.as_ref().is_some_and(|s| s.identity == status.identity);
+    let uid = all.items.iter().find(is_its).and_then(|i| i.metadata.uid.clone()).expect("its UID");
     let secrets = Api::<Secret>::namespaced(client.clone(), NAMESPACE);
-    let secret = secrets.get(&format!("instance-{}", hash_of(status))).await.expect("the keys");
+    let name = format!("instance-{}-{}", hash_of(status), &uid[..8]);
+    let secret = secrets.get(&name).await.expect("the keys");
     let data = secret.data.expect("data");
     String::from_utf8(data["api-key"].0.clone()).expect("text")
 }

@@ -433,6 +433,7 @@ async fn deletion_needs_a_confirmation(sandbox: &Sandbox, client: &Client, all: 
 }
 
 async fn what_is_kept_and_what_goes(sandbox: &Sandbox, client: &Client, all: &All) {
+    let old = api_key(client, &all["acme"]).await;
     for name in ["acme", "initech"] {
         ok(&sandbox.kubectl(&["-n", CUSTOMERS, "annotate", "ci", name, CONFIRM]));
         ok(&sandbox.kubectl(&["-n", CUSTOMERS, "delete", "ci", name, "--wait=false"]));
@@ -481,6 +482,7 @@ async fn what_is_kept_and_what_goes(sandbox: &Sandbox, client: &Client, all: &Al
     let fresh = instance_ready(client, "acme").await;
     assert_eq!(fresh.url.as_deref(), Some("https://acme.octopus.example"));
     let key = api_key(client, &fresh).await;
+    assert_ne!(key, old, "and with keys of its own");
     let (_, projects) =
         call(sandbox, client, &fresh, ("GET", "/api/projects"), Some(&key), &Value::Null).await;
     assert_eq!(projects["Items"], json!([]), "a new one with nothing of the old");

@@ -348,7 +348,7 @@ async fn make_retained(
             name: inputs.share(),
             quota: instance.spec.quota.clone(),
         },
-        keys_secret_ref: ObjectName { name: names::keys(&inputs.hash) },
+        keys_secret_ref: ObjectName { name: names::keys(&inputs.hash, &inputs.uid) },
         version: last_version(instance),
         subdomain: inputs.subdomain.clone(),
         tombstone,

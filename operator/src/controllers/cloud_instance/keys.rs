@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 
 use aws_lc_rs::rand;
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use kube::{Api, Client, api::PostParams};
+use kube::{
+    Api, Client,
+    api::{ListParams, PostParams},
+};
 use reef_crds::{
     CloudInstance,
     condition::Reason,
@@ -80,7 +83,7 @@ pub async fn known(
     inputs: &Inputs,
     seen: &BTreeMap<Part, Seen>,
 ) -> Result<Result<Keys, Held>, Error> {
-    match get(context, &inputs.hash).await? {
+    match get(context, inputs).await? {
         Ok(None) => {}
         Ok(Some(keys)) => return Ok(Ok(keys)),
         Err(held) => return Ok(Err(held)),
@@ -101,7 +104,10 @@ pub async fn known(
         }
         _ => match copied(context, home, inputs).await {
             Ok(Some(keys)) => keys,
-            Ok(None) => return held(Reason::KeysDiffer, lost(context, inputs), true),
+            Ok(None) => match earlier(context, inputs, seen).await? {
+                Some(keys) => keys,
+                None => return held(Reason::KeysDiffer, lost(context, inputs), true),
+            },
             Err(held) => return Ok(Err(held)),
         },
     };
@@ -113,11 +119,11 @@ pub async fn known(
             "the keys in the reef's cluster are not those that database {} was made with: restore Secret {}/{}; nothing is started meanwhile",
             inputs.database(),
             context.namespace,
-            names::keys(&inputs.hash)
+            names::keys(&inputs.hash, &inputs.uid)
         );
         return held(Reason::KeysDiffer, message, true);
     }
-    keep(context, &inputs.hash, &inputs.instance(), &keys).await?;
+    keep(context, inputs, &keys).await?;
     Ok(Ok(keys))
 }
 
@@ -126,12 +132,28 @@ fn lost(context: &Context, inputs: &Inputs) -> String {
         "database {} was made with keys that are not here any more: restore Secret {}/{}; nothing is started meanwhile",
         inputs.database(),
         context.namespace,
-        names::keys(&inputs.hash)
+        names::keys(&inputs.hash, &inputs.uid)
     )
 }
 
 fn is_spent(instance: &CloudInstance) -> bool {
     instance.status.as_ref().is_some_and(|s| s.recreation_spent)
+}
+
+/// The keys of an earlier object of this name that the database was made with, by the hash in its tags.
+async fn earlier(
+    context: &Context,
+    inputs: &Inputs,
+    seen: &BTreeMap<Part, Seen>,
+) -> Result<Option<Keys>, Error> {
+    let Some(Observed::Present(database)) = seen.get(&Part::Database).map(|s| &s.state) else {
+        return Ok(None);
+    };
+    let secrets = Api::<Secret>::namespaced(context.client.clone(), &context.namespace);
+    let ours = ListParams::default().labels(&format!("{LABEL_INSTANCE}={}", inputs.hash));
+    let list = secrets.list(&ours).await.map_err(Error::api("list the instance's keys"))?;
+    let mut keys = list.items.iter().filter_map(Keys::from_secret);
+    Ok(keys.find(|keys| database["tags"][TAG_KEYS] == keys.hash().as_str()))
 }
 
 /// The copy of the keys that the reef's cluster has, if it has one. It may be the last one, so it is asked for before
@@ -152,8 +174,8 @@ async fn copied(context: &Context, home: &Home, inputs: &Inputs) -> Result<Optio
 }
 
 /// The keys in the operator's namespace, if they were made. A Secret that lacks one of them is not passed over.
-async fn get(context: &Context, instance_hash: &str) -> Result<Result<Option<Keys>, Held>, Error> {
-    let name = names::keys(instance_hash);
+async fn get(context: &Context, inputs: &Inputs) -> Result<Result<Option<Keys>, Held>, Error> {
+    let name = names::keys(&inputs.hash, &inputs.uid);
     let secrets = Api::<Secret>::namespaced(context.client.clone(), &context.namespace);
     let found = secrets.get_opt(&name).await.map_err(Error::api("read the instance's keys"))?;
     let Some(secret) = found else { return Ok(Ok(None)) };
@@ -180,22 +202,22 @@ fn make() -> Result<Keys, Error> {
 }
 
 /// Puts keys into the operator's namespace. They are never changed, and go with nothing.
-async fn keep(context: &Context, instance_hash: &str, instance: &str, keys: &Keys) -> Result<(), Error> {
+async fn keep(context: &Context, inputs: &Inputs, keys: &Keys) -> Result<(), Error> {
     context.claim.check()?;
     let labels = [
         ("app.kubernetes.io/managed-by", OPERATOR),
         ("app.kubernetes.io/part-of", OPERATOR),
         ("app.kubernetes.io/component", "keys"),
         (LABEL_FLEET, context.fleet.as_str()),
-        (LABEL_INSTANCE, instance_hash),
+        (LABEL_INSTANCE, inputs.hash.as_str()),
     ];
     let labels: BTreeMap<_, _> = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    let annotations = BTreeMap::from([(names::TAG_INSTANCE.to_owned(), instance.to_owned())]);
+    let annotations = BTreeMap::from([(names::TAG_INSTANCE.to_owned(), inputs.instance())]);
     let data = [(MASTER_KEY, &keys.master_key), (API_KEY, &keys.api_key)];
     let data = data.map(|(k, v)| (k.to_owned(), ByteString(v.clone().into_bytes())));
     let secret = Secret {
         metadata: ObjectMeta {
-            name: Some(names::keys(instance_hash)),
+            name: Some(names::keys(&inputs.hash, &inputs.uid)),
             labels: Some(labels),
             annotations: Some(annotations),
             ..ObjectMeta::default()
@@ -237,7 +259,7 @@ pub async fn leave_copy(
     cluster: &Client,
     inputs: &Inputs,
 ) -> Result<Result<(), Trouble>, Error> {
-    let keys = match get(context, &inputs.hash).await? {
+    let keys = match get(context, inputs).await? {
         Ok(Some(keys)) => keys,
         Ok(None) => return Ok(Ok(())),
         Err(Held(trouble, _)) => return Ok(Err(trouble)),

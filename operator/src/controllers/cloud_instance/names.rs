@@ -51,9 +51,10 @@ pub fn volume(share: &str) -> String {
     format!("reef-{share}")
 }
 
-/// Name of the Secret with the instance's keys in the operator's namespace.
-pub fn keys(hash: &str) -> String {
-    format!("instance-{hash}")
+/// Name of the Secret with the keys of an instance in the operator's namespace. Another object of the same name has other
+/// keys, unless it takes over what the first one had.
+pub fn keys(hash: &str, uid: &str) -> String {
+    format!("instance-{hash}-{}", uid.get(..8).unwrap_or(uid))
 }
 
 /// What every resource of an instance is marked with, its claim aside.
