@@ -42,3 +42,43 @@ fn is_of_another(pod: &Pod, server: &Server<'_>) -> bool {
     let another = started_for.is_some_and(|value| *value != manifests::connection(server));
     pod.metadata.deletion_timestamp.is_none() && another
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{keys::Keys, tests::inputs},
+        *,
+    };
+    use serde_json::json;
+
+    #[test]
+    fn only_a_pod_that_says_that_it_was_started_for_something_else_is_ended() {
+        let keys = Keys { master_key: String::new(), api_key: String::new() };
+        let inputs = inputs();
+        let server = Server {
+            inputs: &inputs,
+            image: "i",
+            version: "v",
+            task_cap: 5,
+            client_id: "client",
+            database: "database",
+            keys: &keys,
+            runs: true,
+        };
+        // It stands in pods that run: with another value a new release of the operator would end them all.
+        assert_eq!(manifests::connection(&server), "e406a6a2f658ffaf");
+        let pod = |value: Option<&str>, deleted: Option<&str>| -> Pod {
+            let annotations = value.map(|value| json!({ manifests::CONNECTION: value }));
+            let metadata =
+                json!({ "name": "octopus-0", "annotations": annotations, "deletionTimestamp": deleted });
+            serde_json::from_value(json!({ "metadata": metadata })).unwrap()
+        };
+        assert!(!is_of_another(&pod(Some("e406a6a2f658ffaf"), None), &server));
+        assert!(!is_of_another(&pod(None, None), &server), "it does not say");
+        assert!(is_of_another(&pod(Some("other"), None), &server));
+        assert!(
+            !is_of_another(&pod(Some("other"), Some("2026-01-01T00:00:00Z")), &server),
+            "it ends already"
+        );
+    }
+}

@@ -24,7 +24,7 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-fn inputs() -> Inputs {
+pub(super) fn inputs() -> Inputs {
     let text = |text: &str| text.to_owned();
     Inputs {
         fleet: text("f"),
