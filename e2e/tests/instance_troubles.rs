@@ -9,7 +9,7 @@
 
 use k8s_openapi::api::{
     batch::v1::Job,
-    core::v1::{Namespace, PersistentVolume, Pod},
+    core::v1::{Namespace, PersistentVolume, Pod, Secret},
 };
 use kube::{
     Api, Client,
@@ -19,6 +19,7 @@ use kube::{
 use reef_crds::CloudInstanceStatus;
 use reef_e2e::{
     harness::{Sandbox, eventually, ok, refused},
+    install::NAMESPACE,
     instance_harness::{
         CUSTOMERS, api_key, call, cluster_of, hash_of, instance_gone, instance_ready, instance_shows,
         retained,
@@ -73,7 +74,7 @@ async fn what_goes_wrong_is_told_and_nothing_is_lost() {
     story.a_database_that_is_gone_is_made_again_only_when_confirmed(&globex).await;
     story.nothing_stays_when_the_namespace_went_first(&globex).await;
     story.deletion_by_force_leaves_a_tombstone().await;
-    story.a_reef_stays_while_somebody_lives_on_it(&acme).await;
+    story.a_reef_stays_while_somebody_lives_on_it(&acme, &key).await;
 }
 
 impl Story {
@@ -288,16 +289,28 @@ impl Story {
         assert!(!left.items.iter().any(|n| n.metadata.name.as_ref().unwrap().starts_with("oct-initech-")));
     }
 
-    async fn a_reef_stays_while_somebody_lives_on_it(&self, acme: &CloudInstanceStatus) {
+    async fn a_reef_stays_while_somebody_lives_on_it(&self, acme: &CloudInstanceStatus, key: &str) {
         ok(&self.sandbox.kubectl(&["annotate", "reef", "weu-1", CONFIRM]));
         ok(&self.sandbox.kubectl(&["delete", "reef", "weu-1", "--wait=false"]));
         let blocked = shows(&self.client, "weu-1", "Stalled", "True", "DeletionBlocked").await;
         let message = &blocked.conditions[0].message;
         assert!(message.contains("CloudInstance customers/acme"), "{message}");
         assert_eq!(self.call(acme, ("GET", "/api"), None, &Value::Null).await.0, 200, "it serves on");
+        // The keys in the management cluster are lost: the ones in its namespace are the last, and must not go with it.
+        ok(&self.sandbox.kubectl(&[
+            "-n",
+            NAMESPACE,
+            "delete",
+            "secrets",
+            "-l",
+            "app.kubernetes.io/component=keys",
+        ]));
         ok(&self.sandbox.kubectl(&["-n", CUSTOMERS, "annotate", "ci", "acme", CONFIRM]));
         ok(&self.sandbox.kubectl(&["-n", CUSTOMERS, "delete", "ci", "acme", "--wait=false"]));
         instance_gone(&self.client, "acme").await;
+        let copies = Api::<Secret>::namespaced(self.cluster.clone(), "reef-system");
+        let copy = copies.get(&format!("kept-{}", hash_of(acme))).await.unwrap().data.unwrap();
+        assert_eq!(copy["api-key"].0, key.as_bytes(), "they stay with its data");
         eventually("what is kept holds the reef too", || async {
             let kept = shows(&self.client, "weu-1", "Stalled", "True", "DeletionBlocked").await;
             kept.conditions[0].message.contains("RetainedInstance").then_some(())

@@ -157,7 +157,16 @@ pub async fn advance(
         }
     }
     remains.may_come = may_come(begun, &remains, inputs, memory, times.2);
-    Ok(match teardown::next(policy, inputs, &remains) {
+    let step = teardown::next(policy, inputs, &remains);
+    // Before the namespace goes with its copy, and again where there was none.
+    let leaves_keys =
+        policy == DeletionPolicy::Retain && matches!(step, Step::DeleteWorkload | Step::MakeRetained);
+    if let Some(client) = cluster.as_ref().filter(|_| leaves_keys)
+        && let Err(trouble) = keys::leave_copy(context, client, inputs).await?
+    {
+        return Ok(Advance::Held(trouble));
+    }
+    Ok(match step {
         Step::LookAgain => {
             memory.looked = true;
             Advance::GoesOn("a second look at what is gone".to_owned())
@@ -169,14 +178,7 @@ pub async fn advance(
             delete(context, &home.arm, inputs, part, memory, times).await;
             Advance::GoesOn(part.what().to_owned())
         }
-        Step::MakeRetained => {
-            if let Some(client) = cluster
-                && let Err(trouble) = keys::leave_copy(context, &client, inputs).await?
-            {
-                return Ok(Advance::Held(trouble));
-            }
-            Advance::MakeRetained
-        }
+        Step::MakeRetained => Advance::MakeRetained,
         Step::DeleteWorkload => {
             if let Some(client) = cluster
                 && let Err(error) = delete_workload(context, &client, inputs).await

@@ -260,10 +260,18 @@ pub async fn leave_copy(
     inputs: &Inputs,
 ) -> Result<Result<(), Trouble>, Error> {
     let keys = match get(context, inputs).await? {
-        Ok(Some(keys)) => keys,
-        Ok(None) => return Ok(Ok(())),
+        Ok(Some(keys)) => Some(keys),
+        // Ours was lost: the one that goes with the namespace is the last.
+        Ok(None) => match copy(cluster, &inputs.namespace()).await {
+            Ok(copy) => copy,
+            Err(error) => {
+                let message = format!("keys in the reef's cluster: {}", causes(&error));
+                return Ok(Err(Trouble::new(Reason::ClusterUnreachable, message)));
+            }
+        },
         Err(Held(trouble, _)) => return Ok(Err(trouble)),
     };
+    let Some(keys) = keys else { return Ok(Ok(())) };
     let copy = kept(&inputs.fleet, &inputs.hash, &inputs.instance(), Some(&keys));
     Ok(match keep_one(context, cluster, &copy).await {
         Ok(_) => Ok(()),
