@@ -8,6 +8,8 @@ export REEF_TOOLS ?= $(CACHE)/tools
 DENY_VERSION := 0.20.2
 SANDBOX := $(or $(CARGO_TARGET_DIR),target)/debug/reef-sandbox
 DIR ?= .reef-sandbox
+# End-to-end stories at a time: each has a sandbox of its own, of about 2 GB and more than one core.
+STORIES ?= 2
 
 .PHONY: help
 help: ## List what can be made
@@ -38,7 +40,7 @@ demo: tools build ## Run the sandbox with the operator and the samples; DEMO_EXI
 
 .PHONY: test
 test: tools build ## Run every test, unit to end to end
-	cargo test --workspace --locked --no-fail-fast
+	RUST_TEST_THREADS=$(STORIES) cargo test --workspace --locked --no-fail-fast
 
 .PHONY: generate
 generate: ## Write the CRDs, the chart's copies of them and the API reference

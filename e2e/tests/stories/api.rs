@@ -1,10 +1,4 @@
 //! Story: what the API server takes and what it refuses, and in which words.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::expect_used,
-    reason = "a step that fails is to fail its story"
-)]
 
 use kube::{
     Api, Client,

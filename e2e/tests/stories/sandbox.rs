@@ -1,10 +1,4 @@
 //! Story: a sandbox starts, refuses company, and leaves nothing behind, however it ends.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::expect_used,
-    reason = "a step that fails is to fail its story"
-)]
 
 use std::{fs, process::Command};
 

@@ -1,11 +1,5 @@
 //! Story: the management cluster is lost with all keys, and the same manifests are applied to a new one: the instances
 //! are found where they are, and nothing of them is made, changed or restarted.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::expect_used,
-    reason = "a step that fails is to fail its story"
-)]
 
 use std::collections::BTreeMap;
 
@@ -21,10 +15,10 @@ use reef_e2e::{
 use serde_json::{Value, json};
 
 const SAMPLES: [&str; 4] = [
-    include_str!("../../docs/samples/10-region.yaml"),
-    include_str!("../../docs/samples/20-reefclass.yaml"),
-    include_str!("../../docs/samples/30-reefs.yaml"),
-    include_str!("../../docs/samples/40-instances.yaml"),
+    include_str!("../../../docs/samples/10-region.yaml"),
+    include_str!("../../../docs/samples/20-reefclass.yaml"),
+    include_str!("../../../docs/samples/30-reefs.yaml"),
+    include_str!("../../../docs/samples/40-instances.yaml"),
 ];
 
 const NAMES: [&str; 3] = ["acme", "globex", "initech"];

@@ -1,11 +1,5 @@
 //! Story: instances come into service on two reefs, are reached, are kept as wanted, and go again: one whose data is
 //! kept, one whose data goes.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::expect_used,
-    reason = "a step that fails is to fail its story"
-)]
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -29,10 +23,10 @@ use reef_e2e::{
 use serde_json::{Value, json};
 
 const SAMPLES: [&str; 4] = [
-    include_str!("../../docs/samples/10-region.yaml"),
-    include_str!("../../docs/samples/20-reefclass.yaml"),
-    include_str!("../../docs/samples/30-reefs.yaml"),
-    include_str!("../../docs/samples/40-instances.yaml"),
+    include_str!("../../../docs/samples/10-region.yaml"),
+    include_str!("../../../docs/samples/20-reefclass.yaml"),
+    include_str!("../../../docs/samples/30-reefs.yaml"),
+    include_str!("../../../docs/samples/40-instances.yaml"),
 ];
 
 const NAMES: [&str; 3] = ["acme", "globex", "initech"];

@@ -1,11 +1,5 @@
 //! Story: helm installs the operator, it becomes Ready, it is killed and comes back, it is taken away and
 //! the API stays.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::expect_used,
-    reason = "a step that fails is to fail its story"
-)]
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +16,7 @@ use reef_e2e::{
 use rustix::process::Signal;
 
 /// Text of a sample.
-const REGION: &str = include_str!("../../docs/samples/10-region.yaml");
+const REGION: &str = include_str!("../../../docs/samples/10-region.yaml");
 
 #[tokio::test]
 async fn the_operator_is_installed_killed_and_taken_away() {

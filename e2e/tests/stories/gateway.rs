@@ -1,10 +1,4 @@
 //! Story: a reef's gateway carries what routes say to where policies let it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::expect_used,
-    reason = "a step that fails is to fail its story"
-)]
 
 use kube::{
     Api, Client, ResourceExt,

@@ -1,10 +1,4 @@
 //! Story: the node runs pods as a kubelet would: identity, files, restarts, logs, and the end.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::expect_used,
-    reason = "a step that fails is to fail its story"
-)]
 
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::{

@@ -1,10 +1,4 @@
 //! Story: what goes wrong while reefs are made and kept, what their user sees, and what must not happen.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::expect_used,
-    reason = "a step that fails is to fail its story"
-)]
 
 use kube::{Api, Client};
 use reef_crds::Region;
@@ -16,8 +10,10 @@ use reef_e2e::{
 };
 use serde_json::{Value, json};
 
-const SAMPLES: [&str; 2] =
-    [include_str!("../../docs/samples/10-region.yaml"), include_str!("../../docs/samples/20-reefclass.yaml")];
+const SAMPLES: [&str; 2] = [
+    include_str!("../../../docs/samples/10-region.yaml"),
+    include_str!("../../../docs/samples/20-reefclass.yaml"),
+];
 
 /// The first name that the operator would give the SQL server of the reef `weu-1` of the fleet `sandbox`.
 const FIRST_NAME: &str = "sandbox-weu-1-dc57f8ee";

@@ -1,10 +1,4 @@
 //! Story: pods reach what they may, and nothing else.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::expect_used,
-    reason = "a step that fails is to fail its story"
-)]
 
 use k8s_openapi::api::{
     core::v1::{Pod, Service},

@@ -1,10 +1,4 @@
 //! Story: pods of an AKS cluster keep their files in Azure Files, and Jobs end with what they have to say.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::expect_used,
-    reason = "a step that fails is to fail its story"
-)]
 
 use k8s_openapi::api::{
     apps::v1::StatefulSet,

@@ -1,12 +1,5 @@
 //! Story: the operator proves to Azure who it is, and a Region shows how Azure fares.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::expect_used,
-    reason = "a step that fails is to fail its story"
-)]
-
 use kube::{Api, Client};
 use reef_crds::{Region, RegionStatus};
 use reef_e2e::{
@@ -16,7 +9,7 @@ use reef_e2e::{
 };
 use serde_json::json;
 
-const SAMPLE: &str = include_str!("../../docs/samples/10-region.yaml");
+const SAMPLE: &str = include_str!("../../../docs/samples/10-region.yaml");
 
 #[tokio::test]
 async fn a_region_shows_how_azure_fares() {

@@ -1,11 +1,5 @@
 //! Story: what goes wrong with instances, and what is done about it: a namespace that is deleted by hand, a database
 //! that is gone, objects that claim data which is in use, a reef that is to go while somebody lives on it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::expect_used,
-    reason = "a step that fails is to fail its story"
-)]
 
 use k8s_openapi::api::{
     batch::v1::Job,
@@ -29,12 +23,12 @@ use reef_e2e::{
 use serde_json::{Value, json};
 
 const SAMPLES: [&str; 3] = [
-    include_str!("../../docs/samples/10-region.yaml"),
-    include_str!("../../docs/samples/20-reefclass.yaml"),
-    include_str!("../../docs/samples/30-reefs.yaml"),
+    include_str!("../../../docs/samples/10-region.yaml"),
+    include_str!("../../../docs/samples/20-reefclass.yaml"),
+    include_str!("../../../docs/samples/30-reefs.yaml"),
 ];
 
-const INSTANCES: &str = include_str!("../../docs/samples/40-instances.yaml");
+const INSTANCES: &str = include_str!("../../../docs/samples/40-instances.yaml");
 
 const CONFIRM: &str = "confirmation.cloud.octopus.com/deletion=true";
 

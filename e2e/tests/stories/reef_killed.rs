@@ -1,11 +1,5 @@
 //! Story: the operator is killed again and again while a reef is made and while it is deleted; what comes of
 //! it is what comes of it without.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::expect_used,
-    reason = "a step that fails is to fail its story"
-)]
 
 use std::collections::BTreeMap;
 
@@ -16,8 +10,10 @@ use reef_e2e::{
     reef_harness::{gone, ready, set},
 };
 
-const SAMPLES: [&str; 2] =
-    [include_str!("../../docs/samples/10-region.yaml"), include_str!("../../docs/samples/20-reefclass.yaml")];
+const SAMPLES: [&str; 2] = [
+    include_str!("../../../docs/samples/10-region.yaml"),
+    include_str!("../../../docs/samples/20-reefclass.yaml"),
+];
 
 const REEF: &str = "\
 apiVersion: cloud.octopus.com/v1alpha1

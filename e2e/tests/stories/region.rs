@@ -1,10 +1,4 @@
 //! Story: a Region and its certificate: missing, made, rotated, broken, forbidden; and silence otherwise.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::expect_used,
-    reason = "a step that fails is to fail its story"
-)]
 
 use std::{collections::BTreeMap, time::Instant};
 

@@ -1,10 +1,4 @@
 //! Story: two reefs come into service, are kept as wanted, share nothing, and go again.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::expect_used,
-    reason = "a step that fails is to fail its story"
-)]
 
 use std::{collections::BTreeSet, fs, time::Instant};
 
@@ -24,9 +18,9 @@ use reef_e2e::{
 use serde_json::{Value, json};
 
 const SAMPLES: [&str; 3] = [
-    include_str!("../../docs/samples/10-region.yaml"),
-    include_str!("../../docs/samples/20-reefclass.yaml"),
-    include_str!("../../docs/samples/30-reefs.yaml"),
+    include_str!("../../../docs/samples/10-region.yaml"),
+    include_str!("../../../docs/samples/20-reefclass.yaml"),
+    include_str!("../../../docs/samples/30-reefs.yaml"),
 ];
 
 #[tokio::test]

@@ -1,11 +1,5 @@
 //! Story: the operator is killed again and again while six instances are made and while they are deleted; what comes
 //! of it is what comes of it without.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::expect_used,
-    reason = "a step that fails is to fail its story"
-)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,9 +21,9 @@ use reef_e2e::{
 use serde_json::Value;
 
 const SAMPLES: [&str; 3] = [
-    include_str!("../../docs/samples/10-region.yaml"),
-    include_str!("../../docs/samples/20-reefclass.yaml"),
-    include_str!("../../docs/samples/30-reefs.yaml"),
+    include_str!("../../../docs/samples/10-region.yaml"),
+    include_str!("../../../docs/samples/20-reefclass.yaml"),
+    include_str!("../../../docs/samples/30-reefs.yaml"),
 ];
 
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];

@@ -1,11 +1,5 @@
 //! Story: an instance is deleted while Azure still makes its database, and the operator that began that is killed: nobody
 //! sees the database yet, and it must not be left behind.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::expect_used,
-    reason = "a step that fails is to fail its story"
-)]
 
 use reef_e2e::{
     harness::{Sandbox, eventually, ok},
@@ -16,9 +10,9 @@ use reef_e2e::{
 use serde_json::Value;
 
 const SAMPLES: [&str; 3] = [
-    include_str!("../../docs/samples/10-region.yaml"),
-    include_str!("../../docs/samples/20-reefclass.yaml"),
-    include_str!("../../docs/samples/30-reefs.yaml"),
+    include_str!("../../../docs/samples/10-region.yaml"),
+    include_str!("../../../docs/samples/20-reefclass.yaml"),
+    include_str!("../../../docs/samples/30-reefs.yaml"),
 ];
 
 /// Its data is to go with it.

@@ -1,11 +1,5 @@
 //! Story: the management cluster is lost and the same manifests are applied to a new one: what runs in Azure
 //! is found again, and nothing of it is made, changed or restarted.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::expect_used,
-    reason = "a step that fails is to fail its story"
-)]
 
 use reef_crds::ReefStatus;
 use reef_e2e::{
@@ -15,9 +9,9 @@ use reef_e2e::{
 };
 
 const SAMPLES: [&str; 3] = [
-    include_str!("../../docs/samples/10-region.yaml"),
-    include_str!("../../docs/samples/20-reefclass.yaml"),
-    include_str!("../../docs/samples/30-reefs.yaml"),
+    include_str!("../../../docs/samples/10-region.yaml"),
+    include_str!("../../../docs/samples/20-reefclass.yaml"),
+    include_str!("../../../docs/samples/30-reefs.yaml"),
 ];
 
 #[tokio::test]

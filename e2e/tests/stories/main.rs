@@ -1,0 +1,27 @@
+//! The end-to-end stories, one file each. All are one program, so that several run side by side (the Makefile says how
+//! many) and it is linked once.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a step that fails is to fail its story"
+)]
+
+mod api;
+mod azure;
+mod files;
+mod gateway;
+mod instance;
+mod instance_begun;
+mod instance_troubles;
+mod instances_adopted;
+mod instances_killed;
+mod network;
+mod node;
+mod operator;
+mod reef;
+mod reef_adopted;
+mod reef_killed;
+mod reef_troubles;
+mod region;
+mod sandbox;
