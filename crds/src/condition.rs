@@ -72,6 +72,7 @@ closed_list! {
         StorageReady: "Reef: the storage accounts are as wanted."
         ClusterReady: "Reef: the AKS cluster and its node pools are as wanted."
         ClusterReachable: "Reef: the cluster's API server answers, and what the operator keeps in the cluster is as wanted."
+        AzureReachable: "Reef: Azure Resource Manager answers the calls for the reef's resources."
         GatewayReady: "Reef: the gateway has an address and serves the region's certificate."
         DnsReady = "DNSReady": "Reef: its DNS record names the address of its gateway. CloudInstance: its DNS record names its reef."
     }
@@ -120,6 +121,7 @@ closed_list! {
         RetainedExists, User: "What is kept of a deleted instance of this name is not used again silently: delete the RetainedInstance, or choose another name."
         AddressSpaceExhausted, Platform: "The region's address space has no free range for another reef, or the range that the spec asks for is taken."
         ClusterUnreachable, Platform: "The API server of the reef's cluster does not answer or refuses the operator."
+        CircuitOpen, Platform: "Calls are held back, because the service did not answer several times in a row. One call at a time finds out when it does again; until then no instance gets a place there."
         Deleting, Nobody: "Being deleted; the message says what is still there."
         DeletionUnconfirmed, User: "Deletion was asked for and nothing was touched: annotate with `confirmation.cloud.octopus.com/deletion=true` if it is meant."
         DeletionBlocked, Platform: "Deletion waits for something that would be lost; the message says what."

@@ -98,13 +98,17 @@ pub fn charts() -> PathBuf {
 }
 
 /// Installs both charts with helm and waits until helm calls them ready.
-pub async fn operator(dir: &Dir, tools: &Tools, platform: &Platform) -> Result<(), Error> {
+pub async fn operator(dir: &Dir, tools: &Tools, platform: &Platform, time_scale: f64) -> Result<(), Error> {
     helm(dir, tools, &["upgrade", "--install", "reef-operator-crds"], "reef-operator-crds", &[]).await?;
     let client_id = format!("azure.clientId={}", platform.client_id);
     let ca = format!("azure.caConfigMap={AZURE_CA}");
-    // Azure's waits are shorter here, so ours are too.
-    let values =
-        ["--set", "fleet=sandbox", "--set", &client_id, "--set", &ca, "--set", "azure.pollSeconds=1"];
+    // Azure's waits are shorter here, so ours are too, and its limits a second are higher.
+    let rate = |name: &str, of_azure: f64| {
+        format!("azure.{name}={}", (of_azure * time_scale.max(1.0)).round().min(100_000.0))
+    };
+    let (reads, writes) = (rate("readsPerSecond", 25.0), rate("writesPerSecond", 10.0));
+    let values = ["fleet=sandbox", &client_id, &ca, "azure.pollSeconds=1", &reads, &writes];
+    let values: Vec<_> = values.iter().flat_map(|value| ["--set", value]).collect();
     helm(dir, tools, &["upgrade", "--install", "reef-operator"], "reef-operator", &values).await
 }
 

@@ -155,7 +155,7 @@ async fn live(args: &WorldArgs, dir: &Dir, running: &mut Running) -> Result<(), 
     let platform = install::prepare(&client, dir, management, &azure).await?;
     let mut demo = None;
     if operator.is_some() {
-        install::operator(dir, &tools, &platform).await?;
+        install::operator(dir, &tools, &platform, args.time_scale).await?;
         step(began, "operator installed by helm and Ready");
         if let Some(samples) = &args.samples {
             demo = Some(Demo::apply(&client, samples).await?);

@@ -121,6 +121,11 @@ async fn lead(
                     metrics.clone(),
                     &args,
                 ));
+                let (ending, waiting) = (stop.clone(), context.clone());
+                tokio::spawn(async move {
+                    ending.cancelled().await;
+                    waiting.cells.close();
+                });
                 let running = tokio::spawn(run_controllers(context, readiness.clone(), stop.clone()));
                 controllers = running.map(drop).boxed();
             }

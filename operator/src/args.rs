@@ -99,7 +99,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub lease: LeaseArgs,
 
-    /// Reconciles that run at once, per kind.
+    /// Reconciles that run at once, per kind; of instances, for each reef.
     #[arg(long, env = "REEF_OPERATOR_CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub concurrency: u16,
 

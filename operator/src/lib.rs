@@ -7,6 +7,7 @@ pub mod agent;
 pub mod app;
 pub mod args;
 pub mod azure;
+pub mod bulkhead;
 pub mod check;
 pub mod client;
 pub mod cluster;

@@ -69,6 +69,22 @@ pub struct ByService {
     pub service: String,
 }
 
+/// Label of metrics of a reef's cell; `region/<name>` for what is of a region as a whole.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ByReef {
+    /// Name of the Reef.
+    pub reef: String,
+}
+
+/// Labels of metrics of what a reef depends on.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ByCell {
+    /// Name of the Reef.
+    pub reef: String,
+    /// `azure` or `cluster`.
+    pub service: &'static str,
+}
+
 /// All metrics of the operator.
 pub struct Metrics {
     registry: Registry,
@@ -94,6 +110,12 @@ pub struct Metrics {
     pub azure_request_seconds: Family<ByService, Histogram>,
     /// When the certificate of a region ends, seconds since 1970.
     pub certificate_not_after: Family<ByRegion, Gauge<f64, AtomicU64>>,
+    /// Whether the breaker of a reef's service is open: 1 or 0.
+    pub breaker_open: Family<ByCell, Gauge>,
+    /// Looks that wait for another of their reef to end.
+    pub cell_waiting: Family<ByReef, Gauge>,
+    /// Time that calls to Azure waited for their turn, by reef.
+    pub azure_waited_seconds: Family<ByReef, Histogram>,
 }
 
 impl Metrics {
@@ -116,6 +138,9 @@ impl Metrics {
             azure_requests: Family::default(),
             azure_request_seconds: Family::new_with_constructor(seconds),
             certificate_not_after: Family::default(),
+            breaker_open: Family::default(),
+            cell_waiting: Family::default(),
+            azure_waited_seconds: Family::new_with_constructor(seconds),
             registry,
         };
         metrics.registered()
@@ -147,7 +172,7 @@ impl Metrics {
         );
         r.register(
             "controller_runtime_max_concurrent_reconciles",
-            "Bound of the reconciles that run at once",
+            "Bound of the reconciles that run at once, of instances for each reef",
             self.max_concurrent.clone(),
         );
         r.register(
@@ -176,6 +201,27 @@ impl Metrics {
             "End of the certificate of a region, since 1970",
             Unit::Seconds,
             self.certificate_not_after.clone(),
+        );
+        self.with_cells()
+    }
+
+    fn with_cells(mut self) -> Self {
+        let r = &mut self.registry;
+        r.register(
+            "reef_operator_breaker_open",
+            "1 while calls to a service of a reef are held back because it does not answer",
+            self.breaker_open.clone(),
+        );
+        r.register(
+            "reef_operator_reef_waiting",
+            "Objects of a reef whose look waits until another look of that reef has ended",
+            self.cell_waiting.clone(),
+        );
+        r.register_with_unit(
+            "reef_operator_azure_request_wait",
+            "Time that calls to Azure were held back to keep to Azure's rates",
+            Unit::Seconds,
+            self.azure_waited_seconds.clone(),
         );
         self
     }

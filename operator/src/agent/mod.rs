@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     azure::{Arms, AzureArgs},
+    bulkhead::Cells,
     metrics::Metrics,
 };
 use input::{Access, Input};
@@ -76,7 +77,8 @@ async fn give_access(args: &AgentArgs, access: &Access) -> Result<Value, String>
         None => None,
     };
     let arms = Arms::new(args.azure.clone(), Arc::new(Metrics::new())).map_err(|e| e.to_string())?;
-    let arm = arms.client(&access.tenant, None).map_err(|e| e.to_string())?;
+    let cell = Cells::new(1, Arc::new(Metrics::new())).reef("agent");
+    let arm = arms.client(&access.tenant, None, cell).map_err(|e| e.to_string())?;
     let bearer = arm.bearer(SQL_SCOPE).await.map_err(|e| e.to_string())?;
     let url = format!("https://{}/", access.server)
         .parse()

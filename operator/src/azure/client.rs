@@ -23,8 +23,10 @@ use serde_json::Value;
 use super::{
     ArmError, Begun, Class, Operation, Progress,
     operation::{self, Answer},
+    turn,
 };
 use crate::{
+    bulkhead::{Cell, Gate, Rates},
     causes,
     metrics::{ByCall, Metrics},
 };
@@ -53,6 +55,15 @@ pub struct AzureArgs {
     /// PEM file with the authorities that are trusted for Azure's endpoints, instead of the system's.
     #[arg(long, env = "REEF_OPERATOR_AZURE_CA_FILE")]
     pub azure_ca_file: Option<PathBuf>,
+
+    /// Reads that go to Azure Resource Manager in the long run, a second, for each identity and subscription. One reef
+    /// may use half of it. The default is what Azure allows.
+    #[arg(long, env = "REEF_OPERATOR_AZURE_READS_PER_SECOND", default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub azure_reads_per_second: u32,
+
+    /// The same for writes, and for deletes.
+    #[arg(long, env = "REEF_OPERATOR_AZURE_WRITES_PER_SECOND", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub azure_writes_per_second: u32,
 }
 
 /// Why there is no client for Azure at all.
@@ -112,8 +123,8 @@ impl Arms {
         Ok(Self { args, http, metrics, clients: Mutex::default() })
     }
 
-    /// The client for a region: of the identity that it names, or of the operator's own.
-    pub fn client(&self, tenant: &str, client: Option<&str>) -> Result<Arc<Arm>, ArmError> {
+    /// The client for what belongs to a cell: of the identity that its region names, or of the operator's own.
+    pub fn client(&self, tenant: &str, client: Option<&str>, cell: Arc<Cell>) -> Result<Arc<Arm>, ArmError> {
         let client = client.or(self.args.azure_client_id.as_deref()).ok_or_else(|| ArmError::NoToken {
             client: "(none)".to_owned(),
             message: "no client id: set spec.azure.clientId or the chart's azure.clientId".to_owned(),
@@ -122,20 +133,24 @@ impl Arms {
         let identity = Identity { tenant: tenant.to_owned(), client: client.to_owned() };
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(arm) = clients.get(&identity) {
-            return Ok(arm.clone());
+            return Ok(arm.in_cell(cell));
         }
-        let arm = Arc::new(Arm::new(self, identity.clone())?);
+        let arm = Arc::new(Arm::new(self, identity.clone(), cell)?);
         clients.insert(identity, arm.clone());
         Ok(arm)
     }
 }
 
-/// A client of ARM in the public cloud with one identity.
+/// A client of ARM in the public cloud with one identity, for what belongs to one cell.
+#[derive(Clone)]
 pub struct Arm {
     identity: Identity,
     credential: Arc<WorkloadIdentityCredential>,
     pipeline: Pipeline,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
+    /// The rates of this identity.
+    pub(super) gate: Arc<Gate>,
+    pub(super) cell: Arc<Cell>,
 }
 
 /// Longest list that is read, pages.
@@ -156,7 +171,7 @@ const ENDPOINT: &str = "https://management.azure.com";
 const SCOPE: &str = "https://management.azure.com/.default";
 
 impl Arm {
-    fn new(arms: &Arms, identity: Identity) -> Result<Self, ArmError> {
+    fn new(arms: &Arms, identity: Identity, cell: Arc<Cell>) -> Result<Self, ArmError> {
         let transport = || Some(Transport::new(Arc::new(arms.http.clone())));
         let options = || ClientOptions {
             retry: RetryOptions::none(),
@@ -178,7 +193,19 @@ impl Arm {
             Vec::new(),
             None,
         );
-        Ok(Self { identity, credential, pipeline, metrics: arms.metrics.clone() })
+        let args = &arms.args;
+        let gate = Gate::new(Rates::new(args.azure_reads_per_second, args.azure_writes_per_second));
+        Ok(Self { identity, credential, pipeline, metrics: arms.metrics.clone(), gate, cell })
+    }
+
+    /// The same client for what belongs to another cell.
+    pub fn in_cell(&self, cell: Arc<Cell>) -> Arc<Self> {
+        Arc::new(Self { cell, ..self.clone() })
+    }
+
+    /// The cell that its calls belong to.
+    pub fn cell(&self) -> &Arc<Cell> {
+        &self.cell
     }
 
     /// Reads a resource by its id.
@@ -296,6 +323,7 @@ impl Arm {
             request.insert_header("content-type", "application/json");
             request.set_body(body.to_string());
         }
+        let turn = self.turn(request.url().path(), request.method()).await?;
         let began = Instant::now();
         let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
         let limit = if request.method() == Method::Get { ANSWER_TO_READ } else { ANSWER };
@@ -305,18 +333,21 @@ impl Arm {
         let status = answer.as_ref().ok().and_then(|a| a.as_ref().ok()).map_or(0, |a| u16::from(a.status()));
         let by = ByCall { service: service(id), method: method.as_ref().to_owned(), code: status };
         self.metrics.azure_called(&by, began.elapsed());
+        turn.call.ended(turn::outcome(status));
         let late = |_| ArmError::NoAnswer(format!("no answer within {} s", limit.as_secs()));
         let answer = answer.map_err(late)?.map_err(|e| ArmError::NoAnswer(one_line(&e)))?;
         let header = |name: &'static str| {
             answer.headers().get_optional_str(&HeaderName::from_static(name)).map(str::to_owned)
         };
-        Ok(Answer {
+        let answer = Answer {
             status,
             async_operation: header("azure-asyncoperation"),
             location: header("location"),
             retry_after: header("retry-after"),
             body: answer.body().to_vec(),
-        })
+        };
+        self.heed(request.url().path(), request.method(), &answer);
+        Ok(answer)
     }
 }
 
@@ -362,6 +393,7 @@ fn one_line(error: &azure_core::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bulkhead::Cells;
 
     #[test]
     fn metrics_name_the_provider() {
@@ -380,6 +412,8 @@ mod tests {
             azure_client_id: None,
             azure_federated_token_file: "/none".into(),
             azure_ca_file: Some(path.into()),
+            azure_reads_per_second: 25,
+            azure_writes_per_second: 10,
         };
         for (path, expect) in [
             ("/nowhere.pem", "No such file"),
@@ -397,9 +431,13 @@ mod tests {
             azure_client_id: None,
             azure_federated_token_file: "/none".into(),
             azure_ca_file: None,
+            azure_reads_per_second: 25,
+            azure_writes_per_second: 10,
         };
         let arms = Arms::new(args, Arc::default()).unwrap();
-        let Err(error) = arms.client("t", None) else { panic!("a client") };
+        let Err(error) = arms.client("t", None, Cells::new(1, Arc::default()).reef("r")) else {
+            panic!("a client")
+        };
         assert!(error.to_string().contains("spec.azure.clientId"), "{error}");
     }
 }

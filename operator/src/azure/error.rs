@@ -45,6 +45,20 @@ pub enum ArmError {
     /// No answer.
     #[error("ARM did not answer: {0}")]
     NoAnswer(String),
+    /// Not asked, because it has not answered before for what this belongs to.
+    #[error("calls to ARM for {of} are held back, because it does not answer")]
+    HeldBack {
+        /// The Reef, or `region/<name>`.
+        of: String,
+    },
+    /// Not asked, because Azure's rates leave no room now.
+    #[error("calls to ARM for {of} wait for their turn, to keep to Azure's rates")]
+    Queued {
+        /// The Reef, or `region/<name>`.
+        of: String,
+        /// How long it would have been.
+        wait: Duration,
+    },
     /// An answer that is an error.
     #[error("ARM answered {status} {code}: {message}")]
     Answer {
@@ -96,7 +110,8 @@ impl ArmError {
     pub fn class(&self) -> Class {
         match self {
             Self::NoToken { refused: true, .. } => Class::Auth,
-            Self::NoToken { .. } | Self::NoAnswer(_) => Class::Transient,
+            Self::NoToken { .. } | Self::NoAnswer(_) | Self::HeldBack { .. } => Class::Transient,
+            Self::Queued { .. } => Class::Throttled,
             Self::Answer { status, code, .. } => classify(*status, code),
             // What was accepted and failed often works the next time.
             Self::Failed { code, .. } => classify(0, code),
@@ -136,7 +151,7 @@ impl ArmError {
     pub fn code(&self) -> &str {
         match self {
             Self::Answer { code, .. } | Self::Failed { code, .. } => code,
-            Self::NoToken { .. } | Self::NoAnswer(_) => "",
+            Self::NoToken { .. } | Self::NoAnswer(_) | Self::HeldBack { .. } | Self::Queued { .. } => "",
         }
     }
 
@@ -144,6 +159,7 @@ impl ArmError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Answer { retry_after, .. } => *retry_after,
+            Self::Queued { wait, .. } => Some(*wait),
             _ => None,
         }
     }

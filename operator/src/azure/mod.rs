@@ -7,6 +7,7 @@ mod client;
 pub mod compare;
 pub mod error;
 pub mod operation;
+mod turn;
 
 pub use client::{Arm, Arms, AzureArgs, Error as AzureError, Identity, Unless};
 pub use error::{ArmError, Class};

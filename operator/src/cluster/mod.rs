@@ -1,5 +1,6 @@
 //! The clusters of reefs: how the operator reaches one, as itself, through Entra.
 
+mod guard;
 pub mod keep;
 pub mod watch;
 
@@ -23,6 +24,8 @@ use tower::{
     filter::{AsyncFilterLayer, AsyncPredicate},
     timeout::TimeoutLayer,
 };
+
+use guard::GuardLayer;
 
 use crate::{
     azure::{Arm, ArmError},
@@ -155,6 +158,7 @@ async fn connect(arm: &Arc<Arm>, id: &str, api: &str, host: &str) -> Result<Clie
         .with_layer(&BufferLayer::new(1024))
         .with_layer(&AsyncFilterLayer::new(Bearer(arm.clone())))
         .with_layer(&TimeoutLayer::new(FIRST_BYTE))
+        .with_layer(&GuardLayer(arm.cell().clone()))
         .build())
 }
 

@@ -32,9 +32,11 @@ use reef_crds::condition::Reason;
 use crate::{
     args::RunArgs,
     azure::Arms,
+    bulkhead::Cells,
     cluster::{Clusters, watch::Heard},
     leader::{Claim, NotLeader},
     metrics::{ByController, Metrics},
+    resources::lists::Lists,
 };
 use requeue::{ErrorClass, delay};
 
@@ -81,7 +83,11 @@ pub struct Context {
     pub octopus_image: String,
     /// Certificates of the authorities that are trusted for Azure's endpoints, PEM, if not the system's.
     pub azure_ca: Option<String>,
-    /// Reconciles at once, per kind.
+    /// What Azure lists of the reefs.
+    pub lists: Lists,
+    /// What keeps the reefs from each other.
+    pub cells: Cells,
+    /// Reconciles at once, per kind and reef.
     pub concurrency: u16,
 }
 
@@ -93,7 +99,6 @@ impl Context {
             client,
             arms,
             claim,
-            metrics,
             policy: Policy {
                 resync: Duration::from_secs(u64::from(args.resync_seconds)),
                 azure_poll: Duration::from_secs(u64::from(args.azure_poll_seconds)),
@@ -106,6 +111,9 @@ impl Context {
             octopus_image: args.octopus_image.clone(),
             // That it can be read was seen when the client of Azure was made.
             azure_ca: args.azure.azure_ca_file.as_ref().and_then(|path| std::fs::read_to_string(path).ok()),
+            lists: Lists::default(),
+            cells: Cells::new(args.concurrency, metrics.clone()),
+            metrics,
             clusters,
             heard: Mutex::new(Some(heard)),
             concurrency: args.concurrency,

@@ -33,6 +33,12 @@ pub struct Memory {
     pub taken: HashMap<String, (String, u32)>,
     /// What a deletion has seen to be there, by id: that it is absent afterwards is its own doing.
     pub seen: BTreeSet<String>,
+    /// When it was last found that an object without a place exists nowhere, and on which reefs it was looked for.
+    pub nowhere: Option<(Timestamp, String)>,
+    /// Whether somebody asked for a look at Azure itself, and not at what was read or listed before.
+    pub is_asked: bool,
+    /// Whether the object is not well, so that what is taken for good may be the cause.
+    pub is_doubtful: bool,
     /// Whether the last look of a deletion saw that things are absent, which is looked at twice.
     pub looked: bool,
 }
@@ -69,6 +75,8 @@ pub struct Read {
     pub again_at: Timestamp,
     /// Why it could not be read, if it could not.
     pub blind: Option<Reason>,
+    /// Whether it comes from a list, which is good for seeing that all is as it was, and for nothing else.
+    pub listed: bool,
 }
 
 impl Memory {
@@ -78,6 +86,15 @@ impl Memory {
         if let Some(read) = self.read.get_mut(id) {
             read.again_at = Timestamp::MIN;
         }
+    }
+
+    /// What was only listed of a resource is read again by itself, before anything follows from it. True if that is so.
+    pub fn doubt(&mut self, id: &str) -> bool {
+        let listed = self.read.get(id).is_some_and(|read| read.listed && read.blind.is_none());
+        if listed {
+            self.stale(id);
+        }
+        listed
     }
 
     /// A resource is read again after this pause at the latest.
@@ -176,7 +193,7 @@ mod tests {
     fn a_resource_that_was_written_is_read_again() {
         let now = Timestamp::UNIX_EPOCH;
         let mut memory = Memory::default();
-        let read = || Read { state: Observed::Absent, again_at: Timestamp::MAX, blind: None };
+        let read = || Read { state: Observed::Absent, again_at: Timestamp::MAX, blind: None, listed: false };
         memory.read.insert("a".to_owned(), read());
         memory.read.insert("b".to_owned(), read());
         memory.failed("a", ArmError::NoAnswer("x".to_owned()), 0.0, now);

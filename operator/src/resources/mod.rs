@@ -4,6 +4,7 @@
 
 pub mod act;
 pub mod decide;
+pub mod lists;
 pub mod memory;
 pub mod observe;
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{
     Pauses, Seen,
+    lists::{Lists, list_of},
     memory::{Memory, Read, after},
 };
 use crate::{
@@ -96,7 +97,64 @@ pub async fn read(
             Observed::Absent => pauses.poll.max(pauses.resync / 20),
             Observed::Unknown(_) => pauses.poll.max(Duration::from_secs(5)),
         };
-        memory.read.insert(id, Read { state, again_at: after(now, pause.max(asked)), blind });
+        memory.read.insert(id, Read { state, again_at: after(now, pause.max(asked)), blind, listed: false });
+    }
+}
+
+/// A resource that is on a list which other objects need too.
+pub struct Listed {
+    /// Its id.
+    pub id: String,
+    /// Version of its API.
+    pub api: &'static str,
+    /// The client with which its list is read.
+    pub arm: Arc<Arm>,
+}
+
+/// Looks up those of these resources that are due in their lists, as far as a list will do: for what was settled when it
+/// was last read, or is `known` to have been so. What a list does not show as settled is read by itself afterwards, see
+/// [`read`].
+pub async fn look_up(
+    lists: &Lists,
+    memory: &mut Memory,
+    calls: &[Listed],
+    is_known: bool,
+    (pauses, spread, now): (Pauses, f64, Timestamp),
+) {
+    let soon = after(now, pauses.resync / 4);
+    let due = |id: &String| {
+        !memory.operations.contains_key(id)
+            && memory.read.get(id).map_or(is_known, |read| {
+                is_settled(&read.state) && read.again_at <= soon && read.again_at != Timestamp::MIN
+            })
+    };
+    let due: Vec<_> = calls.iter().filter(|call| due(&call.id)).collect();
+    let answers = join_all(due.into_iter().map(|call| async move {
+        let answer = lists.get(&call.arm, list_of(&call.id), call.api, pauses.resync / 2, now).await;
+        (call, answer)
+    }))
+    .await;
+    for (call, answer) in answers {
+        let read = match answer {
+            Ok(listing) => match listing.find(&call.id).cloned().map(Observed::Present) {
+                Some(state) if is_settled(&state) => {
+                    let again_at = after(now, pauses.resync.mul_f64(0.9 + 0.2 * spread));
+                    Read { state, again_at, blind: None, listed: true }
+                }
+                _ => {
+                    memory.stale(&call.id);
+                    continue;
+                }
+            },
+            Err(error) => {
+                let pause =
+                    pauses.poll.max(Duration::from_secs(5)).max(error.retry_after().unwrap_or_default());
+                let blind = Some(trouble::reason(&error));
+                let state = Observed::Unknown(error.to_string());
+                Read { state, again_at: after(now, pause), blind, listed: true }
+            }
+        };
+        memory.read.insert(call.id.clone(), read);
     }
 }
 

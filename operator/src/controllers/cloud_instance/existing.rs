@@ -2,14 +2,18 @@
 //! status was not written. Looked for by name in every reef of the region, because the names follow from the
 //! instance's identity.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::future::join_all;
+use jiff::Timestamp;
 use kube::ResourceExt;
 use reef_crds::{CloudInstance, Reef, Region, condition::Reason};
 use serde_json::{Value, json};
 
-use super::names::{self, TAG_ACCOUNT, TAG_CLAIM, TAG_GENERATION, TAG_POOL};
+use super::{
+    intake::may_adopt,
+    names::{self, TAG_ACCOUNT, TAG_CLAIM, TAG_GENERATION, TAG_POOL},
+};
 use crate::{
     azure::Arm,
     controller::{Context, trouble::Trouble},
@@ -21,6 +25,9 @@ use crate::{
     observed::Observed,
     resources::{marks, observe::observed},
 };
+
+/// How long a reef may take to say whether an instance is there.
+const LONGEST_SEARCH: Duration = Duration::from_secs(5);
 
 /// Where an instance was found.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,14 +44,16 @@ pub struct Existing {
     pub claim: String,
 }
 
-/// Looks in all reefs at once, and for traces of reefs that nobody has applied yet. Nothing is concluded while one of
-/// them could not be asked: a second copy with new keys would be worse than a wait.
+/// Looks in all reefs at once, and for traces of reefs that nobody has applied yet. Of a reef that cannot be asked, the
+/// list of the subscription has to say that the instance is not there; and while what exists is being taken over after a
+/// loss of the management cluster, even that is not enough: a second copy with new keys would be worse than a wait.
 pub async fn find(
     context: &Context,
     arm: &Arc<Arm>,
     instance: &CloudInstance,
     region: &Region,
     reefs: &[Reef],
+    now: Timestamp,
 ) -> Result<Option<Existing>, Held> {
     let search = Search {
         context,
@@ -55,8 +64,17 @@ pub async fn find(
     };
     let known: BTreeSet<String> = reefs.iter().map(ResourceExt::name_any).collect();
     search.no_record_of_another(&instance.spec.subdomain, &known).await?;
-    let answers = join_all(reefs.iter().map(|reef| search.on_reef(reef))).await;
-    let mut found = answers.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten();
+    let answers = join_all(reefs.iter().map(|reef| search.on_reef_in_time(reef))).await;
+    let (mut all, mut silent) = (Vec::new(), Vec::new());
+    for (reef, answer) in reefs.iter().zip(answers) {
+        match answer {
+            Ok(found) => all.extend(found),
+            // Another reef may have the answer.
+            Err(held) if held.0.reason == Reason::AzureUnavailable => silent.push((reef, held)),
+            Err(held) => return Err(held),
+        }
+    }
+    let mut found = all.into_iter();
     let first = found.next();
     if let (Some(first), Some(second)) = (&first, found.next()) {
         let message = format!(
@@ -66,7 +84,18 @@ pub async fn find(
         return Err(Held(Trouble::new(Reason::AdoptionRequired, message), true));
     }
     if first.is_none() {
-        search.no_identity_elsewhere(reefs, &known).await?;
+        let listed = search.identities(reefs).await?;
+        for identity in &listed {
+            let id = identity["id"].as_str().unwrap_or_default();
+            search.reef_is_known(&identity["tags"], "managed identity", id, &known)?;
+        }
+        // A reef that does not answer holds up those only that may be on it: docs/adr/0010-a-reef-that-does-not-answer.md.
+        let is_recovery = may_adopt(instance, region, now);
+        if let Some((_, held)) =
+            silent.into_iter().find(|(reef, _)| is_recovery || search.is_on(reef, &listed))
+        {
+            return Err(held);
+        }
     }
     Ok(first)
 }
@@ -86,17 +115,18 @@ impl Search<'_> {
     /// The record of the subdomain names the reef on which the server was published.
     async fn no_record_of_another(&self, subdomain: &str, known: &BTreeSet<String>) -> Result<(), Held> {
         let id = format!("{}/CNAME/{subdomain}", self.region.spec.dns.zone_id);
-        match self.ask(&id, DNS_API, "in the DNS zone").await? {
+        match ask(self.arm, &id, DNS_API, "in the DNS zone").await? {
             Some(record) => self.reef_is_known(marks(&id, &record), "DNS record", &id, known),
             None => Ok(()),
         }
     }
 
-    /// Identities of this name in all subscriptions of the region, whatever their reef. Azure Resource Manager's
-    /// lists may be some minutes old, which is why the known reefs are asked one by one as well.
-    async fn no_identity_elsewhere(&self, reefs: &[Reef], known: &BTreeSet<String>) -> Result<(), Held> {
+    /// Identities of this name in all subscriptions of the region, whatever their reef. Azure Resource Manager's lists may
+    /// be some minutes old, which is why the known reefs are asked one by one as well.
+    async fn identities(&self, reefs: &[Reef]) -> Result<Vec<Value>, Held> {
         let own = reefs.iter().filter_map(|reef| reef.spec.subscription_id.clone());
         let all: BTreeSet<String> = own.chain([self.region.spec.azure.subscription_id.clone()]).collect();
+        let mut listed = Vec::new();
         for subscription in all {
             let filter = format!(
                 "resourceType eq 'Microsoft.ManagedIdentity/userAssignedIdentities' and name eq '{}'",
@@ -105,13 +135,33 @@ impl Search<'_> {
             let filter = filter.replace(' ', "%20").replace('\'', "%27");
             let list = format!("/subscriptions/{subscription}/resources?$filter={filter}");
             let list = self.arm.list(&list, GROUPS_API).await;
-            let list = list.map_err(|error| unknown("in the subscription", &error.to_string()))?;
-            for identity in &list {
-                let id = identity["id"].as_str().unwrap_or_default();
-                self.reef_is_known(&identity["tags"], "managed identity", id, known)?;
-            }
+            listed.extend(list.map_err(|error| unknown("in the subscription", &error.to_string()))?);
         }
-        Ok(())
+        Ok(listed)
+    }
+
+    /// Whether one of the listed resources is a reef's.
+    fn is_on(&self, reef: &Reef, listed: &[Value]) -> bool {
+        let group = format!("{}/", self.group(reef)).to_ascii_lowercase();
+        let id = |resource: &Value| resource["id"].as_str().unwrap_or_default().to_ascii_lowercase();
+        listed.iter().any(|resource| id(resource).starts_with(&group))
+    }
+
+    /// Id of a reef's resource group. One that was not looked at yet has the names that follow from its own.
+    fn group(&self, reef: &Reef) -> String {
+        let status = reef.status.clone().unwrap_or_default();
+        let group = status.resource_group.unwrap_or_else(|| group(&self.context.fleet, &reef.name_any()));
+        let of_region = || self.region.spec.azure.subscription_id.clone();
+        let subscription =
+            status.subscription_id.or(reef.spec.subscription_id.clone()).unwrap_or_else(of_region);
+        format!("/subscriptions/{subscription}/resourceGroups/{group}")
+    }
+
+    /// [`Self::on_reef`], but not for long: one that hangs is one that does not answer.
+    async fn on_reef_in_time(&self, reef: &Reef) -> Result<Option<Existing>, Held> {
+        let place = format!("on Reef {}", reef.name_any());
+        let late = |_| unknown(&place, &format!("no answer within {} s", LONGEST_SEARCH.as_secs()));
+        tokio::time::timeout(LONGEST_SEARCH, self.on_reef(reef)).await.map_err(late)?
     }
 
     fn reef_is_known(
@@ -135,26 +185,22 @@ impl Search<'_> {
 
     async fn on_reef(&self, reef: &Reef) -> Result<Option<Existing>, Held> {
         let (status, name) = (reef.status.clone().unwrap_or_default(), reef.name_any());
-        // A reef that was not looked at yet has the names that follow from its own.
-        let group = status.resource_group.unwrap_or_else(|| group(&self.context.fleet, &name));
-        let of_region = || self.region.spec.azure.subscription_id.clone();
-        let subscription =
-            status.subscription_id.or(reef.spec.subscription_id.clone()).unwrap_or_else(of_region);
-        let group = format!("/subscriptions/{subscription}/resourceGroups/{group}");
+        let group = self.group(reef);
         let identity = format!(
             "{group}/providers/Microsoft.ManagedIdentity/userAssignedIdentities/{}",
             names::identity(&self.hash)
         );
         let place = format!("on Reef {name}");
+        let arm = self.arm.in_cell(self.context.cells.reef(&name));
         let region = &self.region.name_any();
-        if let Some(identity) = self.ask(&identity, IDENTITY_API, &place).await? {
+        if let Some(identity) = ask(&arm, &identity, IDENTITY_API, &place).await? {
             // One of this name with other marks is shown when something is to be made under it.
             let tags = names::tags(&self.context.fleet, region, &name, &self.instance);
             let marks = &identity["tags"];
             return Ok(marked(marks, &tags).then(|| of_identity(&name, marks)));
         }
         let Some(server) = status.sql_server else {
-            return match self.ask(&group, GROUPS_API, &place).await? {
+            return match ask(&arm, &group, GROUPS_API, &place).await? {
                 Some(group) if marked(&group["tags"], &tags(&self.context.fleet, region, &name)) => {
                     let message = format!(
                         "Reef {name} exists in Azure and is not read yet: it is not known whether the instance is there"
@@ -167,7 +213,7 @@ impl Search<'_> {
         let database = names::database(&self.hash, 1);
         let database =
             format!("{group}/providers/Microsoft.Sql/servers/{}/databases/{database}", server.name);
-        match self.ask(&database, SQL_API, &place).await? {
+        match ask(&arm, &database, SQL_API, &place).await? {
             Some(_) => {
                 let message = format!(
                     "database {database} is kept of a deleted instance of this name and is not used again silently: delete it or its RetainedInstance, or choose another name"
@@ -177,13 +223,13 @@ impl Search<'_> {
             None => Ok(None),
         }
     }
+}
 
-    async fn ask(&self, id: &str, api: &str, place: &str) -> Result<Option<Value>, Held> {
-        match observed(self.arm.get(id, api).await) {
-            Observed::Present(value) => Ok(Some(value)),
-            Observed::Absent => Ok(None),
-            Observed::Unknown(why) => Err(unknown(place, &why)),
-        }
+async fn ask(arm: &Arm, id: &str, api: &str, place: &str) -> Result<Option<Value>, Held> {
+    match observed(arm.get(id, api).await) {
+        Observed::Present(value) => Ok(Some(value)),
+        Observed::Absent => Ok(None),
+        Observed::Unknown(why) => Err(unknown(place, &why)),
     }
 }
 

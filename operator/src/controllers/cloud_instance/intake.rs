@@ -22,6 +22,7 @@ use crate::{
         references::{Held, arm},
         teardown::annotated,
     },
+    resources::memory::Memory,
 };
 
 /// Reason of the place of an instance that was found.
@@ -46,6 +47,7 @@ pub async fn search(
     context: &Context,
     instance: &CloudInstance,
     region: &Region,
+    memory: &mut Memory,
     now: Timestamp,
 ) -> Result<Result<Found, Held>, Error> {
     let conditions = region.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
@@ -54,7 +56,7 @@ pub async fn search(
         let message = format!("spec.regionRef: Region {} is not Ready", region.name_any());
         return Ok(Err(Held(Trouble::new(Reason::ReferenceNotReady, message), false)));
     }
-    let arm = match arm(context, region) {
+    let arm = match arm(context, region, context.cells.region(&region.name_any())) {
         Ok(arm) => arm,
         Err(held) => return Ok(Err(held)),
     };
@@ -62,11 +64,31 @@ pub async fn search(
         return Ok(Err(held));
     }
     let reefs = reefs(context, region).await?;
-    Ok(match existing::find(context, &arm, instance, region, &reefs).await {
+    // While it waits for room it is not made by anybody, so it is not looked for each time.
+    let fresh = |at: Timestamp| now.duration_since(at).unsigned_abs() < context.policy.resync;
+    let where_ = looked_for(&reefs);
+    if memory.nowhere.as_ref().is_some_and(|(at, before)| fresh(*at) && *before == where_) {
+        return Ok(Ok(Found::Nowhere(arm)));
+    }
+    memory.nowhere = None;
+    Ok(match existing::find(context, &arm, instance, region, &reefs, now).await {
         Err(held) => Err(held),
         Ok(Some(found)) => taken_over(instance, region, found, now).map(Found::There),
-        Ok(None) => Ok(Found::Nowhere(arm)),
+        Ok(None) => {
+            memory.nowhere = Some((now, where_));
+            Ok(Found::Nowhere(arm))
+        }
     })
+}
+
+/// The reefs, as far as a search follows from them.
+fn looked_for(reefs: &[Reef]) -> String {
+    let one = |reef: &Reef| {
+        let status = reef.status.as_ref();
+        let server = status.and_then(|s| s.sql_server.as_ref()).map_or("", |server| server.name.as_str());
+        format!("{}/{server}", reef.name_any())
+    };
+    reefs.iter().map(one).collect::<Vec<_>>().join(",")
 }
 
 /// The reefs of a region, from the API server itself.

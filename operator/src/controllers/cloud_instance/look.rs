@@ -12,7 +12,9 @@ use reef_crds::{
 };
 
 use super::{
-    Shared, delete,
+    Shared,
+    bodies::Inputs,
+    delete,
     done::Done,
     in_cluster::{self, InCluster, Routes, Wanted},
     intake::{self, Found},
@@ -79,6 +81,7 @@ pub(super) async fn look(instance: &CloudInstance, shared: &Shared) -> Result<Ac
     {
         // Who asks for a look wants one at Azure, not at what was read before.
         memory.read.clear();
+        memory.is_asked = true;
     }
     let result = work(&instance, shared, &home, &mut memory).await;
     shared.memories.put(&uid, memory);
@@ -101,19 +104,26 @@ async fn placed(instance: &CloudInstance, shared: &Shared) -> Result<Result<Clou
         Err(held) => return Ok(Err(held)),
     };
     let now = Timestamp::now();
-    let found = match intake::search(context, instance, &region, now).await? {
+    let uid = instance.uid().unwrap_or_default();
+    let mut memory = shared.memories.take(&uid);
+    let found = intake::search(context, instance, &region, &mut memory, now).await;
+    shared.memories.put(&uid, memory);
+    let found = match found? {
         Ok(found) => found,
         Err(held) => return Ok(Err(held)),
     };
+    if let Found::Nowhere(arm) = &found {
+        placing::prepare(context, arm, &intake::reefs(context, &region).await?, now).await;
+    }
     let turn = shared.turn(&region.name_any());
     let mut listed = turn.lock().await;
     let mut note = None;
     let placement = match found {
         Found::There(placement) => placement,
-        Found::Nowhere(arm) => {
+        Found::Nowhere(_) => {
             // The reefs first, and the instances after: what a reef no longer keeps a place for stands in its instance.
             let reefs = intake::reefs(context, &region).await?;
-            let placing = Placing { context, arm: &arm, listed: &mut listed, note: &mut note };
+            let placing = Placing { context, listed: &mut listed, note: &mut note };
             match placing::place(placing, instance, &reefs, now).await? {
                 Ok(placement) => placement,
                 Err(held) => {
@@ -169,17 +179,19 @@ async fn work(
         Err(Held(trouble, stalled)) => return held(instance, shared, &trouble, stalled).await,
     };
     poll(&home.arm, memory, times.0, spread, now).await;
-    let seen = observe::parts(&home.arm, &inputs, memory, times).await;
+    let status = instance.status.clone().unwrap_or_default();
+    let has_served = status.version.as_ref().is_some_and(|v| v.running.is_some());
+    let seen = observe::parts(context, home, &inputs, memory, has_served, times).await;
     let keys = match keys::known(context, instance, home, &inputs, &seen).await? {
         Ok(keys) => keys,
         Err(Held(trouble, stalled)) => return held(instance, shared, &trouble, stalled).await,
     };
     inputs.keys_hash = keys.hash();
-    let status = instance.status.clone().unwrap_or_default();
     let was_published = memory_of(&status);
     let mut facts = Facts {
         inputs: &inputs,
         seen: &seen,
+        taken_for_good: (has_served && !memory.is_doubtful).then_some(Part::Federation),
         had: (status.database.is_some_and(|d| d.ready), status.share.is_some_and(|s| s.ready)),
         may_adopt: intake::may_adopt(instance, &home.region, now),
         may_recreate: annotated(instance, CONFIRM_RECREATION) && !status.recreation_spent,
@@ -188,19 +200,16 @@ async fn work(
         now,
     };
     let first = plan::plan(&facts);
+    if doubtful(&first, &inputs, memory) {
+        return Ok(Action::requeue(Duration::from_millis(10)));
+    }
     let in_cluster = in_cluster(context, instance, home, &facts, &first, &keys).await;
     if in_cluster.may_publish() || was_published {
         facts.unpublished = None;
     }
+    memory.is_doubtful = in_cluster.workload != Verdict::Good;
     let mut plan = plan::plan(&facts);
-    for (part, verdict) in &plan.verdicts {
-        match verdict {
-            Verdict::Good => memory.settled(&inputs.id(*part)),
-            // It may be free, or put right, before the next routine look.
-            Verdict::Blocked(_) => memory.read_by(&inputs.id(*part), now, WAITING),
-            _ => {}
-        }
-    }
+    remember(&plan, &inputs, memory, now);
     let begun = begun(instance, &plan, now);
     if let Some(next) = &begun {
         write(instance, shared, next).await?;
@@ -215,6 +224,24 @@ async fn work(
     let next = report::report(instance, &plan, &seen, &in_cluster, &context.policy, now);
     write(instance, shared, &next).await?;
     Ok(Action::requeue(again(&plan, &in_cluster, memory, done, times.0, now)))
+}
+
+/// Whether something is not as wanted of which only a list tells. It is read by itself before anything follows from it.
+fn doubtful(plan: &Plan, inputs: &Inputs, memory: &mut Memory) -> bool {
+    let bad = plan.verdicts.iter().filter(|(_, verdict)| **verdict != Verdict::Good);
+    bad.filter(|(part, _)| memory.doubt(&inputs.id(**part))).count() > 0
+}
+
+/// What the verdicts say about when to read again.
+fn remember(plan: &Plan, inputs: &Inputs, memory: &mut Memory, now: Timestamp) {
+    for (part, verdict) in &plan.verdicts {
+        match verdict {
+            Verdict::Good => memory.settled(&inputs.id(*part)),
+            // It may be free, or put right, before the next routine look.
+            Verdict::Blocked(_) => memory.read_by(&inputs.id(*part), now, WAITING),
+            _ => {}
+        }
+    }
 }
 
 /// How long ago a try to make something is noted anew, seconds.

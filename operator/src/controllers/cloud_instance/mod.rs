@@ -66,8 +66,9 @@ const CONTROLLER: &str = "cloud-instance";
 struct Shared {
     context: Arc<Context>,
     recorder: Recorder,
-    reconciles: Reconciles<String>,
-    memories: Memories,
+    reconciles: Arc<Reconciles<String>>,
+    memories: Arc<Memories>,
+    store: Store<Guarded<CloudInstance>>,
     /// By Region: held while an instance gets its place. One after the other there are no conflicts with ourselves, and
     /// a region that hangs holds up no other.
     turns: Mutex<HashMap<String, Turn>>,
@@ -87,19 +88,25 @@ impl Shared {
 /// Runs the controller until `stop`, then lets the reconciles that run end.
 pub async fn run(context: Arc<Context>, readiness: Readiness, stop: CancellationToken) {
     let client = context.client.clone();
-    let shared = Arc::new(Shared {
-        recorder: context.recorder(CONTROLLER),
-        reconciles: Reconciles::new(CONTROLLER, context.metrics.clone(), context.concurrency),
-        context: context.clone(),
-        memories: Memories::default(),
-        turns: Mutex::default(),
-    });
-    let gone = shared.clone();
-    let forget = move |instance: &Guarded<CloudInstance>| {
-        gone.reconciles.forget(&key(instance));
-        gone.memories.take(&instance.uid().unwrap_or_default());
+    let (reconciles, memories) =
+        (Reconciles::new(CONTROLLER, context.metrics.clone(), context.concurrency), Memories::default());
+    let (reconciles, memories) = (Arc::new(reconciles), Arc::new(memories));
+    let forget = {
+        let (reconciles, memories) = (reconciles.clone(), memories.clone());
+        move |instance: &Guarded<CloudInstance>| {
+            reconciles.forget(&key(instance));
+            memories.take(&instance.uid().unwrap_or_default());
+        }
     };
     let (store, instances) = objects::follow(&context, (CONTROLLER, "cloudinstances"), readiness, forget);
+    let shared = Arc::new(Shared {
+        recorder: context.recorder(CONTROLLER),
+        reconciles,
+        context: context.clone(),
+        memories,
+        store: store.clone(),
+        turns: Mutex::default(),
+    });
     // What an instance without a place waits for wakes it.
     let metrics = || context.metrics.clone();
     let regions = Api::<PartialObjectMeta<Region>>::all(client.clone());
@@ -113,7 +120,8 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
     let (by_region, waiting, kept) = (store.clone(), store.clone(), store.clone());
     let hearing = store.clone();
     Controller::for_stream(instances, store)
-        .with_config(Config::default().concurrency(shared.context.concurrency))
+        // As many as there are: each reef has its own bound, so that one of them does not use up the others'.
+        .with_config(Config::default().concurrency(0))
         .watches_stream(regions, move |region| {
             these(&by_region, |i| unplaced(i) && i.spec.region_ref.name == region.name_any())
         })
@@ -155,6 +163,17 @@ fn in_a_cluster(
 }
 
 async fn reconcile(instance: Arc<Guarded<CloudInstance>>, shared: Arc<Shared>) -> Result<Action, Infallible> {
-    let Some(instance) = objects::readable(&instance, CONTROLLER) else { return Ok(Action::await_change()) };
+    let Some(of) = objects::readable(&instance, CONTROLLER) else { return Ok(Action::await_change()) };
+    let cells = &shared.context.cells;
+    let cell = match of.status.as_ref().and_then(|s| s.placement.as_ref()) {
+        Some(place) => cells.reef(&place.reef),
+        None => cells.region(&of.spec.region_ref.name),
+    };
+    let Some(_permit) = cell.look().await else { return Ok(Action::await_change()) };
+    // As it is by now.
+    let newest = shared.store.get(&ObjectRef::from_obj(&*instance));
+    let Some(instance) = newest.and_then(|newest| objects::readable(&newest, CONTROLLER)) else {
+        return Ok(Action::await_change());
+    };
     Ok(shared.reconciles.run(key(&instance), Box::pin(look::look(&instance, &shared))).await)
 }

@@ -4,23 +4,83 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{bodies::Inputs, parts::Part};
+use super::{bodies::Inputs, parts::Part, references::Home};
 use crate::{
     azure::Arm,
+    bulkhead::Rate,
+    controller::Context,
     observed::Observed,
-    resources::{Pauses, Seen, memory::Memory, observe},
+    resources::{
+        Pauses, Seen,
+        memory::{Memory, after},
+        observe::{self, Listed},
+    },
 };
 
-/// What is known of each part, read anew where that is due.
+/// Federated credentials of one reef that are read in a cycle of routine looks: there is no list of them, and each says
+/// only what its instance's server would say first.
+const CREDENTIALS: f64 = 4.0;
+
+/// What is known of each part, read anew where that is due. `has_served` means that all parts were good once.
 pub async fn parts(
-    arm: &Arc<Arm>,
+    context: &Context,
+    home: &Home,
     inputs: &Inputs,
     memory: &mut Memory,
-    (pauses, spread, now): (Pauses, f64, Timestamp),
+    has_served: bool,
+    times: (Pauses, f64, Timestamp),
 ) -> BTreeMap<Part, Seen> {
-    let calls: Vec<_> = Part::ALL.iter().map(|part| (inputs.id(*part), inputs.wanted(*part).api)).collect();
-    memory.retain(&calls.iter().map(|(id, _)| id.clone()).collect());
-    observe::read(arm, memory, calls, pauses, spread, now).await;
+    let (pauses, spread, now) = times;
+    let ids: BTreeMap<Part, String> = Part::ALL.iter().map(|part| (*part, inputs.id(*part))).collect();
+    memory.retain(&ids.values().cloned().collect());
+    // The zone is not the reef's.
+    let zone = home.arm.in_cell(context.cells.region(&inputs.region));
+    let arm = |part: Part| if part == Part::Record { &zone } else { &home.arm };
+    let listed = Part::ALL.into_iter().filter(|part| *part != Part::Federation);
+    let listed: Vec<_> = listed
+        .map(|part| Listed { id: ids[&part].clone(), api: inputs.wanted(part).api, arm: arm(part).clone() })
+        .collect();
+    // Who asks for a look wants one at Azure itself.
+    let is_known = has_served && !memory.is_asked;
+    observe::look_up(&context.lists, memory, &listed, is_known, times).await;
+    let waits = postpone(&home.arm, &ids[&Part::Federation], memory, is_known, times);
+    let read = |own: bool| {
+        let parts = Part::ALL.into_iter().filter(move |part| (*part == Part::Record) != own);
+        parts
+            .filter(|part| !(waits && *part == Part::Federation))
+            .map(|part| (ids[&part].clone(), inputs.wanted(part).api))
+            .collect()
+    };
+    let (own, of_zone): (Vec<_>, Vec<_>) = (read(true), read(false));
+    observe::read(&home.arm, memory, own, pauses, spread, now).await;
+    observe::read(&zone, memory, of_zone, pauses, spread, now).await;
+    memory.is_asked = false;
     let unread = || Observed::Unknown("not read yet".to_owned());
-    Part::ALL.into_iter().map(|part| (part, observe::seen(memory, &inputs.id(part), unread()))).collect()
+    Part::ALL.into_iter().map(|part| (part, observe::seen(memory, &ids[&part], unread()))).collect()
+}
+
+/// Whether the federated credential is not read now although it may be due, because it was good and it is not its turn.
+fn postpone(
+    arm: &Arc<Arm>,
+    id: &str,
+    memory: &mut Memory,
+    is_known: bool,
+    (pauses, spread, now): (Pauses, f64, Timestamp),
+) -> bool {
+    if memory.is_doubtful || !is_known {
+        return false;
+    }
+    let due = memory.read.get(id).is_none_or(|read| read.again_at <= after(now, pauses.resync / 4));
+    let is_stale = memory.read.get(id).is_some_and(|read| read.again_at == Timestamp::MIN);
+    if is_stale || !due {
+        return false;
+    }
+    let rate = Rate { burst: CREDENTIALS, per_second: CREDENTIALS / pauses.resync.as_secs_f64() };
+    if arm.cell().spare(rate) {
+        return false;
+    }
+    if let Some(read) = memory.read.get_mut(id) {
+        read.again_at = after(now, pauses.resync.mul_f64(0.9 + 0.2 * spread));
+    }
+    true
 }

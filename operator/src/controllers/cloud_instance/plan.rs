@@ -31,6 +31,8 @@ pub struct Facts<'a> {
     pub inputs: &'a Inputs,
     /// What is known, by part.
     pub seen: &'a BTreeMap<Part, Seen>,
+    /// What is taken for good until its turn to be read comes: it was good once, and the server serves.
+    pub taken_for_good: Option<Part>,
     /// Whether the database and the share were there once.
     pub had: (bool, bool),
     /// Whether what belongs to an earlier CloudInstance of this name may be taken over.
@@ -78,6 +80,11 @@ fn decided(
     let Some(seen) = facts.seen.get(&part) else {
         return (Verdict::Waiting(format!("{}: not looked at yet", part.what())), None);
     };
+    let is_unread =
+        matches!(seen.state, Observed::Unknown(_)) && seen.blind.is_none() && seen.operation.is_none();
+    if facts.taken_for_good == Some(part) && is_unread {
+        return (Verdict::Good, None);
+    }
     let had = match part {
         Part::Database => facts.had.0,
         Part::Share => facts.had.1,

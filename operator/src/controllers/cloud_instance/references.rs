@@ -56,7 +56,7 @@ pub async fn on_reef(context: &Context, region: Region, name: &str) -> Result<Re
         let message = format!("status.placement: Reef {name} does not exist: apply its manifest again");
         return Ok(Err(Held(Trouble::new(Reason::ReferenceNotFound, message), true)));
     };
-    Ok(arm(context, &region).map(|arm| Home { region, reef, arm }))
+    Ok(arm(context, &region, context.cells.reef(name)).map(|arm| Home { region, reef, arm }))
 }
 
 /// Why a reef cannot hold an instance yet: something of it is not known.

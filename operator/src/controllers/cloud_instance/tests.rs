@@ -91,6 +91,7 @@ impl Given {
 
     fn plan(&self) -> Plan {
         plan(&Facts {
+            taken_for_good: None,
             inputs: &self.inputs,
             seen: &self.seen,
             had: self.had,

@@ -27,12 +27,13 @@ use super::{
     parts::Part,
     plan::{self, Facts, Plan},
     references::{self, Held, References},
-    report,
+    report::{self, Around, HeldBack},
     teardown::{self, Step, annotated},
     tenants,
 };
 use crate::{
     azure::Class,
+    bulkhead::Service,
     controller::{
         Context, Error, finalizers, publish, status,
         trouble::{Trouble, transition},
@@ -132,7 +133,10 @@ async fn work(
             plan.verdicts.insert(write.part, failed(&write.part.what(), &failure.error));
         }
     }
-    let next = report::report(reef, &inputs, &plan, &seen, &in_cluster, &context.policy, now);
+    let cell = arm.cell();
+    let held_back = HeldBack { azure: cell.is_open(Service::Azure), cluster: cell.is_open(Service::Cluster) };
+    let around = Around { in_cluster: &in_cluster, held_back };
+    let next = report::report(reef, &inputs, &plan, &seen, around, &context.policy, now);
     write(reef, shared, &next).await?;
     Ok(Action::requeue(again(&plan, &in_cluster, memory, &seen, done, pauses, now)))
 }
@@ -329,7 +333,7 @@ async fn remove(reef: &Reef, shared: &Shared, memory: &mut Memory) -> Result<Act
         Ok(region) => region,
         Err(Held(trouble, stalled)) => return held(reef, shared, &trouble, stalled).await,
     };
-    let arm = match references::arm(context, &region) {
+    let arm = match references::arm(context, &region, context.cells.reef(&reef.name_any())) {
         Ok(arm) => arm,
         Err(Held(trouble, stalled)) => return held(reef, shared, &trouble, stalled).await,
     };

@@ -28,11 +28,11 @@ mod tests_teardown;
 
 use std::{convert::Infallible, sync::Arc};
 
-use futures::StreamExt;
-use k8s_openapi::api::core::v1::Secret;
+use futures::{StreamExt, stream};
+use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
     Api, ResourceExt,
-    core::PartialObjectMeta,
+    core::{PartialObjectMeta, PartialObjectMetaExt},
     runtime::{Config, Controller, controller::Action, events::Recorder},
 };
 use reef_crds::{Reef, ReefClass, Region};
@@ -73,6 +73,7 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
     let forget = move |reef: &Guarded<Reef>| {
         gone.reconciles.forget(&reef.name_any());
         gone.memories.take(&reef.uid().unwrap_or_default());
+        gone.context.cells.forget(&reef.name_any());
     };
     let (store, reefs) = objects::follow(&context, (CONTROLLER, "reefs"), readiness, forget);
     // Regions and classes wake the reefs that name them when their status changes too: a reef waits for them.
@@ -84,14 +85,22 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
     let secrets = Api::<PartialObjectMeta<Secret>>::namespaced(client, &context.namespace);
     let secrets = watch::touched(secrets, CONTROLLER, "secrets", metrics());
     let (by_region, by_class, all) = (store.clone(), store.clone(), store.clone());
+    let by_name = store.clone();
+    // That a service does not answer, or answers again, shows in the status at once.
+    let breakers = stream::iter(context.cells.changed()).flatten().map(|name| {
+        let metadata = ObjectMeta { name: Some(name), ..ObjectMeta::default() };
+        Ok(metadata.into_response_partial::<Reef>())
+    });
     Controller::for_stream(reefs, store)
-        .with_config(Config::default().concurrency(shared.context.concurrency))
+        // As many as there are: a reef that hangs holds up no other.
+        .with_config(Config::default().concurrency(0))
         .watches_stream(regions, move |region| {
             these(&by_region, |reef| reef.spec.region_ref.name == region.name_any())
         })
         .watches_stream(classes, move |class| {
             these(&by_class, |reef| reef.spec.class_ref.name == class.name_any())
         })
+        .watches_stream(breakers, move |cell| these(&by_name, |reef| reef.name_any() == cell.name_any()))
         // A certificate may be any region's, and a look that finds nothing to do writes nothing.
         .watches_stream(secrets, move |_| these(&all, |_| true))
         .graceful_shutdown_on(stop.cancelled_owned())

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     azure::Arm,
+    bulkhead::Cell,
     controller::{Context, Error, trouble::Trouble},
     controllers::region::certificate,
     observed::Observed,
@@ -56,10 +57,10 @@ pub async fn region(context: &Context, reef: &Reef) -> Result<Result<Region, Hel
     }))
 }
 
-/// The client of Azure for a Region.
-pub fn arm(context: &Context, region: &Region) -> Result<Arc<Arm>, Held> {
+/// The client of Azure for a Region, for what is in this cell.
+pub fn arm(context: &Context, region: &Region, cell: Arc<Cell>) -> Result<Arc<Arm>, Held> {
     let azure = &region.spec.azure;
-    let arm = context.arms.client(&azure.tenant_id, azure.client_id.as_deref());
+    let arm = context.arms.client(&azure.tenant_id, azure.client_id.as_deref(), cell);
     arm.map_err(|error| Held(Trouble::azure("spec.azure of the Region", &error), false))
 }
 
@@ -86,7 +87,7 @@ pub async fn all(context: &Context, reef: &Reef) -> Result<Result<References, He
             return Ok(Err(Held(Trouble::new(Reason::SpecInvalid, format!("Region: {error}")), true)));
         }
     };
-    let arm = match arm(context, &region) {
+    let arm = match arm(context, &region, context.cells.reef(&reef.name_any())) {
         Ok(arm) => arm,
         Err(held) => return Ok(Err(held)),
     };

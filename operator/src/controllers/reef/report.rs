@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use reef_crds::{
     Reef, ReefStatus,
-    condition::ConditionType,
+    condition::{ConditionType, Reason},
     meta::RECONCILE_REQUESTED_AT,
     reef::{IdentityStatus, PartStatus},
 };
@@ -24,7 +24,8 @@ use crate::{
 };
 
 /// The conditions of a reef's parts, in the order in which they are shown.
-const CONDITIONS: [ConditionType; 8] = [
+const CONDITIONS: [ConditionType; 9] = [
+    ConditionType::AzureReachable,
     ConditionType::NetworkReady,
     ConditionType::IdentityReady,
     ConditionType::SqlReady,
@@ -56,19 +57,37 @@ fn requested(reef: &Reef) -> Option<String> {
     reef.annotations().get(RECONCILE_REQUESTED_AT).cloned()
 }
 
+/// Which services of a reef do not answer, so that calls to them are held back.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HeldBack {
+    /// Azure Resource Manager.
+    pub azure: bool,
+    /// The API server of its cluster.
+    pub cluster: bool,
+}
+
+/// What was seen of a reef besides its parts in Azure.
+#[derive(Clone, Copy)]
+pub struct Around<'a> {
+    /// What is in its cluster.
+    pub in_cluster: &'a InCluster,
+    /// What does not answer.
+    pub held_back: HeldBack,
+}
+
 /// The next status.
 pub fn report(
     reef: &Reef,
     inputs: &Inputs,
     plan: &Plan,
     seen: &BTreeMap<Part, Seen>,
-    in_cluster: &InCluster,
+    around: Around<'_>,
     policy: &Policy,
     now: Timestamp,
 ) -> ReefStatus {
     let old = reef.status.clone().unwrap_or_default();
     let generation = reef.metadata.generation.unwrap_or(0);
-    let standings = CONDITIONS.iter().map(|type_| of_parts(*type_, plan, in_cluster)).collect();
+    let standings = CONDITIONS.iter().map(|type_| of_parts(*type_, plan, around)).collect();
     let well = "the reef is in service";
     let conditions = standing::conditions(before(&old, generation), standings, well, policy, now);
     let status = ReefStatus {
@@ -77,11 +96,20 @@ pub fn report(
         last_handled_reconcile_at: requested(reef),
         ..old
     };
-    with_facts(status, inputs, plan, seen, in_cluster)
+    with_facts(status, inputs, plan, seen, around.in_cluster)
 }
 
-fn of_parts(type_: ConditionType, plan: &Plan, in_cluster: &InCluster) -> Standing {
+fn of_parts(type_: ConditionType, plan: &Plan, around: Around<'_>) -> Standing {
+    let Around { in_cluster, held_back } = around;
+    let open = |what: &str| {
+        let message =
+            format!("{what} did not answer several times in a row: calls are held back until it does");
+        Verdict::Unknown(Trouble::new(Reason::CircuitOpen, message))
+    };
+    let (azure, cluster) = (open("Azure Resource Manager"), open("the API server of the reef's cluster"));
     let verdicts: Vec<&Verdict> = match type_ {
+        ConditionType::AzureReachable => held_back.azure.then_some(&azure).into_iter().collect(),
+        ConditionType::ClusterReachable if held_back.cluster => vec![&cluster],
         ConditionType::ClusterReachable => vec![&in_cluster.objects],
         ConditionType::GatewayReady => vec![&in_cluster.gateway],
         _ => plan.verdicts.iter().filter(|(part, _)| part.condition() == type_).map(|(_, v)| v).collect(),

@@ -15,7 +15,7 @@ use super::{
     look::again,
     names::{self, TAG_CLAIM},
     parts::Part,
-    report::{held, report},
+    report::{Around, HeldBack, held, report},
     tests::{Given, build, complete, inputs, nothing, reef, seen},
 };
 use crate::{
@@ -46,7 +46,8 @@ fn in_service() -> InCluster {
 }
 
 fn status(reef: &Reef, given: &Given, cluster: &InCluster, now: i64) -> ReefStatus {
-    report(reef, &inputs(), &given.plan(), &given.seen, cluster, &POLICY, at(now))
+    let around = Around { in_cluster: cluster, held_back: HeldBack::default() };
+    report(reef, &inputs(), &given.plan(), &given.seen, around, &POLICY, at(now))
 }
 
 fn condition(status: &ReefStatus, type_: ConditionType) -> Option<(String, String)> {
@@ -148,7 +149,7 @@ fn a_good_reef_rests_and_a_running_operation_is_waited_for() {
     let next = |memory: &Memory| {
         again(&given.plan(), &in_service(), memory, &given.seen, false, pauses, at(1000)).as_secs()
     };
-    let read = |again_at| Read { state: Observed::Absent, again_at, blind: None };
+    let read = |again_at| Read { state: Observed::Absent, again_at, blind: None, listed: false };
     memory.read.insert("a".to_owned(), read(at(1590)));
     assert_eq!(next(&memory), 590);
     // What an operation runs on is due to be read, but not before the operation ends.

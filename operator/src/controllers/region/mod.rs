@@ -101,7 +101,7 @@ async fn look(region: &Region, shared: &Shared) -> Result<Action, Error> {
         finalizers::add(context, &Api::all(context.client.clone()), region, REGION_FINALIZER).await?;
         return Ok(Action::await_change());
     }
-    let observation = observe::observe(region, &context.client, &context.arms).await;
+    let observation = observe::observe(region, context).await;
     let now = Timestamp::now();
     let plan = plan::plan(region, &observation, &context.policy, now);
     let next = report::report(region, &plan, &context.policy, now);

@@ -1,15 +1,12 @@
 //! What a Region's references hold.
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use reef_crds::Region;
 use serde_json::Value;
 
 use super::certificate::{self, Certificate};
-use crate::{
-    azure::{ArmError, Arms},
-    observed::Observed,
-};
+use crate::{azure::ArmError, controller::Context, observed::Observed};
 
 /// Version of the API of DNS zones.
 const DNS_API: &str = "2018-05-01";
@@ -33,14 +30,16 @@ pub struct Zone {
 }
 
 /// Reads the zone and the Secret. The private key is looked at here and goes no further.
-pub async fn observe(region: &Region, client: &Client, arms: &Arms) -> Observation {
-    let (zone, (certificate, forbidden)) = tokio::join!(zone(region, arms), secret(region, client));
+pub async fn observe(region: &Region, context: &Context) -> Observation {
+    let (zone, (certificate, forbidden)) =
+        tokio::join!(zone(region, context), secret(region, &context.client));
     Observation { zone, certificate, forbidden }
 }
 
-async fn zone(region: &Region, arms: &Arms) -> Result<Zone, ArmError> {
+async fn zone(region: &Region, context: &Context) -> Result<Zone, ArmError> {
     let azure = &region.spec.azure;
-    let arm = arms.client(&azure.tenant_id, azure.client_id.as_deref())?;
+    let cell = context.cells.region(&region.name_any());
+    let arm = context.arms.client(&azure.tenant_id, azure.client_id.as_deref(), cell)?;
     let zone = arm.get(&region.spec.dns.zone_id, DNS_API).await?;
     let servers = zone["properties"]["nameServers"].as_array();
     let names = servers.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);

@@ -29,8 +29,10 @@ use crate::{
         bodies::{IDENTITY_API, SQL_API, STORAGE_API},
         references::{Held, arm},
     },
+    observed::Observed,
     resources::{
-        Pauses, act,
+        Pauses, Verdict, act,
+        lists::list_of,
         memory::Memory,
         observe::{observed, poll},
     },
@@ -76,7 +78,8 @@ pub async fn look(retained: &RetainedInstance, shared: &Shared) -> Result<Action
         shared.memories.put(&uid, memory);
         return result;
     }
-    let arm = match arm(context, &region) {
+    let cell = context.cells.reef(&retained.spec.reef_ref.name);
+    let arm = match arm(context, &region, cell) {
         Ok(arm) => arm,
         Err(Held(trouble, stalled)) => return held(retained, shared, &trouble, stalled).await,
     };
@@ -106,7 +109,17 @@ const fn version(part: Part) -> &'static str {
 async fn keep(retained: &RetainedInstance, shared: &Shared, arm: &Arc<Arm>) -> Result<Action, Error> {
     let context = &*shared.context;
     let look = async |part: Part| {
-        let state = observed(arm.get(part.id(retained), version(part)).await);
+        let id = part.id(retained);
+        let young = context.policy.resync / 2;
+        // What its list shows to be as it was is not read by itself.
+        if let Ok(listing) = context.lists.get(arm, list_of(id), version(part), young, Timestamp::now()).await
+            && let Some(found) = listing.find(id)
+            && let Verdict::Good =
+                plan::verdict(retained, part, &context.fleet, &Observed::Present(found.clone()))
+        {
+            return Verdict::Good;
+        }
+        let state = observed(arm.get(id, version(part)).await);
         plan::verdict(retained, part, &context.fleet, &state)
     };
     let (database, share) = tokio::join!(look(Part::Database), look(Part::Share));

@@ -48,7 +48,8 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
     };
     let (store, retained) = objects::follow(&context, (CONTROLLER, "retainedinstances"), readiness, forget);
     Controller::for_stream(retained, store)
-        .with_config(Config::default().concurrency(shared.context.concurrency))
+        // As many as there are: each reef has its own bound.
+        .with_config(Config::default().concurrency(0))
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile, |_, never: &Infallible, _| match *never {}, shared)
         .for_each(|result| async move {
@@ -64,6 +65,8 @@ async fn reconcile(
     shared: Arc<Shared>,
 ) -> Result<Action, Infallible> {
     let Some(retained) = objects::readable(&retained, CONTROLLER) else { return Ok(Action::await_change()) };
+    let cell = shared.context.cells.reef(&retained.spec.reef_ref.name);
+    let Some(_permit) = cell.look().await else { return Ok(Action::await_change()) };
     let look = Box::pin(look::look(&retained, &shared));
     Ok(shared.reconciles.run(retained.name_any(), look).await)
 }

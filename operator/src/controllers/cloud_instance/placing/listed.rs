@@ -1,13 +1,19 @@
 //! What Azure lists in pools and accounts and nobody here speaks of: databases and shares of somebody else, or of
 //! instances whose objects are not here yet, take room all the same (pure).
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use reef_crds::{CloudInstance, RetainedInstance};
 use serde_json::Value;
 
-use crate::placement::{Candidate, Dimension, Gauge};
+use crate::{
+    placement::{Candidate, Dimension, Gauge},
+    resources::lists::Listing,
+};
 
 /// The databases and shares of a reef that nobody here speaks of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,7 +37,7 @@ struct Item {
 impl Listed {
     /// From the databases of the server, and the shares of each account: those that are not among the `known`. What is
     /// known now and goes later is none of them then either.
-    pub fn of(databases: &[Value], shares: &[(String, Vec<Value>)], known: &Known) -> Self {
+    pub fn of(databases: &Listing, shares: &[(String, Arc<Listing>)], known: &Known) -> Self {
         let name = |value: &Value| value["name"].as_str().unwrap_or_default().to_owned();
         let number = |value: &Value| value.as_u64().unwrap_or(0);
         let database = |value: &Value| Item {
@@ -39,18 +45,18 @@ impl Listed {
             within: value["properties"]["elasticPoolId"].as_str().and_then(last).map(str::to_owned),
             bytes: number(&value["properties"]["maxSizeBytes"]),
         };
-        let in_account = |(account, shares): &(String, Vec<Value>)| -> Vec<Item> {
+        let in_account = |(account, shares): &(String, Arc<Listing>)| -> Vec<Item> {
             let share = |value: &Value| Item {
                 name: name(value),
                 within: Some(account.clone()),
                 bytes: number(&value["properties"]["shareQuota"]) << 30,
             };
-            shares.iter().map(share).collect()
+            shares.items.iter().map(share).collect()
         };
         // Every server has `master`, which is in no pool and counts for no limit.
         let is_stray = |item: &Item| item.name != "master" && !known.0.contains(&item.name);
         Self {
-            databases: databases.iter().map(database).filter(is_stray).collect(),
+            databases: databases.items.iter().map(database).filter(is_stray).collect(),
             shares: shares.iter().flat_map(in_account).filter(is_stray).collect(),
         }
     }
@@ -126,7 +132,9 @@ mod tests {
             ],
         )];
         let known = Known(["db-ours-1".to_owned(), "fs-ours-1".to_owned()].into());
-        let listed = Listed::of(&databases, &shares, &known);
+        let listing = |items: Vec<Value>| Listing::new(Timestamp::UNIX_EPOCH, items);
+        let shares = shares.map(|(account, shares)| (account, Arc::new(listing(shares))));
+        let listed = Listed::of(&listing(databases.to_vec()), &shares, &known);
         let some = |limit| Some(Gauge { limit, used: 0 });
         let mut reef = Candidate {
             room: [(Dimension::Databases, Gauge { limit: 9, used: 0 })].into(),

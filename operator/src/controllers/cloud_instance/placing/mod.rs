@@ -10,8 +10,9 @@ mod tests;
 mod used;
 mod vm_sizes;
 
-use std::sync::Arc;
+use std::time::Duration;
 
+use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::{
@@ -28,7 +29,8 @@ use listed::{Cache, Known, Listed};
 use used::Used;
 
 use crate::{
-    azure::{Arm, ArmError},
+    azure::Arm,
+    bulkhead::Service,
     controller::{Context, Error, trouble::Trouble},
     controllers::reef::{
         bodies::{SQL_API, STORAGE_API},
@@ -44,8 +46,6 @@ const PAGE: u32 = 500;
 pub struct Placing<'a> {
     /// The management cluster.
     pub context: &'a Context,
-    /// Azure.
-    pub arm: &'a Arc<Arm>,
     /// What Azure listed before.
     pub listed: &'a mut Cache,
     /// Gets the words for an Event: what was chosen and why, or why nothing fits.
@@ -59,7 +59,7 @@ pub async fn place(
     reefs: &[Reef],
     now: Timestamp,
 ) -> Result<Result<PlacementStatus, Held>, Error> {
-    let Placing { context, arm, listed, note } = placing;
+    let Placing { context, listed, note } = placing;
     // The order matters: docs/adr/0007-reservations-and-the-order-of-reads.md.
     let (mut used, mut known) = (Used::default(), Known::default());
     each::<CloudInstance>(context, "list CloudInstances", |instance| {
@@ -77,10 +77,7 @@ pub async fn place(
         let class = class(context, reef).await?;
         let mut candidate = candidate::candidate(reef, class.as_ref(), &used, now);
         if candidate.ready == Readiness::Ready {
-            if let Err(error) = look((context, arm), reef, &known, listed, now).await {
-                let what = format!("what is on Reef {}", candidate.name);
-                return Ok(Err(Held(Trouble::azure(&what, &error), false)));
-            }
+            candidate.ready = readiness(context, reef, &known, listed);
             if let Some((_, listed)) = listed.get(&candidate.name) {
                 listed.count_on(&known, &mut candidate);
             }
@@ -108,35 +105,71 @@ pub async fn place(
     Ok(Ok(status(&decision, &chosen.placement)))
 }
 
-/// Lists what is on a reef, if that was not done lately. A list that fails leaves what was known before.
-async fn look(
-    (context, arm): (&Context, &Arc<Arm>),
-    reef: &Reef,
-    known: &Known,
-    listed: &mut Cache,
-    now: Timestamp,
-) -> Result<(), ArmError> {
-    let name = reef.name_any();
-    let fresh = |at: Timestamp| now.duration_since(at).unsigned_abs() < context.policy.resync;
-    if listed.get(&name).is_some_and(|(at, _)| fresh(*at)) {
-        return Ok(());
-    }
+/// How long a reef may take to say what is on it before it takes nobody.
+const LONGEST_LIST: Duration = Duration::from_secs(5);
+
+/// Lists what is on each of the reefs, if that was not done lately. Before the turn of an instance, so that a reef that
+/// hangs does not hold up the others' placements.
+pub async fn prepare(context: &Context, arm: &Arm, reefs: &[Reef], now: Timestamp) {
+    join_all(reefs.iter().map(|reef| async move {
+        let arm = arm.in_cell(context.cells.reef(&reef.name_any()));
+        let lists = lists(reef);
+        let all = lists.databases.iter().map(|path| (path, SQL_API));
+        let all = all.chain(lists.shares.iter().map(|(_, path)| (path, STORAGE_API)));
+        let age = context.policy.resync;
+        let all = all.map(|(path, api)| context.lists.get(&arm, path, api, age, now));
+        let _ = tokio::time::timeout(LONGEST_LIST, join_all(all)).await;
+    }))
+    .await;
+}
+
+/// Paths of the lists of what is on a reef.
+struct OnReef {
+    databases: Option<String>,
+    /// By storage account.
+    shares: Vec<(String, String)>,
+}
+
+fn lists(reef: &Reef) -> OnReef {
     let status = reef.status.clone().unwrap_or_default();
     let group = format!(
         "/subscriptions/{}/resourceGroups/{}/providers",
         status.subscription_id.unwrap_or_default(),
         status.resource_group.unwrap_or_default()
     );
-    let server = status.sql_server.map(|server| server.name).unwrap_or_default();
-    let databases = arm.list(&format!("{group}/Microsoft.Sql/servers/{server}/databases"), SQL_API).await?;
-    let mut shares = Vec::new();
-    for account in status.storage_accounts {
-        let list =
+    let server = status.sql_server.filter(|server| server.host.is_some());
+    let accounts = status.storage_accounts.into_iter().filter(|account| account.ready);
+    let shares = accounts.map(|account| {
+        let path =
             format!("{group}/Microsoft.Storage/storageAccounts/{}/fileServices/default/shares", account.name);
-        shares.push((account.name, arm.list(&list, STORAGE_API).await?));
+        (account.name, path)
+    });
+    OnReef {
+        databases: server.map(|server| format!("{group}/Microsoft.Sql/servers/{}/databases", server.name)),
+        shares: shares.collect(),
     }
-    listed.insert(name, (now, Listed::of(&databases, &shares, known)));
-    Ok(())
+}
+
+/// Whether a reef that is in service takes anybody: not while it does not answer, or what is on it is not known. What
+/// Azure listed last goes into `listed`.
+fn readiness(context: &Context, reef: &Reef, known: &Known, listed: &mut Cache) -> Readiness {
+    let (name, lists) = (reef.name_any(), lists(reef));
+    let cell = context.cells.reef(&name);
+    if [Service::Azure, Service::Cluster].into_iter().any(|service| cell.is_open(service)) {
+        return Readiness::NotReady(Reason::CircuitOpen.to_string());
+    }
+    let listing = |path: &str| context.lists.known(path);
+    let databases = lists.databases.as_deref().and_then(listing);
+    let shares: Option<Vec<_>> =
+        lists.shares.iter().map(|(account, path)| Some((account.clone(), listing(path)?))).collect();
+    let (Some(databases), Some(shares)) = (databases, shares) else {
+        return Readiness::NotReady(Reason::AzureUnavailable.to_string());
+    };
+    let at = shares.iter().map(|(_, listing)| listing.at).chain([databases.at]).max().unwrap_or(databases.at);
+    if listed.get(&name).is_none_or(|(before, _)| *before != at) {
+        listed.insert(name, (at, Listed::of(&databases, &shares, known)));
+    }
+    Readiness::Ready
 }
 
 fn status(decision: &Decision, placement: &Placement) -> PlacementStatus {

@@ -1,0 +1,241 @@
+//! The cell of a reef: what runs at once for it, and whether its services answer.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
+
+use super::{Breaker, Bucket, Outcome, Rate, Refused, gate::Share};
+use crate::metrics::{ByCell, ByReef, Metrics};
+
+/// Calls to Azure at once for one reef.
+const CALLS: usize = 32;
+
+/// What a reef depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Service {
+    /// Azure Resource Manager, as far as the reef's resources go.
+    Azure,
+    /// The API server of its cluster.
+    Cluster,
+}
+
+impl Service {
+    /// For metrics and the log.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Azure => "azure",
+            Self::Cluster => "cluster",
+        }
+    }
+}
+
+/// The bounds and breakers of one reef.
+pub struct Cell {
+    name: String,
+    origin: Instant,
+    looks: Semaphore,
+    calls: Semaphore,
+    azure: Mutex<Breaker>,
+    cluster: Mutex<Breaker>,
+    /// Its share of the calls to Azure.
+    pub share: Share,
+    /// What is left of the routine calls that may wait for another cycle.
+    spare: Mutex<Option<Bucket>>,
+    metrics: Arc<Metrics>,
+    tell: UnboundedSender<String>,
+}
+
+impl Cell {
+    fn new(name: &str, all: &Cells) -> Self {
+        Self {
+            name: name.to_owned(),
+            origin: all.origin,
+            looks: Semaphore::new(all.looks),
+            calls: Semaphore::new(CALLS),
+            azure: Mutex::default(),
+            cluster: Mutex::default(),
+            share: Share::default(),
+            spare: Mutex::default(),
+            metrics: all.metrics.clone(),
+            tell: all.tell.clone(),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Time since the origin of all cells' clocks.
+    pub fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    /// Waits until another object of this reef may be looked at; none if nothing is looked at any more. The place is free
+    /// again when the permit is dropped.
+    pub async fn look(&self) -> Option<SemaphorePermit<'_>> {
+        let waiting = self.metrics.cell_waiting.get_or_create(&ByReef { reef: self.name.clone() }).clone();
+        waiting.inc();
+        let permit = self.looks.acquire().await.ok();
+        waiting.dec();
+        permit
+    }
+
+    /// Waits until another call to Azure may be made for this reef.
+    pub async fn call(&self) -> Option<SemaphorePermit<'_>> {
+        self.calls.acquire().await.ok()
+    }
+
+    /// Whether there is room for a routine call that could as well be made later.
+    pub fn spare(&self, rate: Rate) -> bool {
+        let now = self.now();
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let spare = spare.get_or_insert_with(|| Bucket::new(rate));
+        let is_room = spare.wait(now).is_zero();
+        if is_room {
+            spare.take(now);
+        }
+        is_room
+    }
+
+    /// Whether a call to a service would pass now.
+    pub fn may(&self, service: Service) -> Result<(), Refused> {
+        self.breaker(service).may(self.now())
+    }
+
+    /// Asks to call a service.
+    pub fn ask(self: &Arc<Self>, service: Service) -> Result<Call, Refused> {
+        let began = self.now();
+        self.breaker(service).ask(began)?;
+        Ok(Call { cell: self.clone(), service, began, is_told: false })
+    }
+
+    /// Whether calls to a service are held back because it fails.
+    pub fn is_open(&self, service: Service) -> bool {
+        self.breaker(service).is_open()
+    }
+
+    fn breaker(&self, service: Service) -> std::sync::MutexGuard<'_, Breaker> {
+        let breaker = match service {
+            Service::Azure => &self.azure,
+            Service::Cluster => &self.cluster,
+        };
+        breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, service: Service, outcome: Outcome, began: Duration) {
+        let (changed, open) = {
+            let mut breaker = self.breaker(service);
+            (breaker.tell(outcome, began, self.now()), breaker.is_open())
+        };
+        if changed {
+            let (reef, service) = (self.name.clone(), service.name());
+            self.metrics.breaker_open.get_or_create(&ByCell { reef, service }).set(i64::from(open));
+            if open {
+                tracing::warn!(cell = self.name, service, "does not answer: calls are held back");
+            } else {
+                tracing::info!(cell = self.name, service, "answers again");
+            }
+            // Nobody listens when the process ends.
+            let _ = self.tell.unbounded_send(self.name.clone());
+        }
+    }
+}
+
+/// A call that was let through. Dropped before it is told how it went, it counts as given up by its caller.
+pub struct Call {
+    cell: Arc<Cell>,
+    service: Service,
+    began: Duration,
+    is_told: bool,
+}
+
+impl Call {
+    /// Tells whether the service answered.
+    pub fn ended(mut self, outcome: Outcome) {
+        self.is_told = true;
+        self.cell.tell(self.service, outcome, self.began);
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if !self.is_told {
+            self.cell.tell(self.service, Outcome::Unknown, self.began);
+        }
+    }
+}
+
+/// All cells, by name.
+pub struct Cells {
+    looks: usize,
+    origin: Instant,
+    metrics: Arc<Metrics>,
+    all: Mutex<BTreeMap<String, Arc<Cell>>>,
+    tell: UnboundedSender<String>,
+    told: Mutex<Option<UnboundedReceiver<String>>>,
+}
+
+impl Cells {
+    /// None yet. `looks` is how many objects of one reef are looked at at once.
+    pub fn new(looks: u16, metrics: Arc<Metrics>) -> Self {
+        let (tell, heard) = unbounded();
+        let told = Mutex::new(Some(heard));
+        Self { looks: usize::from(looks), origin: Instant::now(), metrics, all: Mutex::default(), tell, told }
+    }
+
+    /// The names of cells of which a breaker opened or closed; for one listener.
+    pub fn changed(&self) -> Option<UnboundedReceiver<String>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The cell of a Reef.
+    pub fn reef(&self, name: &str) -> Arc<Cell> {
+        self.get(name.to_owned())
+    }
+
+    /// The cell for what is not of one reef, but of a Region: names of Reefs hold no slash.
+    pub fn region(&self, name: &str) -> Arc<Cell> {
+        self.get(format!("region/{name}"))
+    }
+
+    /// Nothing is looked at any more: who waits is sent away, and who looks may end.
+    pub fn close(&self) {
+        self.lock().values().for_each(|cell| cell.looks.close());
+    }
+
+    /// Forgets the cell of a Reef that is gone.
+    pub fn forget(&self, reef: &str) {
+        self.lock().remove(reef);
+        for service in [Service::Azure, Service::Cluster] {
+            self.metrics.breaker_open.remove(&ByCell { reef: reef.to_owned(), service: service.name() });
+        }
+        self.metrics.cell_waiting.remove(&ByReef { reef: reef.to_owned() });
+    }
+
+    fn get(&self, name: String) -> Arc<Cell> {
+        let mut all = self.lock();
+        if let Some(cell) = all.get(&name) {
+            return cell.clone();
+        }
+        for service in [Service::Azure, Service::Cluster] {
+            let by = ByCell { reef: name.clone(), service: service.name() };
+            self.metrics.breaker_open.get_or_create(&by).set(0);
+        }
+        let cell = Arc::new(Cell::new(&name, self));
+        all.insert(name, cell.clone());
+        cell
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Cell>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
