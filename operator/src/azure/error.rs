@@ -158,6 +158,10 @@ fn classify(status: u16, code: &str) -> Class {
         | "ServerQuotaExceeded"
         | "MaxStorageAccountsCountPerSubscriptionExceeded"
         | "SkuNotAvailable"
+        | "LocationNotAvailableForResourceType"
+        | "ProvisioningDisabled"
+        | "RegionDoesNotAllowProvisioning"
+        | "ResourceCountExceedsLimit"
         | "ManagedClusterCountExceedsQuotaLimit"
         | "RoleAssignmentLimitExceeded"
         | "40881"
@@ -252,6 +256,7 @@ mod tests {
             (429, "SubscriptionRequestsThrottled", Class::Throttled),
             (429, "429", Class::Throttled),
             (409, "QuotaExceeded", Class::Capacity),
+            (400, "ProvisioningDisabled", Class::Capacity),
             (400, "InvalidRequestContent", Class::Invalid),
             (409, "StorageAccountAlreadyTaken", Class::NameTaken),
             (409, "ScopeLocked", Class::Locked),

@@ -77,8 +77,7 @@ pub(super) async fn look(instance: &CloudInstance, shared: &Shared) -> Result<Ac
     if instance.annotations().get(RECONCILE_REQUESTED_AT)
         != instance.status.as_ref().and_then(|s| s.last_handled_reconcile_at.as_ref())
     {
-        // Who asks for a look wants one at Azure, not at what was read before.
-        memory.read.clear();
+        memory.asked(Timestamp::now());
     }
     let result = work(&instance, shared, &home, &mut memory).await;
     shared.memories.put(&uid, memory);

@@ -74,8 +74,7 @@ pub async fn look(reef: &Reef, shared: &Shared) -> Result<Action, Error> {
     let mut memory = shared.memories.take(&uid);
     let requested = reef.annotations().get(RECONCILE_REQUESTED_AT);
     if requested != reef.status.as_ref().and_then(|s| s.last_handled_reconcile_at.as_ref()) {
-        // Who asks for a look wants one at Azure, not at what was read before.
-        memory.read.clear();
+        memory.asked(Timestamp::now());
     }
     let result = work(&reef, shared, &references, &mut memory).await;
     shared.memories.put(&uid, memory);
