@@ -115,6 +115,7 @@ closed_list! {
         Scheduled, Nobody: "Event: a reef, a pool and a storage account were chosen for the instance; the message says why, and why not others."
         NoReefFits, Platform: "No reef of the region can take the instance; the message counts why. Add a reef, or raise a limit."
         KeysDiffer, Platform: "The copies of the instance's master key differ, or a database exists without one. Nothing is started: restore the Secret that the message names."
+        DriftCorrected, Nobody: "Event: somebody changed an object of the operator's in a reef's cluster, and it was put back; the message says which field and by whom."
         WorkloadFailing, Platform: "The server does not come up; the message says what its pod says."
         AgentFailed, Platform: "A Job of the reef's agent failed; the message says at what. It is tried again."
         RetainedExists, User: "What is kept of a deleted instance of this name is not used again silently: delete the RetainedInstance, or choose another name."

@@ -32,7 +32,7 @@ use reef_crds::condition::Reason;
 use crate::{
     args::RunArgs,
     azure::Arms,
-    cluster::{Clusters, watch::Heard},
+    cluster::{Clusters, drift::Drifts, watch::Heard},
     leader::{Claim, NotLeader},
     metrics::{ByController, Metrics},
 };
@@ -75,6 +75,8 @@ pub struct Context {
     pub clusters: Clusters,
     /// Changes in the reefs' clusters, for the one controller that takes them.
     pub heard: Mutex<Option<Heard>>,
+    /// What was put back in the reefs' clusters and is to be told.
+    pub drifts: Drifts,
     /// Image of the reefs' agents.
     pub agent_image: String,
     /// Image of Octopus Server, without a tag.
@@ -107,6 +109,7 @@ impl Context {
             // That it can be read was seen when the client of Azure was made.
             azure_ca: args.azure.azure_ca_file.as_ref().and_then(|path| std::fs::read_to_string(path).ok()),
             clusters,
+            drifts: Drifts::default(),
             heard: Mutex::new(Some(heard)),
             concurrency: args.concurrency,
         }
@@ -241,6 +244,13 @@ pub async fn publish(
     };
     if let Err(error) = recorder.publish(&event, object).await {
         tracing::warn!(%error, name = object.name, reason = reason.as_str(), "Event");
+    }
+}
+
+/// Tells what somebody changed of an object's in a reef's cluster, each change once.
+pub async fn tell_drifts(context: &Context, recorder: &Recorder, object: &ObjectReference, whose: &str) {
+    for drift in context.drifts.take(whose) {
+        publish(recorder, object, Reason::DriftCorrected, true, "Keep", &drift).await;
     }
 }
 

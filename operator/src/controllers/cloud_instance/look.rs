@@ -30,7 +30,7 @@ use crate::{
     controller::{
         Context, Error, finalizers,
         objects::key,
-        publish, status,
+        publish, status, tell_drifts,
         trouble::{Trouble, transition},
     },
     controllers::reef::{bodies::AKS_API, references::Held, teardown::annotated},
@@ -188,6 +188,7 @@ async fn work(
     };
     let first = plan::plan(&facts);
     let in_cluster = in_cluster(context, instance, home, &facts, &first, &keys).await;
+    tell_drifts(context, &shared.recorder, &instance.object_ref(&()), &inputs.hash).await;
     if in_cluster.may_publish() || was_published {
         facts.unpublished = None;
     }

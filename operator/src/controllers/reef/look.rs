@@ -34,7 +34,7 @@ use super::{
 use crate::{
     azure::Class,
     controller::{
-        Context, Error, finalizers, publish, status,
+        Context, Error, finalizers, publish, status, tell_drifts,
         trouble::{Trouble, transition},
     },
     observed::Observed,
@@ -106,6 +106,7 @@ async fn work(
     poll(arm, memory, pauses, spread, now).await;
     let seen = observe::parts(arm, &inputs, memory, pauses, spread, now).await;
     let in_cluster = furnish::cluster(context, &inputs, references, &seen).await;
+    tell_drifts(context, &shared.recorder, &reef.object_ref(&()), &inputs.reef).await;
     inputs.gateway =
         in_cluster.address.clone().or_else(|| reef.status.as_ref()?.gateway.as_ref()?.address.clone());
     let facts = Facts {
