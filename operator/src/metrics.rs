@@ -88,6 +88,8 @@ pub struct Metrics {
     pub writes: Family<ByOutcome, Counter>,
     /// Failures of watches.
     pub watch_errors: Family<ByController, Counter>,
+    /// Looks at objects that could not be read.
+    pub unreadable: Family<ByController, Counter>,
     /// Calls to Azure.
     pub azure_requests: Family<ByCall, Counter>,
     /// How long calls to Azure take.
@@ -113,6 +115,7 @@ impl Metrics {
             max_concurrent: Family::default(),
             writes: Family::default(),
             watch_errors: Family::default(),
+            unreadable: Family::default(),
             azure_requests: Family::default(),
             azure_request_seconds: Family::new_with_constructor(seconds),
             certificate_not_after: Family::default(),
@@ -154,6 +157,11 @@ impl Metrics {
             "reef_operator_apiserver_writes",
             "Writes to API servers, done (changed) and saved because nothing differed (skipped)",
             self.writes.clone(),
+        );
+        r.register(
+            "reef_operator_unreadable_objects",
+            "Looks at objects that could not be read: another schema let them in",
+            self.unreadable.clone(),
         );
         r.register(
             "reef_operator_watch_errors",

@@ -6,34 +6,63 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use reef_crds::meta::{FIELD_MANAGER, LABEL_INSTANCE, LABEL_REEF};
 use serde_json::{Map, Value};
 
 /// How many are kept for one object until they are told.
 const MOST: usize = 20;
 
+/// A change of somebody's that was put back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Drift {
+    /// The object in the reef's cluster.
+    pub object: ObjectReference,
+    /// The field, as a path. Never a value.
+    pub field: String,
+    /// Who did it: the name that the API server keeps for whoever writes.
+    pub who: String,
+}
+
+impl Drift {
+    /// In words.
+    pub fn note(&self) -> String {
+        let text = |part: &Option<String>| part.clone().unwrap_or_default();
+        let (kind, name) = (text(&self.object.kind), text(&self.object.name));
+        format!("{kind} {name} in the reef's cluster was changed by {} at {}: put back", self.who, self.field)
+    }
+}
+
 /// What was put back and has not been told yet: by the hash of an instance, or by the name of a reef for what is the
 /// reef's own.
 #[derive(Debug, Default)]
-pub struct Drifts(Mutex<HashMap<String, Vec<String>>>);
+pub struct Drifts(Mutex<HashMap<String, Vec<Drift>>>);
 
 impl Drifts {
-    /// Notes in words that a field of an object was put back.
-    pub fn note(&self, object: &Value, field: &str, who: &str) {
-        let (kind, metadata) = (object["kind"].as_str().unwrap_or_default(), &object["metadata"]);
+    /// Notes that a field of an object was put back.
+    pub fn note(&self, manifest: &Value, field: &str, who: &str) {
+        let metadata = &manifest["metadata"];
         let label = |name: &str| metadata["labels"][name].as_str();
         let Some(whose) = label(LABEL_INSTANCE).or(label(LABEL_REEF)) else { return };
-        let name = metadata["name"].as_str().unwrap_or_default();
-        let words = format!("{kind} {name} in the reef's cluster was changed by {who} at {field}: put back");
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let object = ObjectReference {
+            api_version: text(&manifest["apiVersion"]),
+            kind: text(&manifest["kind"]),
+            namespace: text(&metadata["namespace"]),
+            name: text(&metadata["name"]),
+            field_path: Some(field.to_owned()),
+            ..ObjectReference::default()
+        };
+        let drift = Drift { object, field: field.to_owned(), who: who.to_owned() };
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let list = all.entry(whose.to_owned()).or_default();
         if list.len() < MOST {
-            list.push(words);
+            list.push(drift);
         }
     }
 
     /// Those of an instance or a reef, to be told now.
-    pub fn take(&self, whose: &str) -> Vec<String> {
+    pub fn take(&self, whose: &str) -> Vec<Drift> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(whose).unwrap_or_default()
     }
 }
@@ -139,7 +168,7 @@ mod tests {
             "data": { "master-key": "c2VjcmV0" } });
         drifts.note(&object, "data.master-key", "kubectl-edit");
         assert!(drifts.take("r").is_empty());
-        let told = drifts.take("h");
+        let told: Vec<_> = drifts.take("h").iter().map(Drift::note).collect();
         assert_eq!(
             told,
             ["Secret octopus in the reef's cluster was changed by kubectl-edit at data.master-key: put back"]

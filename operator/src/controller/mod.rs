@@ -242,15 +242,28 @@ pub async fn publish(
         action: action.to_owned(),
         secondary: None,
     };
-    if let Err(error) = recorder.publish(&event, object).await {
-        tracing::warn!(%error, name = object.name, reason = reason.as_str(), "Event");
+    send(recorder, object, &event).await;
+}
+
+async fn send(recorder: &Recorder, object: &ObjectReference, event: &Event) {
+    if let Err(error) = recorder.publish(event, object).await {
+        tracing::warn!(%error, name = object.name, reason = event.reason, "Event");
     }
 }
 
 /// Tells what somebody changed of an object's in a reef's cluster, each change once.
 pub async fn tell_drifts(context: &Context, recorder: &Recorder, object: &ObjectReference, whose: &str) {
     for drift in context.drifts.take(whose) {
-        publish(recorder, object, Reason::DriftCorrected, true, "Keep", &drift).await;
+        // The recorder makes one of Events that differ in their notes alone.
+        let action: String = format!("PutBack {}", drift.field).chars().take(100).collect();
+        let event = Event {
+            type_: EventType::Warning,
+            reason: Reason::DriftCorrected.as_str().to_owned(),
+            note: Some(drift.note().chars().take(1024).collect()),
+            action,
+            secondary: Some(drift.object),
+        };
+        send(recorder, object, &event).await;
     }
 }
 

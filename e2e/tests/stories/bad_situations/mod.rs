@@ -3,11 +3,15 @@
 //! disturb a whole reef or all instances, which come one after the other.
 
 mod azure;
+mod behind;
+mod hands;
 mod names;
 mod ours;
 mod placing;
 mod references;
 mod row;
+mod unreadable;
+mod work;
 mod world;
 
 use std::time::Instant;
@@ -45,14 +49,28 @@ async fn bad_situations_are_told_harm_nothing_and_heal() {
     let world = World::new(sandbox, client).await;
     println!("two reefs: {:.0} s", began.elapsed().as_secs_f32());
 
-    let side_by_side: Vec<Row> =
-        [references::rows(), names::rows(), azure::rows(), ours::rows(), placing::rows()].concat();
-    let count = side_by_side.len();
-    let outcomes: Vec<Outcome> = stream::iter(side_by_side.iter().map(|row| run(&world, row)))
+    let side_by_side: Vec<Row> = [
+        hands::rows(),
+        behind::rows(),
+        azure::rows(),
+        work::rows(),
+        names::rows(),
+        ours::rows(),
+        placing::rows(),
+        references::rows(),
+    ]
+    .concat();
+    let alone: Vec<Row> = [work::alone(), unreadable::alone()].concat();
+    let count = side_by_side.len() + alone.len();
+    let mut outcomes: Vec<Outcome> = stream::iter(side_by_side.iter().map(|row| run(&world, row)))
         .buffer_unordered(AT_ONCE)
         .collect()
         .await;
 
+    println!("side by side: {:.0} s", began.elapsed().as_secs_f32());
+    for row in &alone {
+        outcomes.push(run(&world, row).await);
+    }
     println!("{count} rows: {:.0} s", began.elapsed().as_secs_f32());
     let bad: Vec<_> = outcomes.iter().filter(|outcome| !outcome.is_good).map(|o| o.name).collect();
     assert!(bad.is_empty(), "rows that failed: {bad:?}");

@@ -102,6 +102,10 @@ impl World {
 
     /// Applies a manifest of a kind of ours, or a Namespace.
     pub async fn apply(&self, manifest: &Value) {
+        self.try_apply(manifest).await.unwrap();
+    }
+
+    async fn try_apply(&self, manifest: &Value) -> Result<(), kube::Error> {
         let text = |pointer: &str| manifest.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let (group, version) = text("/apiVersion").split_once('/').unwrap_or(("", text("/apiVersion")));
         let kind = GroupVersionKind::gvk(group, version, text("/kind"));
@@ -111,7 +115,7 @@ impl World {
             namespace => Api::namespaced_with(self.client.clone(), namespace, &resource),
         };
         let parameters = PatchParams::apply("rows").force();
-        api.patch(text("/metadata/name"), &parameters, &Patch::Apply(manifest)).await.unwrap();
+        api.patch(text("/metadata/name"), &parameters, &Patch::Apply(manifest)).await.map(drop)
     }
 
     /// Makes an instance that may go at once; `more` is merged into its spec.
@@ -121,14 +125,12 @@ impl World {
 
     /// The same in another namespace.
     pub async fn instance_in(&self, namespace: &str, name: &str, more: Value) {
-        let mut spec = json!({
-            "regionRef": { "name": "westeurope" }, "subdomain": name, "release": { "version": "2026.2.4213" }, "taskCap": 5,
-            "deletionPolicy": "Delete", "deletionProtection": false,
-        });
-        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        let metadata = json!({ "name": name, "namespace": namespace });
-        self.apply(&json!({ "apiVersion": "cloud.octopus.com/v1alpha1", "kind": "CloudInstance", "metadata": metadata, "spec": spec }))
-            .await;
+        self.apply(&manifest(namespace, name, &more)).await;
+    }
+
+    /// The same as [`World::instance`], unless it is refused.
+    pub async fn try_instance(&self, name: &str, more: Value) -> Result<(), kube::Error> {
+        self.try_apply(&manifest(CUSTOMERS, name, &more)).await
     }
 
     /// Makes a Region like the sample; `more` is merged into its spec.
@@ -146,8 +148,13 @@ impl World {
 
     /// Merges into an object.
     pub async fn patch(&self, object: Object, patch: Value) {
+        self.try_patch(object, patch).await.unwrap();
+    }
+
+    /// The same, unless it is refused.
+    pub async fn try_patch(&self, object: Object, patch: Value) -> Result<(), kube::Error> {
         let api = object.api(&self.client);
-        api.patch(object.parts().2, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+        api.patch(object.parts().2, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
     }
 
     /// Asks for a look.
@@ -269,6 +276,17 @@ impl World {
         })
         .await;
     }
+}
+
+/// An instance that may go at once; `more` is merged into its spec.
+fn manifest(namespace: &str, name: &str, more: &Value) -> Value {
+    let mut spec = json!({
+        "regionRef": { "name": "westeurope" }, "subdomain": name, "release": { "version": "2026.2.4213" }, "taskCap": 5,
+        "deletionPolicy": "Delete", "deletionProtection": false,
+    });
+    spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let metadata = json!({ "name": name, "namespace": namespace });
+    json!({ "apiVersion": "cloud.octopus.com/v1alpha1", "kind": "CloudInstance", "metadata": metadata, "spec": spec })
 }
 
 /// An answer of Azure that is an error.

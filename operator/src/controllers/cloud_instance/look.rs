@@ -24,7 +24,7 @@ use super::{
     placing::{self, Placing},
     plan::{self, Facts, Plan},
     references::{self, Home},
-    report,
+    report, restorable,
 };
 use crate::{
     controller::{
@@ -111,7 +111,10 @@ async fn placed(instance: &CloudInstance, shared: &Shared) -> Result<Result<Clou
         Found::There(placement) => placement,
         Found::Nowhere(arm) => {
             // The reefs first, and the instances after: what a reef no longer keeps a place for stands in its instance.
-            let reefs = intake::reefs(context, &region).await?;
+            let reefs = match intake::reefs(context, &region).await? {
+                Ok(reefs) => reefs,
+                Err(held) => return Ok(Err(held)),
+            };
             let placing = Placing { context, arm: &arm, listed: &mut listed, note: &mut note };
             match placing::place(placing, instance, &reefs, now).await? {
                 Ok(placement) => placement,
@@ -193,6 +196,7 @@ async fn work(
         facts.unpublished = None;
     }
     let mut plan = plan::plan(&facts);
+    restorable::tell(&home.arm, &inputs, &mut plan).await;
     for (part, verdict) in &plan.verdicts {
         match verdict {
             Verdict::Good => memory.settled(&inputs.id(*part)),

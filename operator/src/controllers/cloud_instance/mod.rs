@@ -22,6 +22,7 @@ mod pod;
 pub mod references;
 mod report;
 mod restart;
+mod restorable;
 mod route;
 mod sizes;
 mod teardown;
@@ -155,6 +156,7 @@ fn in_a_cluster(
 }
 
 async fn reconcile(instance: Arc<Guarded<CloudInstance>>, shared: Arc<Shared>) -> Result<Action, Infallible> {
-    let Some(instance) = objects::readable(&instance, CONTROLLER) else { return Ok(Action::await_change()) };
+    let read = objects::readable(&instance, CONTROLLER, &shared.context, &shared.recorder).await;
+    let Some(instance) = read else { return Ok(Action::await_change()) };
     Ok(shared.reconciles.run(key(&instance), Box::pin(look::look(&instance, &shared))).await)
 }

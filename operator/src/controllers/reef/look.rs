@@ -7,7 +7,7 @@ use std::{
 
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
-use kube::{Api, Resource, ResourceExt, api::ListParams, runtime::controller::Action};
+use kube::{Api, Resource, ResourceExt, runtime::controller::Action};
 use reef_crds::{
     Reef, ReefClassSpec, ReefStatus, Region,
     condition::{Reason, ours},
@@ -34,7 +34,9 @@ use super::{
 use crate::{
     azure::Class,
     controller::{
-        Context, Error, finalizers, publish, status, tell_drifts,
+        Context, Error, finalizers,
+        objects::{Listed, each},
+        publish, status, tell_drifts,
         trouble::{Trouble, transition},
     },
     observed::Observed,
@@ -237,14 +239,21 @@ async fn begun(
 
 /// The ranges of the other reefs of the region, from the API server itself and not from a cache.
 async fn taken(context: &Context, reef: &Reef) -> Result<BTreeSet<Ipv4Net>, Error> {
-    let api = Api::<Reef>::all(context.client.clone());
-    let list = api.list(&ListParams::default()).await.map_err(Error::api("list Reefs"))?;
-    let others = list
-        .items
-        .iter()
-        .filter(|r| r.name_any() != reef.name_any() && r.spec.region_ref == reef.spec.region_ref);
-    let ranges = others.filter_map(|r| r.status.as_ref()?.address_space.clone());
-    Ok(ranges.filter_map(|range| range.parse().ok()).collect())
+    let mut ranges = BTreeSet::new();
+    each::<Reef>(&context.client, "list Reefs", |other| {
+        let range = match other {
+            Listed::Readable(other) => {
+                let is_other =
+                    other.name_any() != reef.name_any() && other.spec.region_ref == reef.spec.region_ref;
+                other.status.as_ref().filter(|_| is_other).and_then(|s| s.address_space.clone())
+            }
+            // Whatever its region: it does no harm to leave a range free.
+            Listed::Unreadable(other) => other["status"]["addressSpace"].as_str().map(str::to_owned),
+        };
+        ranges.extend(range.and_then(|range| range.parse::<Ipv4Net>().ok()));
+    })
+    .await?;
+    Ok(ranges)
 }
 
 fn inputs(context: &Context, reef: &Reef, region: &Region, class: ReefClassSpec) -> Inputs {

@@ -63,7 +63,8 @@ async fn reconcile(
     retained: Arc<Guarded<RetainedInstance>>,
     shared: Arc<Shared>,
 ) -> Result<Action, Infallible> {
-    let Some(retained) = objects::readable(&retained, CONTROLLER) else { return Ok(Action::await_change()) };
+    let read = objects::readable(&retained, CONTROLLER, &shared.context, &shared.recorder).await;
+    let Some(retained) = read else { return Ok(Action::await_change()) };
     let look = Box::pin(look::look(&retained, &shared));
     Ok(shared.reconciles.run(retained.name_any(), look).await)
 }
