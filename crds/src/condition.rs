@@ -250,6 +250,21 @@ mod tests {
     }
 
     #[test]
+    fn whoever_is_on_call_finds_every_reason() {
+        let page = include_str!("../../docs/troubles.md");
+        let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| `")).collect();
+        for reason in Reason::ALL {
+            let found: Vec<_> =
+                rows.iter().filter(|row| row.starts_with(&format!("| `{reason}` |"))).collect();
+            assert_eq!(found.len(), 1, "{reason} in docs/troubles.md");
+            let cells: Vec<_> = found[0].trim_matches('|').split(" | ").map(str::trim).collect();
+            assert_eq!(cells.len(), 4, "{reason}: what it means, what the operator does, what you do");
+            assert!(cells.iter().all(|cell| !cell.is_empty()), "{reason}");
+        }
+        assert_eq!(rows.len(), Reason::ALL.len(), "a row for a reason that there is not");
+    }
+
+    #[test]
     fn names_are_pascal_case_and_unique() {
         let names: Vec<_> = Reason::ALL
             .iter()
