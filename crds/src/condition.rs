@@ -116,6 +116,7 @@ closed_list! {
         Scheduled, Nobody: "Event: a reef, a pool and a storage account were chosen for the instance; the message says why, and why not others."
         NoReefFits, Platform: "No reef of the region can take the instance; the message counts why. Add a reef, or raise a limit."
         KeysDiffer, Platform: "The copies of the instance's master key differ, or a database exists without one. Nothing is started: restore the Secret that the message names."
+        DriftCorrected, Nobody: "Event: somebody changed an object of the operator's in a reef's cluster, and it was put back; the message says which field and by whom."
         WorkloadFailing, Platform: "The server does not come up; the message says what its pod says."
         AgentFailed, Platform: "A Job of the reef's agent failed; the message says at what. It is tried again."
         RetainedExists, User: "What is kept of a deleted instance of this name is not used again silently: delete the RetainedInstance, or choose another name."
@@ -248,6 +249,21 @@ mod tests {
     fn times_are_whole_seconds() {
         let now = Timestamp::new(100, 999_999_999).unwrap();
         assert_eq!(merge(&[], &[decided(None)], 1, now)[0].last_transition_time.0, at(100));
+    }
+
+    #[test]
+    fn whoever_is_on_call_finds_every_reason() {
+        let page = include_str!("../../docs/troubles.md");
+        let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| `")).collect();
+        for reason in Reason::ALL {
+            let found: Vec<_> =
+                rows.iter().filter(|row| row.starts_with(&format!("| `{reason}` |"))).collect();
+            assert_eq!(found.len(), 1, "{reason} in docs/troubles.md");
+            let cells: Vec<_> = found[0].trim_matches('|').split(" | ").map(str::trim).collect();
+            assert_eq!(cells.len(), 4, "{reason}: what it means, what the operator does, what you do");
+            assert!(cells.iter().all(|cell| !cell.is_empty()), "{reason}");
+        }
+        assert_eq!(rows.len(), Reason::ALL.len(), "a row for a reason that there is not");
     }
 
     #[test]

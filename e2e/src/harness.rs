@@ -148,6 +148,11 @@ impl Sandbox {
         self.azure_control("DELETE", "/faults", "");
     }
 
+    /// Ends those faults of the emulated Azure that have this label.
+    pub fn azure_healed_of(&self, label: &str) {
+        self.azure_control("DELETE", &format!("/faults/{label}"), "");
+    }
+
     /// Every call to the emulated Azure so far.
     pub fn azure_journal(&self) -> Vec<Value> {
         let answer = self.azure_control("GET", "/journal", "");

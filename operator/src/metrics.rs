@@ -104,6 +104,8 @@ pub struct Metrics {
     pub writes: Family<ByOutcome, Counter>,
     /// Failures of watches.
     pub watch_errors: Family<ByController, Counter>,
+    /// Looks at objects that could not be read.
+    pub unreadable: Family<ByController, Counter>,
     /// Calls to Azure.
     pub azure_requests: Family<ByCall, Counter>,
     /// How long calls to Azure take.
@@ -135,6 +137,7 @@ impl Metrics {
             max_concurrent: Family::default(),
             writes: Family::default(),
             watch_errors: Family::default(),
+            unreadable: Family::default(),
             azure_requests: Family::default(),
             azure_request_seconds: Family::new_with_constructor(seconds),
             certificate_not_after: Family::default(),
@@ -181,6 +184,11 @@ impl Metrics {
             self.writes.clone(),
         );
         r.register(
+            "reef_operator_unreadable_objects",
+            "Looks at objects that could not be read: another schema let them in",
+            self.unreadable.clone(),
+        );
+        r.register(
             "reef_operator_watch_errors",
             "Watches that could not be started or broke",
             self.watch_errors.clone(),
@@ -196,17 +204,17 @@ impl Metrics {
             Unit::Seconds,
             self.azure_request_seconds.clone(),
         );
+        self.with_cells_and_regions()
+    }
+
+    fn with_cells_and_regions(mut self) -> Self {
+        let r = &mut self.registry;
         r.register_with_unit(
             "reef_operator_region_certificate_not_after",
             "End of the certificate of a region, since 1970",
             Unit::Seconds,
             self.certificate_not_after.clone(),
         );
-        self.with_cells()
-    }
-
-    fn with_cells(mut self) -> Self {
-        let r = &mut self.registry;
         r.register(
             "reef_operator_breaker_open",
             "1 while calls to a service of a reef are held back because it does not answer",

@@ -12,7 +12,8 @@ use std::{
 };
 
 /// Files that decide and therefore take time, randomness and the world as parameters.
-const PURE: [&str; 29] = [
+const PURE: [&str; 30] = [
+    "drift.rs",
     "plan.rs",
     "report.rs",
     "requeue.rs",

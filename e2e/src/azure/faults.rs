@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Rule {
+    /// Under which name it can be taken away alone.
+    pub label: Option<String>,
     /// HTTP method.
     pub method: Option<String>,
     /// Resource type, without regard to case, for example `Microsoft.Network/dnsZones`.
@@ -13,6 +15,8 @@ pub struct Rule {
     pub kind: Option<String>,
     /// Name of the resource; `*` stands for anything.
     pub name: Option<String>,
+    /// Path of the call, without regard to case; `*` stands for anything.
+    pub path: Option<String>,
     /// How many calls it meets before it is used up; without it, it stays.
     pub count: Option<u32>,
     /// The share of calls that it meets, 0 to 1; all without it.
@@ -31,6 +35,8 @@ pub enum Fault {
         status: u16,
         /// ARM's error code.
         code: String,
+        /// ARM's text; one that says that a test asked for it, if none is given.
+        message: Option<String>,
         /// `Retry-After`, seconds.
         retry_after: Option<u32>,
     },
@@ -70,16 +76,22 @@ impl Faults {
         self.rules.clear();
     }
 
-    /// What happens to a call: the first rule that meets it decides.
-    pub fn meet(&mut self, method: &str, kind: &str, name: &str) -> Option<Fault> {
+    /// Removes the rules with this label.
+    pub fn remove(&mut self, label: &str) {
+        self.rules.retain(|rule| rule.label.as_deref() != Some(label));
+    }
+
+    /// What happens to a call (its method, and path): the first rule that meets it decides.
+    pub fn meet(&mut self, (method, path): (&str, &str), kind: &str, name: &str) -> Option<Fault> {
         let at = (0..self.rules.len()).find(|&at| {
             let rule = &self.rules[at];
+            let is_like = |pattern: &Option<String>, text: &str| {
+                pattern.as_deref().is_none_or(|p| glob(&p.to_lowercase(), &text.to_lowercase()))
+            };
             let fits = rule.method.as_deref().is_none_or(|m| m.eq_ignore_ascii_case(method))
                 && rule.kind.as_deref().is_none_or(|k| k.eq_ignore_ascii_case(kind))
-                && rule
-                    .name
-                    .as_deref()
-                    .is_none_or(|pattern| glob(&pattern.to_lowercase(), &name.to_lowercase()));
+                && is_like(&rule.name, name)
+                && is_like(&rule.path, path);
             let rate = rule.rate;
             fits && rate.is_none_or(|rate| self.roll() < rate)
         })?;
@@ -125,11 +137,11 @@ mod tests {
         let mut faults = Faults::new(7);
         faults.add(rule(serde_json::json!({ "method": "PUT", "type": "microsoft.network/DNSZONES/A", "name": "reef-*", "count": 2, "fault": "hang" })));
         let kind = "microsoft.network/dnszones/a";
-        assert_eq!(faults.meet("GET", kind, "reef-1"), None);
-        assert_eq!(faults.meet("PUT", kind, "other"), None);
-        assert_eq!(faults.meet("PUT", kind, "reef-1"), Some(Fault::Hang));
-        assert_eq!(faults.meet("PUT", kind, "Reef-2"), Some(Fault::Hang));
-        assert_eq!(faults.meet("PUT", kind, "reef-3"), None);
+        assert_eq!(faults.meet(("GET", "/a"), kind, "reef-1"), None);
+        assert_eq!(faults.meet(("PUT", "/a"), kind, "other"), None);
+        assert_eq!(faults.meet(("PUT", "/a"), kind, "reef-1"), Some(Fault::Hang));
+        assert_eq!(faults.meet(("PUT", "/a"), kind, "Reef-2"), Some(Fault::Hang));
+        assert_eq!(faults.meet(("PUT", "/a"), kind, "reef-3"), None);
     }
 
     #[test]
@@ -138,8 +150,21 @@ mod tests {
         faults.add(rule(
             serde_json::json!({ "rate": 0.1, "fault": { "answer": { "status": 500, "code": "X" } } }),
         ));
-        let met = (0..1000).filter(|_| faults.meet("GET", "t", "n").is_some()).count();
+        let met = (0..1000).filter(|_| faults.meet(("GET", "/a"), "t", "n").is_some()).count();
         assert!((60..140).contains(&met), "{met}");
+    }
+
+    #[test]
+    fn a_rule_meets_a_path_and_goes_by_its_label() {
+        let mut faults = Faults::new(7);
+        let answer = serde_json::json!({ "answer": { "status": 500, "code": "X", "message": "why" } });
+        faults.add(rule(serde_json::json!({ "label": "one", "path": "*/Servers/*", "fault": answer })));
+        let meets = |faults: &mut Faults, path| faults.meet(("PUT", path), "t", "n").is_some();
+        assert!(meets(&mut faults, "/g/servers/s") && !meets(&mut faults, "/g/pools/s"));
+        faults.remove("two");
+        assert!(meets(&mut faults, "/g/servers/s"));
+        faults.remove("one");
+        assert!(!meets(&mut faults, "/g/servers/s"));
     }
 
     #[test]

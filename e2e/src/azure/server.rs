@@ -15,7 +15,7 @@ use axum::{
     extract::{Path, State},
     http::{HeaderMap, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response as HttpResponse},
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use jiff::Timestamp;
 use jsonwebtoken::jwk::JwkSet;
@@ -106,6 +106,7 @@ impl Azure {
             .route("/journal", get(journal))
             .route("/resources", get(resources))
             .route("/faults", post(add_fault).delete(clear_faults))
+            .route("/faults/{label}", delete(remove_faults))
             .with_state(azure.clone());
         tokio::spawn(async move { axum::serve(control, router).await });
         Ok(azure)
@@ -251,13 +252,14 @@ impl Azure {
     fn call(&self, request: &Request) -> Result<Response, NoAnswer> {
         let target = Target::parse(&request.path);
         let (kind, name) = target.as_ref().map(|t| (t.kind(), t.name().to_owned())).unwrap_or_default();
-        let fault = lock(&self.0.faults).meet(&request.method, &kind, &name);
+        let fault = lock(&self.0.faults).meet((&request.method, &request.path), &kind, &name);
         let now = self.now();
         let mut cloud = lock(&self.0.cloud);
         match fault {
             None => Ok(cloud.handle(request, now)),
-            Some(Fault::Answer { status, code, retry_after }) => {
-                let answer = Response::error(status, &code, format!("{code}, because a test asked for it."));
+            Some(Fault::Answer { status, code, message, retry_after }) => {
+                let message = message.unwrap_or_else(|| format!("{code}, because a test asked for it."));
+                let answer = Response::error(status, &code, message);
                 Ok(match retry_after {
                     Some(seconds) => answer.header("retry-after", seconds.to_string()),
                     None => answer,
@@ -423,6 +425,11 @@ async fn resources(State(azure): State<Azure>) -> String {
 async fn add_fault(State(azure): State<Azure>, Json(rule): Json<Rule>) -> Result<StatusCode, Infallible> {
     lock(&azure.0.faults).add(rule);
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn remove_faults(State(azure): State<Azure>, Path(label): Path<String>) -> StatusCode {
+    lock(&azure.0.faults).remove(&label);
+    StatusCode::NO_CONTENT
 }
 
 async fn clear_faults(State(azure): State<Azure>) -> StatusCode {

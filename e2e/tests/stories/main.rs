@@ -9,6 +9,7 @@
 
 mod api;
 mod azure;
+mod bad_situations;
 mod files;
 mod gateway;
 mod instance;

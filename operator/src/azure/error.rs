@@ -174,6 +174,10 @@ fn classify(status: u16, code: &str) -> Class {
         | "ServerQuotaExceeded"
         | "MaxStorageAccountsCountPerSubscriptionExceeded"
         | "SkuNotAvailable"
+        | "LocationNotAvailableForResourceType"
+        | "ProvisioningDisabled"
+        | "RegionDoesNotAllowProvisioning"
+        | "ResourceCountExceedsLimit"
         | "ManagedClusterCountExceedsQuotaLimit"
         | "RoleAssignmentLimitExceeded"
         | "40881"
@@ -268,6 +272,7 @@ mod tests {
             (429, "SubscriptionRequestsThrottled", Class::Throttled),
             (429, "429", Class::Throttled),
             (409, "QuotaExceeded", Class::Capacity),
+            (400, "ProvisioningDisabled", Class::Capacity),
             (400, "InvalidRequestContent", Class::Invalid),
             (409, "StorageAccountAlreadyTaken", Class::NameTaken),
             (409, "ScopeLocked", Class::Locked),

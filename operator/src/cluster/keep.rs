@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::{
     azure::compare::exact_difference,
     causes,
+    cluster::drift,
     controller::{Context, trouble::Trouble},
     metrics::ByOutcome,
     resources::Verdict,
@@ -59,10 +60,13 @@ pub async fn keep_one(context: &Context, client: &Client, manifest: &Manifest) -
     let count = |outcome| {
         context.metrics.writes.get_or_create(&ByOutcome { resource: manifest.plural, outcome }).inc();
     };
-    let why = match live.map(|live| serde_json::to_value(live).unwrap_or_default()) {
-        None => "absent".to_owned(),
+    let (why, who) = match live.map(|live| serde_json::to_value(live).unwrap_or_default()) {
+        None => ("absent".to_owned(), None),
         Some(live) => match exact_difference(object, &live) {
-            Some(why) => why,
+            Some(why) => {
+                let who = drift::who(&live, &why);
+                (why, who)
+            }
             None => {
                 count("skipped");
                 return Ok(live);
@@ -80,6 +84,10 @@ pub async fn keep_one(context: &Context, client: &Client, manifest: &Manifest) -
     let written =
         api.patch(name, &apply, &Patch::Apply(object)).await.map_err(|e| verdict(kind, name, &e))?;
     count("changed");
+    if let Some(who) = who {
+        tracing::warn!(kind, name, why, who, "put back what somebody changed");
+        context.drifts.note(object, &why, &who);
+    }
     Ok(serde_json::to_value(written).unwrap_or_default())
 }
 

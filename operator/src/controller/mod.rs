@@ -33,7 +33,7 @@ use crate::{
     args::RunArgs,
     azure::Arms,
     bulkhead::Cells,
-    cluster::{Clusters, watch::Heard},
+    cluster::{Clusters, drift::Drifts, watch::Heard},
     leader::{Claim, NotLeader},
     metrics::{ByController, Metrics},
     resources::lists::Lists,
@@ -77,6 +77,8 @@ pub struct Context {
     pub clusters: Clusters,
     /// Changes in the reefs' clusters, for the one controller that takes them.
     pub heard: Mutex<Option<Heard>>,
+    /// What was put back in the reefs' clusters and is to be told.
+    pub drifts: Drifts,
     /// Image of the reefs' agents.
     pub agent_image: String,
     /// Image of Octopus Server, without a tag.
@@ -115,6 +117,7 @@ impl Context {
             cells: Cells::new(args.concurrency, metrics.clone()),
             metrics,
             clusters,
+            drifts: Drifts::default(),
             heard: Mutex::new(Some(heard)),
             concurrency: args.concurrency,
         }
@@ -247,8 +250,28 @@ pub async fn publish(
         action: action.to_owned(),
         secondary: None,
     };
-    if let Err(error) = recorder.publish(&event, object).await {
-        tracing::warn!(%error, name = object.name, reason = reason.as_str(), "Event");
+    send(recorder, object, &event).await;
+}
+
+async fn send(recorder: &Recorder, object: &ObjectReference, event: &Event) {
+    if let Err(error) = recorder.publish(event, object).await {
+        tracing::warn!(%error, name = object.name, reason = event.reason, "Event");
+    }
+}
+
+/// Tells what somebody changed of an object's in a reef's cluster, each change once.
+pub async fn tell_drifts(context: &Context, recorder: &Recorder, object: &ObjectReference, whose: &str) {
+    for drift in context.drifts.take(whose) {
+        // The recorder makes one of Events that differ in their notes alone.
+        let action: String = format!("PutBack {}", drift.field).chars().take(100).collect();
+        let event = Event {
+            type_: EventType::Warning,
+            reason: Reason::DriftCorrected.as_str().to_owned(),
+            note: Some(drift.note().chars().take(1024).collect()),
+            action,
+            secondary: Some(drift.object),
+        };
+        send(recorder, object, &event).await;
     }
 }
 

@@ -2,18 +2,26 @@
 
 use futures::{Stream, StreamExt};
 use kube::{
-    Api, Resource, ResourceExt,
-    core::DeserializeGuard,
+    Api, Client, Resource, ResourceExt,
+    api::{DynamicObject, ListParams},
+    core::{ApiResource, DeserializeGuard},
     runtime::{
-        Predicate, PredicateConfig, WatchStreamExt, predicates,
+        Predicate, PredicateConfig, WatchStreamExt,
+        events::Recorder,
+        predicates,
         reflector::{self, ObjectRef, Store},
         watcher,
     },
 };
+use reef_crds::condition::Reason;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use super::{Context, watch_log};
-use crate::admin::Readiness;
+use super::{Context, Error, publish, watch_log};
+use crate::{admin::Readiness, metrics::ByController};
+
+/// Objects that are listed at once.
+const PAGE: u32 = 500;
 
 /// An object that may not be readable: one that another version of a CRD let in stops no other.
 pub type Guarded<K> = DeserializeGuard<K>;
@@ -62,13 +70,64 @@ where
     found.into_iter().map(|object| ObjectRef::from_obj(&*object)).collect()
 }
 
-/// The object, if it can be read. Only another schema can do that; its next edit wakes us.
-pub fn readable<K: Clone>(object: &Guarded<K>, controller: &'static str) -> Option<K> {
-    match &object.0 {
-        Ok(object) => Some(object.clone()),
-        Err(error) => {
-            tracing::error!(controller, name = error.metadata.name, %error, "unreadable object");
-            None
+/// The object, if it can be read. Only another schema lets in one that cannot: that is told, nothing is done for it and
+/// nothing of it is touched, and its next edit wakes us.
+pub async fn readable<K>(
+    object: &Guarded<K>,
+    controller: &'static str,
+    context: &Context,
+    recorder: &Recorder,
+) -> Option<K>
+where
+    K: Resource<DynamicType = ()> + Clone,
+{
+    let error = match &object.0 {
+        Ok(object) => return Some(object.clone()),
+        Err(error) => error,
+    };
+    tracing::error!(controller, name = error.metadata.name, %error, "unreadable object");
+    context.metrics.unreadable.get_or_create(&ByController { controller }).inc();
+    if context.claim.check().is_ok() {
+        let note = format!(
+            "the operator cannot read this object, does nothing for it and touches nothing of it: {error}. Correct it, or install the CRD chart that belongs to the operator"
+        );
+        publish(recorder, &object.object_ref(&()), Reason::SpecInvalid, true, "Read", &note).await;
+    }
+    None
+}
+
+/// An object of a list.
+pub enum Listed<'a, K> {
+    /// As its type.
+    Readable(&'a K),
+    /// As it stands there; see [`readable`].
+    Unreadable(&'a Value),
+}
+
+/// Looks at all objects of a kind, in pages, from the API server itself and not from a cache. One that cannot be read
+/// does not hide the others.
+pub async fn each<K>(
+    client: &Client,
+    what: &'static str,
+    mut look: impl FnMut(Listed<'_, K>) + Send,
+) -> Result<(), Error>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned,
+{
+    let api = Api::<DynamicObject>::all_with(client.clone(), &ApiResource::erase::<K>(&()));
+    let mut parameters = ListParams::default().limit(PAGE);
+    loop {
+        let page = api.list(&parameters).await.map_err(Error::api(what))?;
+        for object in page.items {
+            let value = serde_json::to_value(object).unwrap_or_default();
+            match K::deserialize(&value) {
+                Ok(object) => look(Listed::Readable(&object)),
+                Err(_) => look(Listed::Unreadable(&value)),
+            }
+        }
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => parameters = parameters.continue_token(&token),
+            None => return Ok(()),
         }
     }
 }

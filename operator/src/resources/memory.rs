@@ -97,6 +97,16 @@ impl Memory {
         listed
     }
 
+    /// Somebody asks for a look now, perhaps because the reason of a failure is gone: everything is read anew, and what
+    /// failed is tried again at once, unless Azure itself named a later time.
+    pub fn asked(&mut self, now: Timestamp) {
+        self.read.clear();
+        self.is_asked = true;
+        for failure in self.failures.values_mut().filter(|failure| failure.error.retry_after().is_none()) {
+            failure.retry_at = failure.retry_at.min(now);
+        }
+    }
+
     /// A resource is read again after this pause at the latest.
     pub fn read_by(&mut self, id: &str, now: Timestamp, pause: Duration) {
         if let Some(read) = self.read.get_mut(id) {
@@ -187,6 +197,20 @@ mod tests {
         let throttled = answer(429, "SubscriptionRequestsThrottled", Some("77"));
         assert_eq!([1, 9].map(|n| seconds(&throttled, n)), [77, 300]);
         assert_eq!(seconds(&answer(400, "InvalidRequestContent", None), 1), 30);
+    }
+
+    #[test]
+    fn who_asks_for_a_look_has_a_try_unless_azure_said_when() {
+        let now = Timestamp::UNIX_EPOCH;
+        let mut memory = Memory::default();
+        let answer = |wait| ArmError::from_answer(429, wait, br#"{"code":"SkuNotAvailable"}"#);
+        memory.failed("quota", answer(None), 0.0, now);
+        memory.failed("told", answer(Some("77")), 0.0, now);
+        assert!(memory.failures["quota"].retry_at > now);
+        memory.asked(now);
+        assert_eq!(memory.failures["quota"].retry_at, now);
+        assert_eq!(memory.failures["told"].retry_at, after(now, Duration::from_secs(77)));
+        assert_eq!(memory.failures["quota"].count, 1, "the pauses go on growing");
     }
 
     #[test]

@@ -214,6 +214,17 @@ impl Search<'_> {
         let database =
             format!("{group}/providers/Microsoft.Sql/servers/{}/databases/{database}", server.name);
         match ask(&arm, &database, SQL_API, &place).await? {
+            Some(found)
+                if !marked(
+                    &found["tags"],
+                    &names::tags(&self.context.fleet, region, &name, &self.instance),
+                ) =>
+            {
+                let message = format!(
+                    "database {database} exists and does not carry the marks of this instance: it is left alone; remove it, or choose another name"
+                );
+                Err(Held(Trouble::new(Reason::NameTaken, message), true))
+            }
             Some(_) => {
                 let message = format!(
                     "database {database} is kept of a deleted instance of this name and is not used again silently: delete it or its RetainedInstance, or choose another name"

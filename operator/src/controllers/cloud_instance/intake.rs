@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{Api, ResourceExt};
 use reef_crds::{
     CloudInstance, CloudInstanceStatus, Reef, Region, RetainedInstance,
     cloud_instance::{DatabaseStatus, InstanceIdentityStatus, PlacementStatus, ShareStatus, VersionStatus},
@@ -17,7 +17,11 @@ use super::{
 };
 use crate::{
     azure::Arm,
-    controller::{Context, Error, trouble::Trouble},
+    controller::{
+        Context, Error,
+        objects::{Listed, each},
+        trouble::Trouble,
+    },
     controllers::reef::{
         references::{Held, arm},
         teardown::annotated,
@@ -63,7 +67,10 @@ pub async fn search(
     if let Some(held) = retained(context, instance).await? {
         return Ok(Err(held));
     }
-    let reefs = reefs(context, region).await?;
+    let reefs = match reefs(context, region).await? {
+        Ok(reefs) => reefs,
+        Err(held) => return Ok(Err(held)),
+    };
     // While it waits for room it is not made by anybody, so it is not looked for each time.
     let fresh = |at: Timestamp| now.duration_since(at).unsigned_abs() < context.policy.resync;
     let where_ = looked_for(&reefs);
@@ -91,12 +98,27 @@ fn looked_for(reefs: &[Reef]) -> String {
     reefs.iter().map(one).collect::<Vec<_>>().join(",")
 }
 
-/// The reefs of a region, from the API server itself.
-pub async fn reefs(context: &Context, region: &Region) -> Result<Vec<Reef>, Error> {
-    let reefs = Api::<Reef>::all(context.client.clone());
-    let mut reefs = reefs.list(&ListParams::default()).await.map_err(Error::api("list Reefs"))?.items;
-    reefs.retain(|reef| reef.spec.region_ref.name == region.name_any());
-    Ok(reefs)
+/// The reefs of a region, from the API server itself. While one of them cannot be read it is not known what is there.
+pub async fn reefs(context: &Context, region: &Region) -> Result<Result<Vec<Reef>, Held>, Error> {
+    let (mut reefs, mut unreadable) = (Vec::new(), None);
+    let name = region.name_any();
+    each::<Reef>(&context.client, "list Reefs", |reef| match reef {
+        Listed::Readable(reef) if reef.spec.region_ref.name == name => reefs.push(reef.clone()),
+        Listed::Unreadable(reef) if reef["spec"]["regionRef"]["name"] == name.as_str() => {
+            unreadable = reef["metadata"]["name"].as_str().map(str::to_owned);
+        }
+        _ => {}
+    })
+    .await?;
+    Ok(match unreadable {
+        None => Ok(reefs),
+        Some(reef) => {
+            let message = format!(
+                "Reef {reef} of region {name} cannot be read, so it is not known what is on it: correct it, or install the CRD chart that belongs to the operator"
+            );
+            Err(Held(Trouble::new(Reason::SpecInvalid, message), false))
+        }
+    })
 }
 
 fn taken_over(

@@ -26,13 +26,13 @@ use super::{
     placing::{self, Placing},
     plan::{self, Facts, Plan},
     references::{self, Home},
-    report,
+    report, restorable,
 };
 use crate::{
     controller::{
         Context, Error, finalizers,
         objects::key,
-        publish, status,
+        publish, status, tell_drifts,
         trouble::{Trouble, transition},
     },
     controllers::reef::{bodies::AKS_API, references::Held, teardown::annotated},
@@ -79,9 +79,7 @@ pub(super) async fn look(instance: &CloudInstance, shared: &Shared) -> Result<Ac
     if instance.annotations().get(RECONCILE_REQUESTED_AT)
         != instance.status.as_ref().and_then(|s| s.last_handled_reconcile_at.as_ref())
     {
-        // Who asks for a look wants one at Azure, not at what was read before.
-        memory.read.clear();
-        memory.is_asked = true;
+        memory.asked(Timestamp::now());
     }
     let result = work(&instance, shared, &home, &mut memory).await;
     shared.memories.put(&uid, memory);
@@ -113,7 +111,11 @@ async fn placed(instance: &CloudInstance, shared: &Shared) -> Result<Result<Clou
         Err(held) => return Ok(Err(held)),
     };
     if let Found::Nowhere(arm) = &found {
-        placing::prepare(context, arm, &intake::reefs(context, &region).await?, now).await;
+        let reefs = match intake::reefs(context, &region).await? {
+            Ok(reefs) => reefs,
+            Err(held) => return Ok(Err(held)),
+        };
+        placing::prepare(context, arm, &reefs, now).await;
     }
     let turn = shared.turn(&region.name_any());
     let mut listed = turn.lock().await;
@@ -122,7 +124,10 @@ async fn placed(instance: &CloudInstance, shared: &Shared) -> Result<Result<Clou
         Found::There(placement) => placement,
         Found::Nowhere(_) => {
             // The reefs first, and the instances after: what a reef no longer keeps a place for stands in its instance.
-            let reefs = intake::reefs(context, &region).await?;
+            let reefs = match intake::reefs(context, &region).await? {
+                Ok(reefs) => reefs,
+                Err(held) => return Ok(Err(held)),
+            };
             let placing = Placing { context, listed: &mut listed, note: &mut note };
             match placing::place(placing, instance, &reefs, now).await? {
                 Ok(placement) => placement,
@@ -204,11 +209,13 @@ async fn work(
         return Ok(Action::requeue(Duration::from_millis(10)));
     }
     let in_cluster = in_cluster(context, instance, home, &facts, &first, &keys).await;
+    tell_drifts(context, &shared.recorder, &instance.object_ref(&()), &inputs.hash).await;
     if in_cluster.may_publish() || was_published {
         facts.unpublished = None;
     }
     memory.is_doubtful = in_cluster.workload != Verdict::Good;
     let mut plan = plan::plan(&facts);
+    restorable::tell(&home.arm, &inputs, &mut plan).await;
     remember(&plan, &inputs, memory, now);
     let begun = begun(instance, &plan, now);
     if let Some(next) = &begun {

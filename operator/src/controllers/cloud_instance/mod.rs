@@ -22,6 +22,7 @@ mod pod;
 pub mod references;
 mod report;
 mod restart;
+mod restorable;
 mod route;
 mod sizes;
 mod teardown;
@@ -163,7 +164,8 @@ fn in_a_cluster(
 }
 
 async fn reconcile(instance: Arc<Guarded<CloudInstance>>, shared: Arc<Shared>) -> Result<Action, Infallible> {
-    let Some(of) = objects::readable(&instance, CONTROLLER) else { return Ok(Action::await_change()) };
+    let read = objects::readable(&instance, CONTROLLER, &shared.context, &shared.recorder).await;
+    let Some(of) = read else { return Ok(Action::await_change()) };
     let cells = &shared.context.cells;
     let cell = match of.status.as_ref().and_then(|s| s.placement.as_ref()) {
         Some(place) => cells.reef(&place.reef),
@@ -172,7 +174,7 @@ async fn reconcile(instance: Arc<Guarded<CloudInstance>>, shared: Arc<Shared>) -
     let Some(_permit) = cell.look().await else { return Ok(Action::await_change()) };
     // As it is by now.
     let newest = shared.store.get(&ObjectRef::from_obj(&*instance));
-    let Some(instance) = newest.and_then(|newest| objects::readable(&newest, CONTROLLER)) else {
+    let Some(instance) = newest.and_then(|newest| newest.0.as_ref().ok().cloned()) else {
         return Ok(Action::await_change());
     };
     Ok(shared.reconciles.run(key(&instance), Box::pin(look::look(&instance, &shared))).await)

@@ -130,11 +130,10 @@ fn not_ours(facts: &Facts<'_>, part: Part, found: &Value) -> Option<Trouble> {
     let id = inputs.id(part);
     let found = marks(&id, found);
     if !marked(found, &inputs.marks(part)) {
-        let whose = match found[TAG_INSTANCE].as_str() {
-            Some(other) => format!("belongs to CloudInstance {other}"),
-            None => "does not carry the marks of this instance".to_owned(),
-        };
-        let message = format!("{what} {id} exists and {whose}: it is left alone");
+        let whose = whose(found[TAG_INSTANCE].as_str(), &inputs.instance_namespace);
+        let advice =
+            if part == Part::Record { "; choose another spec.subdomain, or free this one" } else { "" };
+        let message = format!("{what} {id} exists and {whose}: it is left alone{advice}");
         return Some(Trouble::new(Reason::NameTaken, message));
     }
     let claim = Inputs::claim_of(part, found);
@@ -146,6 +145,17 @@ fn not_ours(facts: &Facts<'_>, part: Part, found: &Value) -> Option<Trouble> {
     }
     let other_keys = part == Part::Database && found[TAG_KEYS] != inputs.keys_hash.as_str();
     other_keys.then(|| keys_differ(&id))
+}
+
+/// Who has something that is not this instance's. Another tenant is not named: who reads this has no right to know of it.
+fn whose(other: Option<&str>, namespace: &str) -> String {
+    match other {
+        Some(other) if other.split_once('/').is_some_and(|(its, _)| its == namespace) => {
+            format!("belongs to CloudInstance {other}")
+        }
+        Some(_) => "belongs to another CloudInstance".to_owned(),
+        None => "does not carry the marks of this instance".to_owned(),
+    }
 }
 
 /// The master key that we hold is not the one that the database was made with.

@@ -7,7 +7,7 @@ use std::{
 
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
-use kube::{Api, Resource, ResourceExt, api::ListParams, runtime::controller::Action};
+use kube::{Api, Resource, ResourceExt, runtime::controller::Action};
 use reef_crds::{
     Reef, ReefClassSpec, ReefStatus, Region,
     condition::{Reason, ours},
@@ -35,7 +35,9 @@ use crate::{
     azure::Class,
     bulkhead::Service,
     controller::{
-        Context, Error, finalizers, publish, status,
+        Context, Error, finalizers,
+        objects::{Listed, each},
+        publish, status, tell_drifts,
         trouble::{Trouble, transition},
     },
     observed::Observed,
@@ -75,8 +77,7 @@ pub async fn look(reef: &Reef, shared: &Shared) -> Result<Action, Error> {
     let mut memory = shared.memories.take(&uid);
     let requested = reef.annotations().get(RECONCILE_REQUESTED_AT);
     if requested != reef.status.as_ref().and_then(|s| s.last_handled_reconcile_at.as_ref()) {
-        // Who asks for a look wants one at Azure, not at what was read before.
-        memory.read.clear();
+        memory.asked(Timestamp::now());
     }
     let result = work(&reef, shared, &references, &mut memory).await;
     shared.memories.put(&uid, memory);
@@ -108,6 +109,7 @@ async fn work(
     poll(arm, memory, pauses, spread, now).await;
     let seen = observe::parts(arm, &inputs, memory, pauses, spread, now).await;
     let in_cluster = furnish::cluster(context, &inputs, references, &seen).await;
+    tell_drifts(context, &shared.recorder, &reef.object_ref(&()), &inputs.reef).await;
     inputs.gateway =
         in_cluster.address.clone().or_else(|| reef.status.as_ref()?.gateway.as_ref()?.address.clone());
     let facts = Facts {
@@ -241,14 +243,21 @@ async fn begun(
 
 /// The ranges of the other reefs of the region, from the API server itself and not from a cache.
 async fn taken(context: &Context, reef: &Reef) -> Result<BTreeSet<Ipv4Net>, Error> {
-    let api = Api::<Reef>::all(context.client.clone());
-    let list = api.list(&ListParams::default()).await.map_err(Error::api("list Reefs"))?;
-    let others = list
-        .items
-        .iter()
-        .filter(|r| r.name_any() != reef.name_any() && r.spec.region_ref == reef.spec.region_ref);
-    let ranges = others.filter_map(|r| r.status.as_ref()?.address_space.clone());
-    Ok(ranges.filter_map(|range| range.parse().ok()).collect())
+    let mut ranges = BTreeSet::new();
+    each::<Reef>(&context.client, "list Reefs", |other| {
+        let range = match other {
+            Listed::Readable(other) => {
+                let is_other =
+                    other.name_any() != reef.name_any() && other.spec.region_ref == reef.spec.region_ref;
+                other.status.as_ref().filter(|_| is_other).and_then(|s| s.address_space.clone())
+            }
+            // Whatever its region: it does no harm to leave a range free.
+            Listed::Unreadable(other) => other["status"]["addressSpace"].as_str().map(str::to_owned),
+        };
+        ranges.extend(range.and_then(|range| range.parse::<Ipv4Net>().ok()));
+    })
+    .await?;
+    Ok(ranges)
 }
 
 fn inputs(context: &Context, reef: &Reef, region: &Region, class: ReefClassSpec) -> Inputs {

@@ -114,6 +114,7 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
 }
 
 async fn reconcile(reef: Arc<Guarded<Reef>>, shared: Arc<Shared>) -> Result<Action, Infallible> {
-    let Some(reef) = objects::readable(&reef, CONTROLLER) else { return Ok(Action::await_change()) };
+    let read = objects::readable(&reef, CONTROLLER, &shared.context, &shared.recorder).await;
+    let Some(reef) = read else { return Ok(Action::await_change()) };
     Ok(shared.reconciles.run(reef.name_any(), Box::pin(look::look(&reef, &shared))).await)
 }

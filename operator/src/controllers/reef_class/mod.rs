@@ -10,7 +10,7 @@ use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams, PostParams},
-    runtime::{Config, Controller, controller::Action},
+    runtime::{Config, Controller, controller::Action, events::Recorder},
 };
 use reef_crds::{
     Reef, ReefClass, ReefClassStatus,
@@ -33,12 +33,14 @@ const CONTROLLER: &str = "reefclass";
 
 struct Shared {
     context: Arc<Context>,
+    recorder: Recorder,
     reconciles: Reconciles<String>,
 }
 
 /// Runs the controller until `stop`, then lets the reconciles that run end.
 pub async fn run(context: Arc<Context>, readiness: Readiness, stop: CancellationToken) {
     let shared = Arc::new(Shared {
+        recorder: context.recorder(CONTROLLER),
         reconciles: Reconciles::new(CONTROLLER, context.metrics.clone(), context.concurrency),
         context: context.clone(),
     });
@@ -58,7 +60,8 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
 }
 
 async fn reconcile(class: Arc<Guarded<ReefClass>>, shared: Arc<Shared>) -> Result<Action, Infallible> {
-    let Some(class) = objects::readable(&class, CONTROLLER) else { return Ok(Action::await_change()) };
+    let read = objects::readable(&class, CONTROLLER, &shared.context, &shared.recorder).await;
+    let Some(class) = read else { return Ok(Action::await_change()) };
     Ok(shared.reconciles.run(class.name_any(), look(&class, &shared.context)).await)
 }
 

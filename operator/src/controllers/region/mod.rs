@@ -87,7 +87,8 @@ fn refers_to(region: &Region, secret: &PartialObjectMeta<Secret>) -> bool {
 }
 
 async fn reconcile(region: Arc<Guarded<Region>>, shared: Arc<Shared>) -> Result<Action, Infallible> {
-    let Some(region) = objects::readable(&region, CONTROLLER) else { return Ok(Action::await_change()) };
+    let read = objects::readable(&region, CONTROLLER, &shared.context, &shared.recorder).await;
+    let Some(region) = read else { return Ok(Action::await_change()) };
     Ok(shared.reconciles.run(region.name_any(), look(&region, &shared)).await)
 }
 

@@ -64,7 +64,8 @@ async fn reconcile(
     retained: Arc<Guarded<RetainedInstance>>,
     shared: Arc<Shared>,
 ) -> Result<Action, Infallible> {
-    let Some(retained) = objects::readable(&retained, CONTROLLER) else { return Ok(Action::await_change()) };
+    let read = objects::readable(&retained, CONTROLLER, &shared.context, &shared.recorder).await;
+    let Some(retained) = read else { return Ok(Action::await_change()) };
     let cell = shared.context.cells.reef(&retained.spec.reef_ref.name);
     let Some(_permit) = cell.look().await else { return Ok(Action::await_change()) };
     let look = Box::pin(look::look(&retained, &shared));

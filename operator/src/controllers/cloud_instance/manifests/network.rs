@@ -42,7 +42,11 @@ pub(super) fn policies(server: &Server<'_>) -> Vec<Manifest> {
     }
     let internet = json!({ "ipBlock": { "cidr": "0.0.0.0/0", "except": inside } });
     vec![
-        policy("default-deny", json!({ "podSelector": {}, "policyTypes": ["Ingress", "Egress"] })),
+        // The empty lists are said, so that a rule which somebody adds here is a difference.
+        policy(
+            "default-deny",
+            json!({ "podSelector": {}, "policyTypes": ["Ingress", "Egress"], "ingress": [], "egress": [] }),
+        ),
         policy(
             "from-gateway-and-agent",
             json!({

@@ -15,32 +15,29 @@ use std::time::Duration;
 use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ControllerRevision;
-use kube::{
-    Api, Resource, ResourceExt,
-    api::{ListParams, PostParams},
-};
+use kube::{Api, ResourceExt, api::PostParams};
 use reef_crds::{
     CloudInstance, Reef, ReefClassSpec, RetainedInstance, cloud_instance::PlacementStatus, condition::Reason,
 };
-use serde::de::DeserializeOwned;
 
 pub use demand::placement;
-use listed::{Cache, Known, Listed};
+use listed::{Cache, Known, Listed as OnReef};
 use used::Used;
 
 use crate::{
     azure::Arm,
     bulkhead::Service,
-    controller::{Context, Error, trouble::Trouble},
+    controller::{
+        Context, Error,
+        objects::{Listed, each},
+        trouble::Trouble,
+    },
     controllers::reef::{
         bodies::{SQL_API, STORAGE_API},
         references::Held,
     },
     placement::{self, Candidate, Decision, Demand, Placement, Readiness},
 };
-
-/// Objects that are read at once.
-const PAGE: u32 = 500;
 
 /// What a placement works with.
 pub struct Placing<'a> {
@@ -62,14 +59,21 @@ pub async fn place(
     let Placing { context, listed, note } = placing;
     // The order matters: docs/adr/0007-reservations-and-the-order-of-reads.md.
     let (mut used, mut known) = (Used::default(), Known::default());
-    each::<CloudInstance>(context, "list CloudInstances", |instance| {
-        used.add(instance);
-        known.add(instance);
+    each::<CloudInstance>(&context.client, "list CloudInstances", |instance| match instance {
+        Listed::Readable(instance) => {
+            used.add(instance);
+            known.add(instance);
+        }
+        Listed::Unreadable(instance) => used.add_unreadable(instance),
     })
     .await?;
-    each::<RetainedInstance>(context, "list RetainedInstances", |retained| {
-        used.add_kept(retained);
-        known.add_kept(retained);
+    each::<RetainedInstance>(&context.client, "list RetainedInstances", |retained| match retained {
+        Listed::Readable(retained) => {
+            used.add_kept(retained);
+            known.add_kept(retained);
+        }
+        // Its database and share count where Azure lists them, as nobody's.
+        Listed::Unreadable(_) => {}
     })
     .await?;
     let mut candidates = Vec::new();
@@ -124,13 +128,13 @@ pub async fn prepare(context: &Context, arm: &Arm, reefs: &[Reef], now: Timestam
 }
 
 /// Paths of the lists of what is on a reef.
-struct OnReef {
+struct Paths {
     databases: Option<String>,
     /// By storage account.
     shares: Vec<(String, String)>,
 }
 
-fn lists(reef: &Reef) -> OnReef {
+fn lists(reef: &Reef) -> Paths {
     let status = reef.status.clone().unwrap_or_default();
     let group = format!(
         "/subscriptions/{}/resourceGroups/{}/providers",
@@ -144,7 +148,7 @@ fn lists(reef: &Reef) -> OnReef {
             format!("{group}/Microsoft.Storage/storageAccounts/{}/fileServices/default/shares", account.name);
         (account.name, path)
     });
-    OnReef {
+    Paths {
         databases: server.map(|server| format!("{group}/Microsoft.Sql/servers/{}/databases", server.name)),
         shares: shares.collect(),
     }
@@ -167,7 +171,7 @@ fn readiness(context: &Context, reef: &Reef, known: &Known, listed: &mut Cache) 
     };
     let at = shares.iter().map(|(_, listing)| listing.at).chain([databases.at]).max().unwrap_or(databases.at);
     if listed.get(&name).is_none_or(|(before, _)| *before != at) {
-        listed.insert(name, (at, Listed::of(&databases, &shares, known)));
+        listed.insert(name, (at, OnReef::of(&databases, &shares, known)));
     }
     Readiness::Ready
 }
@@ -188,24 +192,6 @@ async fn class(context: &Context, reef: &Reef) -> Result<Option<ReefClassSpec>, 
     let api = Api::<ControllerRevision>::namespaced(context.client.clone(), &context.namespace);
     let found = api.get_opt(&name).await.map_err(Error::api("read the class's revision"))?;
     Ok(found.and_then(|revision| serde_json::from_value(revision.data?.0).ok()))
-}
-
-/// Looks at all objects of a kind, from the API server itself and not from a cache: a cache could miss a place that
-/// another operator gave.
-async fn each<K>(context: &Context, what: &'static str, mut look: impl FnMut(&K) + Send) -> Result<(), Error>
-where
-    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug,
-{
-    let api = Api::<K>::all(context.client.clone());
-    let mut parameters = ListParams::default().limit(PAGE);
-    loop {
-        let page = api.list(&parameters).await.map_err(Error::api(what))?;
-        page.items.iter().for_each(&mut look);
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => parameters = parameters.continue_token(&token),
-            None => return Ok(()),
-        }
-    }
 }
 
 /// Writes the reservation, if the reef is still as it was read. What is no longer needed goes in the same write.

@@ -3,11 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use reef_crds::{CloudInstance, RetainedInstance};
+use serde_json::Value;
 
-use super::demand::{ask, kept, seen, who};
+use super::{
+    super::sizes,
+    demand::{ask, kept, seen, who},
+};
 use crate::{
     observed::Observed,
-    placement::{Ask, Candidate, Instance, Reservation, Seen},
+    placement::{Ask, Candidate, Instance, Placement, Reservation, Seen, Size},
 };
 
 /// All instances and all that is kept. Instances are read first: what goes meanwhile is among what is kept then.
@@ -34,6 +38,34 @@ impl Used {
             self.placed.insert(seen.claim.clone());
         }
         self.instances.insert(who(instance), (seen, ask(instance)));
+    }
+
+    /// Adds an instance that cannot be read, where its status says that it is: it counts as a large one, and its database
+    /// and share besides where Azure lists them, as nobody's. One that says no place has none that we gave it.
+    pub fn add_unreadable(&mut self, instance: &Value) {
+        let text = |pointer: &str| instance.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        let number = |pointer: &str| instance.pointer(pointer).and_then(Value::as_i64);
+        let named = (text("/metadata/namespace"), text("/metadata/name"));
+        let (Some(namespace), Some(name)) = named else { return };
+        let claim = text("/metadata/uid").unwrap_or_default();
+        let placement = text("/status/placement/reef").map(|reef| Placement {
+            reef,
+            pool: text("/status/placement/pool"),
+            account: text("/status/placement/storageAccount").unwrap_or_default(),
+            generation: number("/status/placement/generation").unwrap_or(1),
+        });
+        if placement.is_some() {
+            self.placed.insert(claim.clone());
+        }
+        let large = sizes::of(u8::MAX);
+        let size = Size {
+            pods: 1,
+            cpu: u64::from(large.cpu_request),
+            memory: u64::from(large.memory_request) << 20,
+            ..Size::default()
+        };
+        let seen = Seen { claim, revision: number("/metadata/generation").unwrap_or(0), placement };
+        self.instances.insert(Instance { namespace, name }, (seen, Ask { size, ..Ask::default() }));
     }
 
     /// Adds what is kept of an instance. What is kept of one that is still there counts with it.
