@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Files that decide and therefore take time, randomness and the world as parameters.
-const PURE: [&str; 29] = [
+const PURE: [&str; 30] = [
     "plan.rs",
     "report.rs",
     "requeue.rs",
@@ -34,6 +34,7 @@ const PURE: [&str; 29] = [
     "sizes.rs",
     "jobs.rs",
     "pod.rs",
+    "resize.rs",
     "route.rs",
     "done.rs",
     "listed.rs",

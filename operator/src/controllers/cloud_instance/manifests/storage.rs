@@ -26,8 +26,9 @@ pub(super) fn all(server: &Server<'_>) -> Vec<Manifest> {
 }
 
 /// Room for the server, and for one more of the same size while it is replaced; nothing else fits.
-fn quota(server: &Server<'_>) -> Manifest {
-    let size = size(server);
+pub(super) fn quota(server: &Server<'_>) -> Manifest {
+    // A pod that is larger than it is to be is still there.
+    let size = server.asked.map_or(size(server), |asked| asked.max(size(server)));
     let hard = json!({
         "requests.cpu": cpu(2 * size.cpu_request), "limits.cpu": cpu(2 * size.cpu_limit),
         "requests.memory": memory(2 * size.memory_request), "limits.memory": memory(2 * size.memory_limit),
