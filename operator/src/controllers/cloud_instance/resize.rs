@@ -14,7 +14,7 @@ use reef_crds::{condition::Reason, quantity};
 use serde_json::{Value, json};
 
 use super::{
-    manifests::SERVER,
+    manifests::{QUOTA, SERVER},
     sizes::{self, Size},
 };
 use crate::controller::trouble::Trouble;
@@ -134,6 +134,11 @@ fn pending(condition: &PodCondition, target: Size) -> Trouble {
 /// node of this size has.
 pub fn refused(size: Size, why: &str) -> Trouble {
     trouble(Reason::ResizeInfeasible, size, why)
+}
+
+/// Whether a refusal is that of our own quota, which has room as soon as it is in effect.
+pub fn is_of_quota(refusal: &str) -> bool {
+    refusal.contains(&format!("exceeded quota: {QUOTA},"))
 }
 
 fn trouble(reason: Reason, size: Size, why: &str) -> Trouble {

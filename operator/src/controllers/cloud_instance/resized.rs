@@ -66,6 +66,10 @@ pub async fn keep(context: &Context, client: &Client, server: &Server<'_>, pod: 
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
             Verdict::Working("the server's pod was replaced".to_owned())
         }
+        // The quota was raised a moment ago, and the cluster reckons with the one before.
+        Err(kube::Error::Api(status)) if resize::is_of_quota(&status.message) => {
+            Verdict::Working("the namespace's quota grows with the server".to_owned())
+        }
         Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
             Verdict::Failed(resize::refused(size, &status.message))
         }

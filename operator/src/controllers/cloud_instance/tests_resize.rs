@@ -142,6 +142,17 @@ fn a_server_gets_no_more_tasks_than_it_has_room_for() {
 }
 
 #[test]
+fn our_own_quota_is_told_from_anothers() {
+    let refusal = |name: &str| {
+        format!(
+            "pods \"octopus-0\" is forbidden: exceeded quota: {name}, requested: limits.cpu=1500m, used: limits.cpu=1, limited: limits.cpu=2"
+        )
+    };
+    assert!(is_of_quota(&refusal("instance")));
+    assert!(!is_of_quota(&refusal("instance-2")) && !is_of_quota("node didn't have enough"));
+}
+
+#[test]
 fn only_cpu_and_memory_of_this_very_pod_are_changed() {
     let patch = patch(&pod(steady(10), Some(true), true), steady(20));
     assert_eq!(patch["metadata"], json!({ "uid": "u" }));

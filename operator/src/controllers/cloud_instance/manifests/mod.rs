@@ -21,6 +21,8 @@ use crate::{cluster::keep::Manifest, controller::hash};
 
 /// Name of StatefulSet, Service, Secret and container of the server.
 pub const SERVER: &str = "octopus";
+/// Name of the quota and of the default limits of the namespace.
+pub const QUOTA: &str = "instance";
 /// Port of the web front end and the REST API in the pod.
 pub const WEB_PORT: u16 = 8080;
 /// Port for polling Tentacles in the pod and at the gateway.

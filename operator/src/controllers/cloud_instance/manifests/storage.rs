@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Server, labels, metadata, object, size};
+use super::{QUOTA, Server, labels, metadata, object, size};
 use crate::{
     cluster::keep::Manifest,
     controllers::{
@@ -40,7 +40,7 @@ pub(super) fn quota(server: &Server<'_>) -> Manifest {
         "resourcequotas",
         "v1",
         "ResourceQuota",
-        json!({ "metadata": metadata(server.inputs, "instance"), "spec": spec }),
+        json!({ "metadata": metadata(server.inputs, QUOTA), "spec": spec }),
     )
 }
 
@@ -56,7 +56,7 @@ fn limits(server: &Server<'_>) -> Manifest {
         "limitranges",
         "v1",
         "LimitRange",
-        json!({ "metadata": metadata(server.inputs, "instance"), "spec": spec }),
+        json!({ "metadata": metadata(server.inputs, QUOTA), "spec": spec }),
     )
 }
 
