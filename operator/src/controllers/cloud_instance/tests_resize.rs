@@ -68,30 +68,20 @@ fn starting(cap: u8) -> Size {
 fn each_situation_has_its_step() {
     // The memory limit that a server was started with stays.
     let shrunk = Size { memory_limit: steady(40).memory_limit, ..steady(5) };
-    for (what, pod, cap, expect) in [
-        ("it starts", pod(starting(10), Some(false), false), 10, Step::Nothing),
-        ("nothing runs yet", pod(starting(10), None, false), 10, Step::Nothing),
-        ("it is ready", pod(starting(10), Some(true), true), 10, Step::Resize(steady(10))),
-        ("it is ready and as wanted", pod(steady(10), Some(true), true), 10, Step::Nothing),
-        ("it has started and does not serve yet", pod(starting(10), Some(true), false), 10, Step::Nothing),
-        ("it does not serve for a while", pod(steady(10), Some(true), false), 10, Step::Nothing),
-        ("its container starts again", pod(steady(10), Some(false), false), 10, Step::Resize(starting(10))),
-        ("it is to grow", pod(steady(10), Some(true), true), 40, Step::Resize(steady(40))),
-        (
-            "it is to grow while it starts",
-            pod(starting(10), Some(false), false),
-            40,
-            Step::Resize(starting(40)),
-        ),
-        ("it is to shrink", pod(steady(40), Some(true), true), 5, Step::Resize(shrunk)),
-        (
-            "it is to shrink before anything runs",
-            pod(starting(40), None, false),
-            5,
-            Step::Resize(starting(5)),
-        ),
+    for (what, (size, started, ready), cap, expect) in [
+        ("it starts", (starting(10), Some(false), false), 10, Step::Nothing),
+        ("nothing runs yet", (starting(10), None, false), 10, Step::Nothing),
+        ("it is ready", (starting(10), Some(true), true), 10, Step::Resize(steady(10))),
+        ("it is ready and as wanted", (steady(10), Some(true), true), 10, Step::Nothing),
+        ("it has started and does not serve yet", (starting(10), Some(true), false), 10, Step::Nothing),
+        ("it does not serve for a while", (steady(10), Some(true), false), 10, Step::Nothing),
+        ("its container starts again", (steady(10), Some(false), false), 10, Step::Resize(starting(10))),
+        ("it is to grow", (steady(10), Some(true), true), 40, Step::Resize(steady(40))),
+        ("it is to grow while it starts", (starting(10), Some(false), false), 40, Step::Resize(starting(40))),
+        ("it is to shrink", (steady(40), Some(true), true), 5, Step::Resize(shrunk)),
+        ("it is to shrink before anything runs", (starting(40), None, false), 5, Step::Resize(starting(5))),
     ] {
-        assert_eq!(decide(&pod, cap), expect, "{what}");
+        assert_eq!(decide(&pod(size, started, ready), cap), expect, "{what}");
     }
     let mut ending = pod(starting(10), Some(true), true);
     ending.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
