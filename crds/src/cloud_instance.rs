@@ -55,8 +55,10 @@ pub struct CloudInstanceSpec {
     #[x_kube(validation = Rule::new("self == oldSelf").message("release is immutable: create another CloudInstance"))]
     pub release: Release,
 
-    /// How many tasks the server runs at once: 5, 10, 20, 40, 80 or 160. CPU and memory follow from it; a change
-    /// reaches the server at once, its CPU and memory when its pod is next made.
+    /// How many tasks the server runs at once: 5, 10, 20, 40, 80 or 160. CPU and memory follow from it. A change reaches
+    /// the running server, without a restart: more CPU and memory first, then more tasks. If its node cannot give them,
+    /// the condition `Resized` says so and the server goes on with what it has; its limit of memory is lowered only when
+    /// its pod is next made.
     #[x_kube(validation = Rule::new("self in [5, 10, 20, 40, 80, 160]").message("taskCap must be 5, 10, 20, 40, 80 or 160"))]
     pub task_cap: u8,
 
@@ -172,7 +174,7 @@ pub struct ReefSelector {
     pub match_labels: BTreeMap<String, String>,
 }
 
-/// Room for data. It can grow and does not shrink.
+/// Room for data. It can grow and does not shrink; what somebody enlarged in Azure by hand stays as large.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Quota {

@@ -49,6 +49,11 @@ pub struct WorldArgs {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 
+    /// Number of CPUs that each node says it has. Nothing is bounded by it: it is what the scheduler and resizes of
+    /// pods reckon with.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub node_cpus: u32,
+
     /// Leave the operator out: an empty management cluster.
     #[arg(long)]
     pub no_operator: bool,
@@ -72,6 +77,7 @@ impl WorldArgs {
         let mut args =
             vec![format!("--dir={}", self.dir.display()), format!("--reef-slots={}", self.reef_slots)];
         args.extend([format!("--time-scale={}", self.time_scale), format!("--seed={}", self.seed)]);
+        args.push(format!("--node-cpus={}", self.node_cpus));
         args.extend(self.no_operator.then(|| "--no-operator".to_owned()));
         args.extend(self.operator_binary.iter().map(|p| format!("--operator-binary={}", p.display())));
         args.extend(self.samples.iter().map(|p| format!("--samples={}", p.display())));
@@ -142,8 +148,8 @@ async fn live(args: &WorldArgs, dir: &Dir, running: &mut Running) -> Result<(), 
     let images = images(dir, operator.clone())?;
     let management = Cluster::start(dir, &tools, &etcd.url, (MANAGEMENT, 0), None)?;
     let management = running.management.insert(management);
-    let reefs = Reefs::new(dir, &tools, &etcd.url, &azure, images.clone());
-    let on_node = OnNode { images, shares: None };
+    let reefs = Reefs::new(dir, &tools, &etcd.url, &azure, (images.clone(), args.node_cpus));
+    let on_node = OnNode { images, shares: None, cpus: args.node_cpus };
     running.etcd = Some(etcd);
     running.reefs = Some(reefs.clone());
     reefs.start(args.reef_slots).await?;
@@ -183,6 +189,8 @@ pub(crate) struct OnNode {
     pub images: Vec<Image>,
     /// The shares that it can mount.
     pub shares: Option<Arc<dyn Shares>>,
+    /// Number of CPUs that it says it has.
+    pub cpus: u32,
 }
 
 /// Waits for a cluster and gives it a network and a node, until `stop`; a client of its administrator, and
@@ -207,8 +215,8 @@ pub(crate) async fn start_cluster(
     let network = ClusterNetwork::start(cluster, &client, outside, stop).await;
     let socket = cluster.api_socket(dir);
     proxy::serve(&socket, Caller::ApiServer, network.clone()).context("the API server's proxy")?;
-    let OnNode { images, shares } = on_node;
-    let node = Node { name: format!("{}-node-0", cluster.name), index: 0, images, shares };
+    let OnNode { images, shares, cpus } = on_node;
+    let node = Node { name: format!("{}-node-0", cluster.name), index: 0, images, shares, cpus };
     node.start(dir, cluster, network.clone(), stop).await?;
     Ok((client, network))
 }

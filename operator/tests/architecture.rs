@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Files that decide and therefore take time, randomness and the world as parameters.
-const PURE: [&str; 30] = [
+const PURE: [&str; 31] = [
     "drift.rs",
     "plan.rs",
     "report.rs",
@@ -35,6 +35,7 @@ const PURE: [&str; 30] = [
     "sizes.rs",
     "jobs.rs",
     "pod.rs",
+    "resize.rs",
     "route.rs",
     "done.rs",
     "listed.rs",

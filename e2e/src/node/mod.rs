@@ -12,6 +12,7 @@ pub mod image;
 mod kubelet;
 mod pod;
 mod probe;
+mod resize;
 mod sources;
 mod status;
 mod template;
@@ -54,6 +55,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{Context, Error, cluster::Cluster, dir::Dir, net::ClusterNetwork, shares::Shares};
 pub use image::Image;
 
+/// Memory that a node says it has, GiB.
+const MEMORY_GIB: i64 = 256;
+
 /// A node to be started.
 pub struct Node {
     /// Its name, unique in the cluster.
@@ -64,6 +68,8 @@ pub struct Node {
     pub images: Vec<Image>,
     /// The shares that it can mount; none outside of AKS.
     pub shares: Option<Arc<dyn Shares>>,
+    /// Number of CPUs that it says it has.
+    pub cpus: u32,
 }
 
 /// What a node's parts share.
@@ -79,6 +85,7 @@ pub(crate) struct Shared {
     pod_network: Ipv4Addr,
     sandboxes: AtomicU32,
     addresses: Mutex<BTreeSet<u8>>,
+    ledger: resize::Ledger,
 }
 
 impl Shared {
@@ -135,17 +142,22 @@ impl Node {
             pod_network: Ipv4Addr::new(a, b, self.index, 0),
             sandboxes: AtomicU32::new(0),
             addresses: Mutex::default(),
+            ledger: resize::Ledger::new(resize::Room {
+                cpu: i64::from(self.cpus) * 1000,
+                memory: MEMORY_GIB << 30,
+            }),
         });
         let port = kubelet::serve(shared.clone(), &identity, &cluster.ca).await?;
-        register(&client, &self.name, port).await?;
-        let beat = heartbeat(client.clone(), self.name.clone(), port);
+        let status = node_status(port, self.cpus);
+        register(&client, &self.name, &status).await?;
+        let beat = heartbeat(client.clone(), self.name.clone(), status);
         tokio::spawn(stop.clone().run_until_cancelled_owned(beat));
         tokio::spawn(follow_pods(shared, stop.clone()));
         Ok(())
     }
 }
 
-async fn register(client: &Client, name: &str, port: u16) -> Result<(), Error> {
+async fn register(client: &Client, name: &str, status: &NodeStatus) -> Result<(), Error> {
     let labels = BTreeMap::from([
         ("kubernetes.io/hostname".to_owned(), name.to_owned()),
         ("kubernetes.io/os".to_owned(), "linux".to_owned()),
@@ -158,20 +170,21 @@ async fn register(client: &Client, name: &str, port: u16) -> Result<(), Error> {
     };
     let api = Api::<KubeNode>::all(client.clone());
     api.create(&PostParams::default(), &node).await?;
-    write_status(&api, name, port).await
+    write_status(&api, name, status).await
 }
 
-async fn write_status(api: &Api<KubeNode>, name: &str, port: u16) -> Result<(), Error> {
-    let patch = serde_json::json!({ "status": node_status(port) });
+async fn write_status(api: &Api<KubeNode>, name: &str, status: &NodeStatus) -> Result<(), Error> {
+    let mut patch = serde_json::json!({ "status": status });
+    patch["status"]["conditions"][0]["lastHeartbeatTime"] = serde_json::json!(Time(Timestamp::now()));
     api.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
     Ok(())
 }
 
-fn node_status(port: u16) -> NodeStatus {
+fn node_status(port: u16, cpus: u32) -> NodeStatus {
     let quantity = |text: &str| Quantity(text.to_owned());
     let capacity = BTreeMap::from([
-        ("cpu".to_owned(), quantity("64")),
-        ("memory".to_owned(), quantity("256Gi")),
+        ("cpu".to_owned(), quantity(&cpus.to_string())),
+        ("memory".to_owned(), quantity(&format!("{MEMORY_GIB}Gi"))),
         ("pods".to_owned(), quantity("240")),
         ("ephemeral-storage".to_owned(), quantity("200Gi")),
     ]);
@@ -180,7 +193,7 @@ fn node_status(port: u16) -> NodeStatus {
         status: "True".to_owned(),
         reason: Some("SandboxNode".to_owned()),
         message: Some("runs pods as processes of this machine".to_owned()),
-        last_heartbeat_time: Some(Time(Timestamp::now())),
+        last_heartbeat_time: None,
         last_transition_time: None,
     };
     NodeStatus {
@@ -203,7 +216,7 @@ fn node_status(port: u16) -> NodeStatus {
 }
 
 /// Renews the node's Lease as kubelets do; the control plane takes a silent node for dead after 50 s.
-async fn heartbeat(client: Client, name: String, port: u16) {
+async fn heartbeat(client: Client, name: String, status: NodeStatus) {
     let leases = Api::<Lease>::namespaced(client.clone(), "kube-node-lease");
     let nodes = Api::<KubeNode>::all(client);
     for beat in 0u64.. {
@@ -222,7 +235,7 @@ async fn heartbeat(client: Client, name: String, port: u16) {
             tracing::warn!(%error, node = name, "lease");
         }
         if beat % 30 == 0
-            && let Err(error) = write_status(&nodes, &name, port).await
+            && let Err(error) = write_status(&nodes, &name, &status).await
         {
             tracing::warn!(%error, node = name, "node status");
         }

@@ -18,6 +18,7 @@ use tokio::{
 use super::{
     Shared, event,
     probe::{self, Verdict},
+    resize,
     status::{self, Ended, State, Tracked},
     template, volumes,
 };
@@ -56,6 +57,8 @@ struct Worker {
     backoff: Option<Instant>,
     /// Whether the last status was accepted.
     written: bool,
+    /// Why a resize waits.
+    pending: Option<resize::Pending>,
     handle: PodHandle,
     reports: mpsc::UnboundedReceiver<Report>,
     verdicts: (mpsc::UnboundedSender<ProbeVerdict>, mpsc::UnboundedReceiver<ProbeVerdict>),
@@ -99,6 +102,7 @@ async fn set_up(shared: &Arc<Shared>, uid: &str, pods: &mut watch::Receiver<Opti
                 let spec = pod.spec.clone().unwrap_or_default();
                 let ingress = shared.sockets.socket(&format!("{sockets}i"));
                 shared.network.attach(ip, ingress.clone());
+                shared.ledger.keep(uid, resize::requested(&spec.containers));
                 return Some(Worker {
                     shared: shared.clone(),
                     uid: uid.to_owned(),
@@ -112,6 +116,7 @@ async fn set_up(shared: &Arc<Shared>, uid: &str, pods: &mut watch::Receiver<Opti
                     main: spec.containers.into_iter().map(Tracked::new).collect(),
                     backoff: None,
                     written: true,
+                    pending: None,
                     handle,
                     reports,
                     verdicts: mpsc::unbounded_channel(),
@@ -221,7 +226,12 @@ impl Worker {
         let mut refresh = Instant::now() + REFRESH;
         loop {
             self.start_what_is_due().await;
+            self.resize();
             self.write_status().await;
+            if resize::is_due(&self.main) {
+                self.give().await;
+                continue;
+            }
             let again = if self.written { refresh } else { Instant::now() + Duration::from_secs(1) };
             let wake = self.backoff.unwrap_or(refresh).min(refresh).min(again);
             tokio::select! {
@@ -242,12 +252,35 @@ impl Worker {
                         return true;
                     }
                 }
+                () = self.shared.ledger.freed.notified(), if self.pending.is_some() => {}
                 () = sleep_until(wake) => {}
             }
             if Instant::now() >= refresh {
                 refresh = Instant::now() + REFRESH;
                 self.refresh_volumes().await;
             }
+        }
+    }
+
+    /// Allocates what the pod asks for since it was changed, if the node has it.
+    fn resize(&mut self) {
+        let asked = self.pod.spec.as_ref().map(|spec| spec.containers.as_slice()).unwrap_or_default();
+        self.pending = None;
+        if !resize::is_asked(asked, &self.main) {
+            return;
+        }
+        match self.shared.ledger.ask(&self.uid, resize::requested(asked)) {
+            Ok(()) => resize::allocate(asked, &mut self.main),
+            Err(pending) => self.pending = Some(pending),
+        }
+    }
+
+    /// Gives the containers what is allocated to them.
+    async fn give(&mut self) {
+        let restart = resize::give(&mut self.main);
+        if !restart.is_empty() {
+            let grace = self.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
+            self.end_containers(&restart, grace.unwrap_or(30)).await;
         }
     }
 
@@ -422,6 +455,8 @@ impl Worker {
     async fn write_status(&mut self) {
         let now = Timestamp::now();
         let mut status = status::status(&self.pod, Some(&self.ip), &self.init, &self.main, self.began, now);
+        self.shared.ledger.free_ended(&self.uid, &status);
+        resize::show(&mut status, self.pending.as_ref(), &self.main, now);
         if self.backoff.is_some() {
             // What a kubelet shows between a crash and the next start.
             for container in status.container_statuses.iter_mut().flatten() {
@@ -456,6 +491,7 @@ impl Worker {
         }
         self.handle.stop().await;
         self.shared.free(self.address);
+        self.shared.ledger.free(&self.uid);
         if remove_object {
             remove(&self.shared, &self.pod).await;
         }

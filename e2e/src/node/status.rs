@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
         Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-        ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
+        ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus, ResourceRequirements,
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
@@ -12,8 +12,10 @@ use k8s_openapi::{
 /// A container over its runs.
 #[derive(Clone, Debug)]
 pub(super) struct Tracked {
-    /// What the pod asks for.
+    /// What the pod asks for; of CPU and memory, what is allocated.
     pub container: Container,
+    /// CPU and memory that it has.
+    pub actual: Option<ResourceRequirements>,
     /// Number of the current run, 0 for the first.
     pub attempt: i32,
     /// How the current run is.
@@ -53,6 +55,7 @@ pub(super) struct Ended {
 impl Tracked {
     pub(super) fn new(container: Container) -> Self {
         Self {
+            actual: container.resources.clone(),
             container,
             attempt: 0,
             state: State::Waiting("ContainerCreating".to_owned(), String::new()),
@@ -72,6 +75,11 @@ impl Tracked {
         matches!(self.state, State::Ended(_))
     }
 
+    /// Whether it has what is allocated to it.
+    pub(super) fn has_its_resources(&self) -> bool {
+        self.actual == self.container.resources
+    }
+
     fn status(&self, uid: &str) -> ContainerStatus {
         let running = matches!(self.state, State::Running(_));
         let image = self.container.image.clone().unwrap_or_default();
@@ -85,7 +93,7 @@ impl Tracked {
             restart_count: self.attempt,
             state: Some(container_state(&self.state)),
             last_state: self.last.clone().map(|e| container_state(&State::Ended(e))),
-            resources: self.container.resources.clone(),
+            resources: self.actual.clone(),
             allocated_resources: self.container.resources.as_ref().and_then(|r| r.requests.clone()),
             ..ContainerStatus::default()
         }

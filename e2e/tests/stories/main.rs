@@ -25,4 +25,5 @@ mod reef_adopted;
 mod reef_killed;
 mod reef_troubles;
 mod region;
+mod resized;
 mod sandbox;

@@ -91,7 +91,12 @@ impl Transition {
 
 /// The change of Ready or its reason between two lists of conditions.
 pub fn transition(old: &[Condition], next: &[Condition]) -> Option<Transition> {
-    let find = |list: &[Condition]| list.iter().find(|c| c.type_ == ConditionType::Ready.as_str()).cloned();
+    transition_of(ConditionType::Ready, old, next)
+}
+
+/// The same for a condition of any type; `ready` says whether it is true.
+pub fn transition_of(type_: ConditionType, old: &[Condition], next: &[Condition]) -> Option<Transition> {
+    let find = |list: &[Condition]| list.iter().find(|c| c.type_ == type_.as_str()).cloned();
     let (before, after) = (find(old), find(next)?);
     if before.as_ref().is_some_and(|b| b.status == after.status && b.reason == after.reason) {
         return None;

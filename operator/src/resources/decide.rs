@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use reef_crds::condition::Reason;
 use serde_json::Value;
 
-use super::{Seen, Verdict, Write, failed, marks, state};
+use super::{Seen, Verdict, Write, failed, marks, no_less, state};
 use crate::{
     azure::{Unless, compare, operation::is_terminal},
     controller::trouble::Trouble,
@@ -44,6 +44,8 @@ pub struct Case<'a, P> {
     pub bodiless: &'a dyn Fn() -> Verdict,
     /// What is all ours in it, as a JSON pointer: what others put there does not stay.
     pub whole: Option<&'static str>,
+    /// Numbers in it that are never lowered, as JSON pointers.
+    pub grows: &'static [&'static str],
     /// The time.
     pub now: Timestamp,
 }
@@ -77,7 +79,7 @@ pub fn decide<P>(case: Case<'_, P>) -> (Verdict, Option<Write<P>>) {
     }
     let Some(body) = &case.wanted.body else { return ((case.bodiless)(), None) };
     let why = if state.eq_ignore_ascii_case("Succeeded") {
-        compare::difference(body, found)
+        compare::difference(&no_less(body, found, case.grows), found)
     } else {
         Some(state.to_owned())
     };
@@ -111,6 +113,7 @@ fn write<P>(case: Case<'_, P>, why: String) -> (Verdict, Option<Write<P>>) {
         Observed::Present(found) => Some(marks(&id, found).clone()),
         _ => None,
     };
-    let write = Write { part: case.part, id, api, body, found, unless, whole: case.whole, why };
+    let write =
+        Write { part: case.part, id, api, body, found, unless, whole: case.whole, grows: case.grows, why };
     (Verdict::Working(format!("{what}: being made or changed")), Some(write))
 }

@@ -78,6 +78,8 @@ pub struct Write<P> {
     pub unless: Unless,
     /// What is all ours in it, as a JSON pointer: what others put there does not stay.
     pub whole: Option<&'static str>,
+    /// Numbers in it that are never lowered, as JSON pointers.
+    pub grows: &'static [&'static str],
     /// What differs, or that it is not there; for the log.
     pub why: String,
 }
@@ -94,7 +96,7 @@ pub struct Pauses {
 impl<P> Write<P> {
     /// The body of a write to something that exists, which is `found` now: what is not ours stays in it.
     pub fn body_for(&self, found: &Value) -> Value {
-        let mut merged = compare::merged(&self.body, found);
+        let mut merged = compare::merged(&no_less(&self.body, found, self.grows), found);
         if let Some(pointer) = self.whole
             && let (Some(place), Some(ours)) = (merged.pointer_mut(pointer), self.body.pointer(pointer))
         {
@@ -102,6 +104,20 @@ impl<P> Write<P> {
         }
         merged
     }
+}
+
+/// What is wanted, with none of these numbers (JSON pointers) smaller than it is in `found`: somebody may have given data
+/// more room by hand, and may have filled it.
+pub fn no_less(wanted: &Value, found: &Value, grows: &[&str]) -> Value {
+    let mut wanted = wanted.clone();
+    for pointer in grows {
+        if let (Some(ours), Some(theirs)) = (wanted.pointer_mut(pointer), found.pointer(pointer))
+            && ours.as_f64() < theirs.as_f64()
+        {
+            *ours = theirs.clone();
+        }
+    }
+    wanted
 }
 
 /// What says whose a resource is: its tags, or the metadata of a DNS record or a share; null where there is

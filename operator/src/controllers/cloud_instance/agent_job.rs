@@ -45,14 +45,21 @@ pub async fn run(
     let jobs = Api::<Job>::namespaced(client.clone(), NAMESPACE);
     let list = jobs.list(&ListParams::default().labels(&work.selector(inputs))).await;
     let list = list.map_err(|e| verdict("Job", work.step.as_str(), &e))?;
-    let mine = list.items.into_iter().filter(|job| job.labels().get(LABEL_INPUTS) == Some(&work.inputs));
-    let mut mine: Vec<Job> = mine.collect();
+    let is_mine = |job: &Job| job.labels().get(LABEL_INPUTS) == Some(&work.inputs);
+    let (mut mine, others): (Vec<Job>, Vec<Job>) = list.items.into_iter().partition(is_mine);
     mine.sort_by_key(attempt_of);
+    // It would undo what is done now.
+    if others.iter().any(|job| state(job, now) == State::Running) {
+        return Err(Verdict::Working(format!("the reef's agent works at: {}", work.step.as_str())));
+    }
     let newest = mine.pop();
-    let before = mine.pop();
+    let before = mine.pop().filter(|job| state(job, now) != State::Succeeded);
     let Some(job) = newest else { return begin(context, client, inputs, work, agent, 1).await };
     let attempt = attempt_of(&job);
     match state(&job, now) {
+        State::Succeeded if is_undone(&job, &others) => {
+            begin(context, client, inputs, work, agent, attempt.saturating_add(1)).await
+        }
         State::Succeeded => result(client, &job).await,
         State::Running => {
             // A crash may have left its Secret without an owner.
@@ -104,6 +111,13 @@ async fn give(
 ) -> Result<(), Verdict> {
     let uid = job.and_then(ResourceExt::uid);
     keep_one(context, client, &work.secret(inputs, attempt, uid.as_deref())).await.map(drop)
+}
+
+/// Whether the same step was done for other inputs since: who edits there and back wants it done again. In doubt it is
+/// done again, which changes nothing.
+fn is_undone(job: &Job, others: &[Job]) -> bool {
+    let created = |job: &Job| job.metadata.creation_timestamp.as_ref().map(|t| t.0);
+    others.iter().any(|other| created(other) >= created(job))
 }
 
 fn attempt_of(job: &Job) -> u32 {
@@ -183,5 +197,16 @@ mod tests {
         assert_eq!(state(&job("Failed", "False"), now), State::Running);
         assert_eq!(state(&Job::default(), now), State::Running);
         assert_eq!(attempt_of(&job("Complete", "True")), 12);
+    }
+
+    #[test]
+    fn what_was_done_is_done_again_after_something_else() {
+        let job = |at: &str| -> Job {
+            serde_json::from_value(json!({ "metadata": { "creationTimestamp": at } })).unwrap()
+        };
+        let [first, second] = ["2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z"].map(job);
+        assert!(!is_undone(&first, &[]) && !is_undone(&second, std::slice::from_ref(&first)));
+        assert!(is_undone(&first, std::slice::from_ref(&second)));
+        assert!(is_undone(&first, std::slice::from_ref(&first)), "in the same second");
     }
 }

@@ -12,7 +12,7 @@ use super::{
     jobs::{self, Agent},
     manifests::{self, SERVER, Server},
     pod::of_pod,
-    restart,
+    resize, resized, restart,
     route::of_route,
     volume,
 };
@@ -31,6 +31,8 @@ pub struct InCluster {
     pub workload: Verdict,
     /// Whether its settings are made.
     pub configured: Verdict,
+    /// Whether its pod has the size that it is to have. A server of another size serves all the same.
+    pub resized: Verdict,
     /// What the agent has done.
     pub done: Done,
 }
@@ -38,7 +40,8 @@ pub struct InCluster {
 impl InCluster {
     /// The same for all.
     pub fn all(verdict: &Verdict, done: Done) -> Self {
-        Self { access: verdict.clone(), workload: verdict.clone(), configured: verdict.clone(), done }
+        let [access, workload, configured, resized] = [(); 4].map(|()| verdict.clone());
+        Self { access, workload, configured, resized, done }
     }
 
     /// Whether the server has served with the cloud's settings, so that customers may be led to it.
@@ -102,16 +105,22 @@ pub async fn keep(context: &Context, client: &Client, wanted: &Wanted<'_>, now: 
     }
     if let Err(access) = access(context, client, wanted, &mut done, now).await {
         let rest = waits("access to the database");
-        return InCluster { access, workload: rest.clone(), configured: rest, done };
+        return InCluster { access, ..InCluster::all(&rest, done) };
     }
     let database = done.database.clone().unwrap_or_default();
     let server = Server { database: &database, ..wanted.server.clone() };
-    let workload = match workload(context, client, &server).await {
-        Err(verdict) => verdict,
-        Ok(()) => serving(client, &inputs.namespace()).await,
+    let (workload, resized, pod) = match workload(context, client, &server).await {
+        Err(verdict) => (verdict, waits("the server"), None),
+        Ok(pod) => {
+            let resized = resized::keep(context, client, &server, pod.as_ref()).await;
+            (serving(client, &inputs.namespace()).await, resized, pod)
+        }
     };
     let configured = if workload == Verdict::Good {
-        configure(context, client, wanted, &mut done, now).await
+        // With more tasks than it has memory for a server would end them all.
+        let task_cap = pod.map_or(server.task_cap, |pod| resize::bearable(&pod, server.task_cap));
+        let wanted = Wanted { server: Server { task_cap, ..wanted.server.clone() }, ..*wanted };
+        configure(context, client, &wanted, &mut done, now).await
     } else {
         waits("the server")
     };
@@ -119,7 +128,7 @@ pub async fn keep(context: &Context, client: &Client, wanted: &Wanted<'_>, now: 
         Err(verdict) if workload == Verdict::Good => verdict,
         _ => workload,
     };
-    InCluster { access: Verdict::Good, workload, configured, done }
+    InCluster { access: Verdict::Good, workload, configured, resized, done }
 }
 
 fn waits(what: &str) -> Verdict {
@@ -144,11 +153,14 @@ async fn access(
     keep_one(context, client, &manifests::namespace(inputs, done)).await.map(drop)
 }
 
-/// All that the server needs, and the server.
-async fn workload(context: &Context, client: &Client, server: &Server<'_>) -> Result<(), Verdict> {
+/// All that the server needs, and the server; its pod as it was before.
+async fn workload(context: &Context, client: &Client, server: &Server<'_>) -> Result<Option<Pod>, Verdict> {
     volume::free(context, client, server.inputs).await?;
-    keep_all(context, client, &manifests::all(server)).await?;
-    restart::if_needed(context, client, server).await
+    let pod = resized::pod(client, &server.inputs.namespace()).await?;
+    let server = Server { asked: pod.as_ref().and_then(resize::asked), ..server.clone() };
+    keep_all(context, client, &manifests::all(&server)).await?;
+    restart::if_needed(context, client, &server, pod.as_ref()).await?;
+    Ok(pod)
 }
 
 /// The routes to the server.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{Api, Resource, ResourceExt, runtime::controller::Action};
 use reef_crds::{
     CloudInstance, CloudInstanceStatus, Reef,
@@ -33,7 +33,7 @@ use crate::{
         Context, Error, finalizers,
         objects::key,
         publish, status, tell_drifts,
-        trouble::{Trouble, transition},
+        trouble::{Trouble, transition, transition_of},
     },
     controllers::reef::{bodies::AKS_API, references::Held, teardown::annotated},
     resources::{Pauses, Verdict, act, failed, memory::Memory, observe::poll},
@@ -330,6 +330,7 @@ async fn in_cluster(
             client_id: &client_id,
             database: "",
             keys,
+            asked: None,
             runs: true,
         },
         database: plan::database_id(facts.seen),
@@ -380,11 +381,17 @@ fn again(
         // What is refused is asked again, and not all the time.
         Verdict::Failed(_) | Verdict::Unknown(_) => pauses.poll.max(TROUBLED),
     });
+    let size = match &in_cluster.resized {
+        Verdict::Working(_) => TROUBLED,
+        // The node gives it by itself, which wakes nobody.
+        Verdict::Failed(Trouble { reason: Reason::ResizeDeferred, .. }) | Verdict::Unknown(_) => WAITING,
+        _ => pauses.resync,
+    };
     let azure = plan.verdicts.values().map(|verdict| match verdict {
         Verdict::Working(_) | Verdict::Unknown(_) => pauses.poll,
         _ => pauses.resync,
     });
-    polls.chain(retries).chain(reads).chain(cluster).chain(azure).min().unwrap_or(pauses.resync)
+    polls.chain(retries).chain(reads).chain(cluster).chain(azure).chain([size]).min().unwrap_or(pauses.resync)
 }
 
 /// The status of an instance that cannot go on.
@@ -427,6 +434,7 @@ async fn write_status(
         return Ok(());
     }
     let before = old.map(|s| s.conditions).unwrap_or_default();
+    resize_waits(instance, shared, &before, next).await;
     let Some(change) = transition(&before, &next.conditions) else { return Ok(()) };
     tracing::info!(
         controller = super::CONTROLLER,
@@ -444,4 +452,19 @@ async fn write_status(
             .await;
     }
     Ok(())
+}
+
+/// Tells people once that a server cannot get its size now: the instance stays Ready.
+async fn resize_waits(
+    instance: &CloudInstance,
+    shared: &Shared,
+    before: &[Condition],
+    next: &CloudInstanceStatus,
+) {
+    let waits = |reason| matches!(reason, Reason::ResizeDeferred | Reason::ResizeInfeasible);
+    let change = transition_of(ConditionType::Resized, before, &next.conditions);
+    if let Some(change) = change.filter(|c| waits(c.reason) && shared.context.claim.check().is_ok()) {
+        let object = instance.object_ref(&());
+        publish(&shared.recorder, &object, change.reason, true, "Resize", &change.message).await;
+    }
 }

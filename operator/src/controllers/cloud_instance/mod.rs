@@ -21,6 +21,8 @@ mod plan;
 mod pod;
 pub mod references;
 mod report;
+mod resize;
+mod resized;
 mod restart;
 mod restorable;
 mod route;

@@ -50,6 +50,15 @@ impl Part {
         }
     }
 
+    /// Numbers in its body that are never lowered, as JSON pointers: how much data it may hold.
+    pub const fn grows(self) -> &'static [&'static str] {
+        match self {
+            Self::Database => &["/properties/maxSizeBytes"],
+            Self::Share => &["/properties/shareQuota"],
+            _ => &[],
+        }
+    }
+
     /// Whether it says itself whose it is. What does not lies inside something that does.
     pub const fn has_marks(self) -> bool {
         !matches!(self, Self::Federation)

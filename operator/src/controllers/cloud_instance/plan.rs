@@ -100,6 +100,7 @@ fn decided(
         unmet: need.or(unpublished).or(nameless).map(str::to_owned),
         bodiless: &|| Verdict::Blocked(no_compute()),
         whole: None,
+        grows: part.grows(),
         now: facts.now,
         part,
         what: part.what(),

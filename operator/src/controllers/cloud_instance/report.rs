@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use reef_crds::{
     CloudInstance, CloudInstanceStatus,
     cloud_instance::{InstanceIdentityStatus, VersionStatus},
-    condition::ConditionType,
+    condition::{ConditionType, Decided, merge},
     meta::{CONFIRM_RECREATION, RECONCILE_REQUESTED_AT},
 };
 
@@ -27,7 +27,8 @@ use crate::{
     resources::{Seen, Verdict},
 };
 
-/// The conditions of an instance's parts, in the order in which they are shown.
+/// The conditions of an instance's parts, in the order in which they are shown. `Resized` comes after them: the instance
+/// is Ready whatever it says.
 const CONDITIONS: [ConditionType; 7] = [
     ConditionType::Placed,
     ConditionType::IdentityReady,
@@ -60,7 +61,8 @@ pub fn held(
     let old = instance.status.clone().unwrap_or_default();
     let generation = instance.metadata.generation.unwrap_or(0);
     let last_handled_reconcile_at = requested(instance);
-    match standing::held(before(instance, &old, generation), trouble, stalled, &CONDITIONS, policy, now) {
+    let kept: Vec<_> = CONDITIONS.into_iter().chain([ConditionType::Resized]).collect();
+    match standing::held(before(instance, &old, generation), trouble, stalled, &kept, policy, now) {
         None => CloudInstanceStatus { last_handled_reconcile_at, ..old },
         Some(conditions) => CloudInstanceStatus {
             observed_generation: Some(generation),
@@ -87,7 +89,9 @@ pub fn report(
         placed.trouble.message = placing::placement(place).to_string();
     }
     let well = "the server is in service";
-    let conditions = standing::conditions(before(instance, &old, generation), standings, well, policy, now);
+    let mut conditions =
+        standing::conditions(before(instance, &old, generation), standings, well, policy, now);
+    conditions.extend(merge(&old.conditions, &[resized(in_cluster)], generation, now));
     let good = |part: Part| plan.verdicts.get(&part) == Some(&Verdict::Good);
     let database = old.database.clone().map(|mut database| {
         database.ready |= good(Part::Database) || in_cluster.done.access.is_some();
@@ -121,6 +125,13 @@ pub fn report(
         recreation_spent,
         ..old
     }
+}
+
+/// What is said of the size of the server's pod.
+fn resized(in_cluster: &InCluster) -> Decided {
+    let Standing { type_, status, trouble, .. } =
+        standing::standing(ConditionType::Resized, &[&in_cluster.resized]);
+    Decided { type_, status, reason: trouble.reason, message: trouble.message }
 }
 
 fn of_parts(type_: ConditionType, plan: &Plan, in_cluster: &InCluster) -> Standing {

@@ -11,11 +11,15 @@ use super::manifests::{self, SERVER, Server};
 use crate::{cluster::keep::verdict, controller::Context, resources::Verdict};
 
 /// Ends the pod if it was started for another database or identity. The StatefulSet makes the next one.
-pub async fn if_needed(context: &Context, client: &Client, server: &Server<'_>) -> Result<(), Verdict> {
+pub async fn if_needed(
+    context: &Context,
+    client: &Client,
+    server: &Server<'_>,
+    pod: Option<&Pod>,
+) -> Result<(), Verdict> {
+    let Some(pod) = pod.filter(|pod| is_of_another(pod, server)) else { return Ok(()) };
     let pods = Api::<Pod>::namespaced(client.clone(), &server.inputs.namespace());
     let name = format!("{SERVER}-0");
-    let found = pods.get_opt(&name).await.map_err(|e| verdict("Pod", &name, &e))?;
-    let Some(pod) = found.filter(|pod| is_of_another(pod, server)) else { return Ok(()) };
     if context.claim.check().is_err() {
         return Ok(());
     }
@@ -63,6 +67,7 @@ mod tests {
             client_id: "client",
             database: "database",
             keys: &keys,
+            asked: None,
             runs: true,
         };
         // It stands in pods that run: with another value a new release of the operator would end them all.

@@ -1,6 +1,15 @@
 //! CPU and memory of a server by its task cap (pure). Source: the table in Octopus's page on high availability,
 //! 2023-10.
 
+use serde_json::{Value, json};
+
+/// Task caps that the API takes, in order.
+pub const CAPS: [u8; 6] = [5, 10, 20, 40, 80, 160];
+
+/// How many times its CPU limit a server may use while it starts: start and schema upgrade are bound by CPU, and a limit
+/// keeps nothing from others. Requests stay, so every node that holds the server can give it.
+const STARTING: u32 = 2;
+
 /// CPU and memory of one server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
@@ -24,6 +33,31 @@ pub fn of(task_cap: u8) -> Size {
         81.. => (3500, 7000, 6000, 12_000),
     };
     Size { cpu_request, cpu_limit, memory_request, memory_limit }
+}
+
+/// The size while the server starts.
+pub fn starting(steady: Size) -> Size {
+    Size { cpu_limit: STARTING * steady.cpu_limit, ..steady }
+}
+
+impl Size {
+    /// The larger of both in everything.
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            cpu_request: self.cpu_request.max(other.cpu_request),
+            cpu_limit: self.cpu_limit.max(other.cpu_limit),
+            memory_request: self.memory_request.max(other.memory_request),
+            memory_limit: self.memory_limit.max(other.memory_limit),
+        }
+    }
+
+    /// The `resources` of a container.
+    pub fn resources(self) -> Value {
+        json!({
+            "requests": { "cpu": cpu(self.cpu_request), "memory": memory(self.memory_request) },
+            "limits": { "cpu": cpu(self.cpu_limit), "memory": memory(self.memory_limit) },
+        })
+    }
 }
 
 /// Millicores as Kubernetes writes them back.
@@ -52,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_larger_cap_never_gets_less() {
-        for pair in [5, 10, 20, 40, 80, 160].windows(2) {
+        for pair in CAPS.windows(2) {
             let (less, more) = (of(pair[0]), of(pair[1]));
             assert!(less.cpu_limit <= more.cpu_limit && less.memory_limit <= more.memory_limit, "{pair:?}");
             assert!(more.cpu_request < more.cpu_limit && more.memory_request < more.memory_limit);

@@ -182,6 +182,29 @@ fn what_differs_is_put_back_and_what_is_not_ours_stays() {
 }
 
 #[test]
+fn data_never_gets_less_room_than_it_has() {
+    for (part, pointer) in
+        [(Part::Database, "/properties/maxSizeBytes"), (Part::Share, "/properties/shareQuota")]
+    {
+        let mut given = Given::complete();
+        let larger =
+            json!(given.inputs.wanted(part).body.unwrap().pointer(pointer).unwrap().as_i64().unwrap() * 5);
+        given.change(part, |found| *found.pointer_mut(pointer).unwrap() = larger.clone());
+        assert!(given.writes().is_empty(), "{part:?}: somebody gave it more by hand");
+        // Something else is to be changed, and it grew once more since it was read.
+        given.inputs.uid = "v".to_owned();
+        given.may_adopt = true;
+        let plan = given.plan();
+        let write = plan.writes.iter().find(|write| write.part == part).unwrap();
+        let Observed::Present(found) = &given.seen[&part].state else { panic!("present") };
+        assert_eq!(write.body_for(found).pointer(pointer), Some(&larger), "{part:?}");
+        let mut now = found.clone();
+        *now.pointer_mut(pointer).unwrap() = json!(i64::MAX);
+        assert_eq!(write.body_for(&now).pointer(pointer), Some(&json!(i64::MAX)), "{part:?}");
+    }
+}
+
+#[test]
 fn data_that_was_there_and_is_gone_is_not_made_again() {
     for (part, had) in [(Part::Database, (true, false)), (Part::Share, (false, true))] {
         let mut given = Given::complete();

@@ -91,6 +91,7 @@ fn decided(
         bodiless: &|| waits_for_facts(part, before, &what),
         // A rule that somebody added would open what is closed by default.
         whole: (part == Part::SecurityGroup).then_some("/properties/securityRules"),
+        grows: &[],
         now: facts.now,
         part,
         what: &what,

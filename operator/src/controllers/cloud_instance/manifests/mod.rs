@@ -12,11 +12,17 @@ use reef_crds::meta::{
 };
 use serde_json::{Value, json};
 
-use super::{bodies::Inputs, done::Done, sizes::Size};
+use super::{
+    bodies::Inputs,
+    done::Done,
+    sizes::{self, Size},
+};
 use crate::{cluster::keep::Manifest, controller::hash};
 
 /// Name of StatefulSet, Service, Secret and container of the server.
 pub const SERVER: &str = "octopus";
+/// Name of the quota and of the default limits of the namespace.
+pub const QUOTA: &str = "instance";
 /// Port of the web front end and the REST API in the pod.
 pub const WEB_PORT: u16 = 8080;
 /// Port for polling Tentacles in the pod and at the gateway.
@@ -39,6 +45,8 @@ pub struct Server<'a> {
     pub database: &'a str,
     /// The keys.
     pub keys: &'a super::keys::Keys,
+    /// What its pod asks for now, if there is one.
+    pub asked: Option<Size>,
     /// Whether the server is to run.
     pub runs: bool,
 }
@@ -61,6 +69,11 @@ pub fn namespace(inputs: &Inputs, done: &Done) -> Manifest {
             "metadata": { "name": inputs.namespace(), "labels": labels, "annotations": annotations },
         }),
     )
+}
+
+/// The quota of the namespace: room for what the server asks for and is to ask for.
+pub fn room(server: &Server<'_>) -> Manifest {
+    storage::quota(server)
 }
 
 /// All other objects but the routes, in the order in which they are made.
@@ -111,6 +124,7 @@ fn metadata(inputs: &Inputs, name: &str) -> Value {
     json!({ "name": name, "namespace": inputs.namespace(), "labels": labels(inputs, "server") })
 }
 
+/// The size that a new pod starts with. It is lowered when the server is ready.
 fn size(server: &Server<'_>) -> Size {
-    super::sizes::of(server.task_cap)
+    sizes::starting(sizes::of(server.task_cap))
 }

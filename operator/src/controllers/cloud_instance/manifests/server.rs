@@ -4,13 +4,7 @@
 use serde_json::{Value, json};
 
 use super::{POLLING_PORT, SERVER, Server, WEB_PORT, metadata, object, selector, size, storage::CLAIM};
-use crate::{
-    cluster::keep::Manifest,
-    controllers::cloud_instance::{
-        bodies::SERVICE_ACCOUNT,
-        sizes::{cpu, memory},
-    },
-};
+use crate::{cluster::keep::Manifest, controllers::cloud_instance::bodies::SERVICE_ACCOUNT};
 
 /// User and group that the image's server runs as without root.
 const USER: u32 = 999;
@@ -161,7 +155,6 @@ fn pod(server: &Server<'_>) -> Value {
 }
 
 fn container(server: &Server<'_>) -> Value {
-    let size = size(server);
     let mut mounts: Vec<Value> = FOLDERS
         .iter()
         .map(|(folder, place)| json!({ "name": CLAIM, "mountPath": place, "subPath": folder }))
@@ -182,10 +175,12 @@ fn container(server: &Server<'_>) -> Value {
             { "name": "web", "containerPort": WEB_PORT, "protocol": "TCP" },
             { "name": "polling", "containerPort": POLLING_PORT, "protocol": "TCP" },
         ],
-        "resources": {
-            "requests": { "cpu": cpu(size.cpu_request), "memory": memory(size.memory_request) },
-            "limits": { "cpu": cpu(size.cpu_limit), "memory": memory(size.memory_limit) },
-        },
+        "resources": size(server).resources(),
+        // A change of size ends nobody's tasks.
+        "resizePolicy": [
+            { "resourceName": "cpu", "restartPolicy": "NotRequired" },
+            { "resourceName": "memory", "restartPolicy": "NotRequired" },
+        ],
         "securityContext": {
             "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": { "drop": ["ALL"] },
         },

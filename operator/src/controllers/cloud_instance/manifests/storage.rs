@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Server, labels, metadata, object, size};
+use super::{QUOTA, Server, labels, metadata, object, size};
 use crate::{
     cluster::keep::Manifest,
     controllers::{
@@ -26,8 +26,9 @@ pub(super) fn all(server: &Server<'_>) -> Vec<Manifest> {
 }
 
 /// Room for the server, and for one more of the same size while it is replaced; nothing else fits.
-fn quota(server: &Server<'_>) -> Manifest {
-    let size = size(server);
+pub(super) fn quota(server: &Server<'_>) -> Manifest {
+    // A pod that is larger than it is to be is still there.
+    let size = server.asked.map_or(size(server), |asked| asked.max(size(server)));
     let hard = json!({
         "requests.cpu": cpu(2 * size.cpu_request), "limits.cpu": cpu(2 * size.cpu_limit),
         "requests.memory": memory(2 * size.memory_request), "limits.memory": memory(2 * size.memory_limit),
@@ -39,7 +40,7 @@ fn quota(server: &Server<'_>) -> Manifest {
         "resourcequotas",
         "v1",
         "ResourceQuota",
-        json!({ "metadata": metadata(server.inputs, "instance"), "spec": spec }),
+        json!({ "metadata": metadata(server.inputs, QUOTA), "spec": spec }),
     )
 }
 
@@ -55,7 +56,7 @@ fn limits(server: &Server<'_>) -> Manifest {
         "limitranges",
         "v1",
         "LimitRange",
-        json!({ "metadata": metadata(server.inputs, "instance"), "spec": spec }),
+        json!({ "metadata": metadata(server.inputs, QUOTA), "spec": spec }),
     )
 }
 
