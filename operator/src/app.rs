@@ -70,7 +70,7 @@ pub async fn run(args: RunArgs) -> Result<(), Error> {
     let serving =
         tokio::spawn(admin::serve(listener, readiness.clone(), metrics.clone(), stopped_serving.clone()));
     let arms = Arc::new(Arms::new(args.azure.clone(), metrics.clone())?);
-    let result = lead(args, (client::new().await?, arms), readiness, metrics, stop).await;
+    let result = lead(args, (client::new(metrics.clone()).await?, arms), readiness, metrics, stop).await;
     stopped_serving.cancel();
     // A client that keeps its connection does not keep us.
     let _ = tokio::time::timeout(Duration::from_secs(1), serving).await;

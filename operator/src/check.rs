@@ -3,6 +3,8 @@
 //! `reef-operator check` (which `helm test` runs) asks once; the operator itself asks until the answer is
 //! good, because a chart or Argo CD may bring CRDs after the operator.
 
+use std::sync::Arc;
+
 use k8s_openapi::{
     api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -109,7 +111,7 @@ const PERMISSIONS: [Permission; 40] = [
 
 /// Asks everything once and prints the answers.
 pub async fn run(args: &CheckArgs) -> Result<(), String> {
-    let client = client::new().await.map_err(|e| e.to_string())?;
+    let client = client::new(Arc::default()).await.map_err(|e| e.to_string())?;
     let version = client.apiserver_version().await.map_err(|e| format!("API server: {e}"))?;
     println!("API server {}", version.git_version);
     crds(&client).await?;

@@ -1,11 +1,13 @@
 //! The client of the management cluster's API server.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
 use kube::{Client, Config, client::ClientBuilder};
 use tower::timeout::TimeoutLayer;
+
+use crate::{metrics::Metrics, requests::CountLayer};
 
 /// How long the API server may take to begin an answer. A watch begins its answer at once, so this does
 /// not bound its length.
@@ -32,12 +34,15 @@ pub enum Error {
 
 /// A client from the pod's service account or the kubeconfig, through the proxy that `HTTPS_PROXY` and
 /// `NO_PROXY` name. It does not retry by itself: the controllers do, and see each failure.
-pub async fn new() -> Result<Client, Error> {
+pub async fn new(metrics: Arc<Metrics>) -> Result<Client, Error> {
     let mut config = Config::infer().await?;
     config.proxy_url = proxy(&config.cluster_url)?;
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(5));
-    Ok(ClientBuilder::try_from(config)?.with_layer(&TimeoutLayer::new(FIRST_BYTE)).build())
+    let count = CountLayer { metrics, host: "management".to_owned() };
+    let builder =
+        ClientBuilder::try_from(config)?.with_layer(&TimeoutLayer::new(FIRST_BYTE)).with_layer(&count);
+    Ok(builder.build())
 }
 
 /// The proxy for a server, as this process's environment says.

@@ -17,6 +17,7 @@ pub mod leader;
 pub mod metrics;
 pub mod observed;
 pub mod placement;
+pub mod requests;
 pub mod resources;
 pub mod telemetry;
 

@@ -10,7 +10,7 @@ use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
     metrics::{
-        counter::Counter,
+        counter::{ConstCounter, Counter},
         family::Family,
         gauge::{ConstGauge, Gauge},
         histogram::{Histogram, exponential_buckets},
@@ -85,6 +85,17 @@ pub struct ByCell {
     pub service: &'static str,
 }
 
+/// Labels of the count of requests to API servers.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ByRequest {
+    /// `management`, or the name of a Reef.
+    pub host: String,
+    /// HTTP method.
+    pub method: String,
+    /// HTTP status; 0 where there was no answer.
+    pub code: u16,
+}
+
 /// All metrics of the operator.
 pub struct Metrics {
     registry: Registry,
@@ -112,6 +123,8 @@ pub struct Metrics {
     pub azure_request_seconds: Family<ByService, Histogram>,
     /// When the certificate of a region ends, seconds since 1970.
     pub certificate_not_after: Family<ByRegion, Gauge<f64, AtomicU64>>,
+    /// Requests to API servers.
+    pub requests: Family<ByRequest, Counter>,
     /// Whether the breaker of a reef's service is open: 1 or 0.
     pub breaker_open: Family<ByCell, Gauge>,
     /// Looks that wait for another of their reef to end.
@@ -141,6 +154,7 @@ impl Metrics {
             azure_requests: Family::default(),
             azure_request_seconds: Family::new_with_constructor(seconds),
             certificate_not_after: Family::default(),
+            requests: Family::default(),
             breaker_open: Family::default(),
             cell_waiting: Family::default(),
             azure_waited_seconds: Family::new_with_constructor(seconds),
@@ -216,6 +230,11 @@ impl Metrics {
             self.certificate_not_after.clone(),
         );
         r.register(
+            "rest_client_requests",
+            "Requests to API servers by server, method and HTTP status (0: no answer)",
+            self.requests.clone(),
+        );
+        r.register(
             "reef_operator_breaker_open",
             "1 while calls to a service of a reef are held back because it does not answer",
             self.breaker_open.clone(),
@@ -270,6 +289,17 @@ struct Process;
 
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        if let Some(seconds) = cpu_seconds() {
+            let counter = ConstCounter::new(seconds);
+            let help = "Time of the processors that this process used";
+            let metric = encoder.encode_descriptor(
+                "process_cpu",
+                help,
+                Some(&Unit::Seconds),
+                counter.metric_type(),
+            )?;
+            counter.encode(metric)?;
+        }
         let Some(bytes) = resident_bytes() else { return Ok(()) };
         let gauge = ConstGauge::new(bytes);
         let help = "Resident memory of the process";
@@ -281,6 +311,14 @@ impl Collector for Process {
         )?;
         gauge.encode(metric)
     }
+}
+
+fn cpu_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name before may hold anything; what follows begins with the state. Linux counts in hundredths of a second.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<f64>().ok();
+    Some((ticks()? + ticks()?) / 100.0)
 }
 
 fn resident_bytes() -> Option<i64> {
@@ -321,6 +359,7 @@ mod tests {
             "reef_operator_azure_request_duration_seconds_count{service=\"Microsoft.Network\"} 1",
             "reef_operator_region_certificate_not_after_seconds{region=\"w\"} 5.0",
             "process_resident_memory_bytes ",
+            "process_cpu_seconds_total ",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

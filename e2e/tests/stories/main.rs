@@ -27,3 +27,4 @@ mod reef_troubles;
 mod region;
 mod resized;
 mod sandbox;
+mod sixty;

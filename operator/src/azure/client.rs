@@ -203,6 +203,11 @@ impl Arm {
         Arc::new(Self { cell, ..self.clone() })
     }
 
+    /// Where its calls are counted.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     /// The cell that its calls belong to.
     pub fn cell(&self) -> &Arc<Cell> {
         &self.cell

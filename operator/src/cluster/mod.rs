@@ -31,6 +31,7 @@ use guard::GuardLayer;
 use crate::{
     azure::{Arm, ArmError},
     client::proxy,
+    requests::CountLayer,
 };
 
 /// The server side of every AKS cluster that uses Entra; the same application in all tenants.
@@ -60,6 +61,8 @@ pub struct ReefCluster {
     pub host: String,
     /// The client.
     pub client: Client,
+    /// What was heard from it.
+    pub record: Arc<watch::Record>,
     /// Follows the servers in it for as long as the connection is used.
     _watches: Arc<watch::Watches>,
 }
@@ -87,7 +90,7 @@ pub struct Clusters {
     /// Label of what is ours in the clusters.
     fleet: String,
     known: Mutex<HashMap<String, ReefCluster>>,
-    versions: Mutex<HashMap<String, watch::AllVersions>>,
+    records: Mutex<HashMap<String, Arc<watch::Record>>>,
     /// Held while a cluster is connected with: who asks meanwhile waits and gets that connection.
     turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     changes: watch::Told,
@@ -100,7 +103,7 @@ impl Clusters {
         let none = Self {
             fleet: fleet.to_owned(),
             known: Mutex::default(),
-            versions: Mutex::default(),
+            records: Mutex::default(),
             turns: Mutex::default(),
             changes,
         };
@@ -122,12 +125,12 @@ impl Clusters {
             return Ok(known);
         }
         let client = connect(arm, id, api, host).await?;
-        let versions = {
-            let mut all = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        let record = {
+            let mut all = self.records.lock().unwrap_or_else(PoisonError::into_inner);
             all.entry(id.to_owned()).or_default().clone()
         };
-        let watches = watch::follow(&client, &self.fleet, &versions, &self.changes);
-        let made = ReefCluster { host: host.to_owned(), client, _watches: Arc::new(watches) };
+        let watches = watch::follow(&client, &self.fleet, &record, &self.changes);
+        let made = ReefCluster { host: host.to_owned(), client, record, _watches: Arc::new(watches) };
         self.lock().insert(id.to_owned(), made.clone());
         Ok(made)
     }
@@ -154,11 +157,13 @@ async fn connect(arm: &Arc<Arm>, id: &str, api: &str, host: &str) -> Result<Clie
     config.root_cert = Some(ca);
     config.connect_timeout = Some(Duration::from_secs(5));
     config.default_retry = false;
+    let count = CountLayer { metrics: arm.metrics().clone(), host: arm.cell().name().to_owned() };
     Ok(ClientBuilder::try_from(config)
         .map_err(|e| Error::Client(e.to_string()))?
         .with_layer(&BufferLayer::new(1024))
         .with_layer(&AsyncFilterLayer::new(Bearer(arm.clone())))
         .with_layer(&TimeoutLayer::new(FIRST_BYTE))
+        .with_layer(&count)
         .with_layer(&GuardLayer(arm.cell().clone()))
         .build())
 }

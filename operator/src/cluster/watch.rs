@@ -5,15 +5,22 @@
 use std::{
     collections::HashMap,
     fmt::Debug,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use futures::{StreamExt, TryStreamExt, channel::mpsc};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     batch::v1::Job,
-    core::v1::{Namespace, Secret, Service},
+    core::v1::{
+        LimitRange, Namespace, PersistentVolume, PersistentVolumeClaim, ResourceQuota, Secret, Service,
+        ServiceAccount,
+    },
     networking::v1::NetworkPolicy,
+    policy::v1::PodDisruptionBudget,
 };
 use kube::{
     Api, Client, Resource,
@@ -21,7 +28,7 @@ use kube::{
     core::{ApiResource, GroupVersionKind, PartialObjectMeta, PartialObjectMetaExt},
     runtime::{WatchStreamExt, watcher},
 };
-use reef_crds::meta::LABEL_FLEET;
+use reef_crds::meta::{LABEL_FLEET, LABEL_INSTANCE};
 use tokio::task::AbortHandle;
 
 /// Metadata of something that changed, of whatever kind it is.
@@ -34,14 +41,40 @@ pub type Told = mpsc::UnboundedSender<Result<Changed, watcher::Error>>;
 pub type Heard = mpsc::UnboundedReceiver<Result<Changed, watcher::Error>>;
 
 /// Kinds that are followed.
-const KINDS: usize = 8;
+const KINDS: usize = 14;
 
 /// The version in which each object of a kind in a cluster was last seen, by UID. It outlives a connection, so that what
 /// changes while there is none is noticed afterwards.
 pub type Versions = Arc<Mutex<HashMap<String, String>>>;
 
-/// The versions of each kind.
-pub type AllVersions = [Versions; KINDS];
+/// What was heard from a cluster so far. It outlives a connection.
+#[derive(Default)]
+pub struct Record {
+    versions: [Versions; KINDS],
+    /// How often a watch broke.
+    breaks: AtomicU64,
+    /// How many changes there were, by the instance that they belong to.
+    changes: Mutex<HashMap<String, u64>>,
+}
+
+/// A moment in what was heard from a cluster about an instance. As long as it is the same, nothing has changed there that
+/// is followed.
+pub type Mark = (u64, u64);
+
+impl Record {
+    /// The present moment for the instance with this hash.
+    pub fn mark(&self, hash: &str) -> Mark {
+        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.breaks.load(Ordering::Acquire), changes.get(hash).copied().unwrap_or(0))
+    }
+
+    fn note(&self, object: &Changed) {
+        if let Some(hash) = object.metadata.labels.as_ref().and_then(|l| l.get(LABEL_INSTANCE)) {
+            let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+            *changes.entry(hash.clone()).or_default() += 1;
+        }
+    }
+}
 
 /// Watches that run until this is dropped.
 pub struct Watches([AbortHandle; KINDS]);
@@ -53,31 +86,42 @@ impl Drop for Watches {
 }
 
 /// Follows what a fleet's instances have in a cluster.
-pub fn follow(client: &Client, fleet: &str, versions: &AllVersions, told: &Told) -> Watches {
-    let [v1, v2, v3, v4, v5, v6, v7, v8] = versions.clone();
+pub fn follow(client: &Client, fleet: &str, record: &Arc<Record>, told: &Told) -> Watches {
+    let heard = |n: usize| (record.clone(), n, told.clone());
     let route = |kind: &str, plural: &str| {
         let kind = GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", kind);
         Api::all_with(client.clone(), &ApiResource::from_gvk_with_plural(&kind, plural))
     };
-    // When the API server goes, all that have a server there are looked at.
-    let servers = Api::<PartialObjectMeta<StatefulSet>>::all(client.clone());
     Watches([
-        one(servers, fleet, v1, told.clone(), true),
-        one(Api::<PartialObjectMeta<Job>>::all(client.clone()), fleet, v2, told.clone(), false),
-        one(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), fleet, v3, told.clone(), false),
-        one(Api::<PartialObjectMeta<Service>>::all(client.clone()), fleet, v4, told.clone(), false),
-        one(Api::<PartialObjectMeta<Secret>>::all(client.clone()), fleet, v5, told.clone(), false),
-        one(Api::<PartialObjectMeta<NetworkPolicy>>::all(client.clone()), fleet, v6, told.clone(), false),
-        one::<DynamicObject>(route("HTTPRoute", "httproutes"), fleet, v7, told.clone(), false),
-        one::<DynamicObject>(route("TLSRoute", "tlsroutes"), fleet, v8, told.clone(), false),
+        // When the API server goes, all that have a server there are looked at.
+        one(all::<StatefulSet>(client), fleet, heard(0), true),
+        one(all::<Job>(client), fleet, heard(1), false),
+        one(all::<Namespace>(client), fleet, heard(2), false),
+        one(all::<Service>(client), fleet, heard(3), false),
+        one(all::<Secret>(client), fleet, heard(4), false),
+        one(all::<NetworkPolicy>(client), fleet, heard(5), false),
+        one::<DynamicObject>(route("HTTPRoute", "httproutes"), fleet, heard(6), false),
+        one::<DynamicObject>(route("TLSRoute", "tlsroutes"), fleet, heard(7), false),
+        one(all::<ServiceAccount>(client), fleet, heard(8), false),
+        one(all::<ResourceQuota>(client), fleet, heard(9), false),
+        one(all::<LimitRange>(client), fleet, heard(10), false),
+        one(all::<PersistentVolume>(client), fleet, heard(11), false),
+        one(all::<PersistentVolumeClaim>(client), fleet, heard(12), false),
+        one(all::<PodDisruptionBudget>(client), fleet, heard(13), false),
     ])
+}
+
+fn all<K>(client: &Client) -> Api<PartialObjectMeta<K>>
+where
+    K: Resource<DynamicType = ()>,
+{
+    Api::all(client.clone())
 }
 
 fn one<K>(
     api: Api<PartialObjectMeta<K>>,
     fleet: &str,
-    versions: Versions,
-    told: Told,
+    (record, kind, told): (Arc<Record>, usize, Told),
     tells_silence: bool,
 ) -> AbortHandle
 where
@@ -91,19 +135,23 @@ where
         let (mut listed, mut there) = (Vec::new(), HashMap::new());
         let mut is_silent = false;
         // Nobody listens when the process ends.
-        let tell = |object: Changed| drop(told.unbounded_send(Ok(object)));
+        let tell = |object: Changed| {
+            record.note(&object);
+            drop(told.unbounded_send(Ok(object)));
+        };
         loop {
             match events.try_next().await {
                 Ok(Some(event)) => {
                     is_silent = false;
                     let event = without_kind(event);
                     note(&event, &mut there);
-                    changed(event, &mut listed, &versions).into_iter().for_each(tell);
+                    changed(event, &mut listed, &record.versions[kind]).into_iter().for_each(tell);
                 }
                 Ok(None) => return,
                 // It is tried again. That nothing can be heard is told once.
                 Err(error) => {
                     tracing::debug!(%error, "watch in a reef's cluster");
+                    record.breaks.fetch_add(1, Ordering::Release);
                     if tells_silence && !std::mem::replace(&mut is_silent, true) {
                         there.values().cloned().for_each(tell);
                     }

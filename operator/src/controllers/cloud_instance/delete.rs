@@ -215,7 +215,7 @@ async fn look(context: &Context, home: &Home, inputs: &Inputs) -> Result<(Remain
         async |part: Part| observe::observed(home.arm.get(&inputs.id(part), inputs.wanted(part).api).await);
     let (record, identity, database, share) =
         tokio::join!(get(Part::Record), get(Part::Identity), get(Part::Database), get(Part::Share));
-    let client = connect(context, home).await;
+    let client = connect(context, home).await.map(|cluster| cluster.client);
     let in_cluster = match &client {
         Ok(client) => match namespace(client, inputs).await {
             Ok(Some(live)) => Ok((Observed::Present(live), false)),

@@ -160,7 +160,7 @@ async fn earlier(
 /// others are made.
 async fn copied(context: &Context, home: &Home, inputs: &Inputs) -> Result<Option<Keys>, Held> {
     let client = match connect(context, home).await {
-        Ok(client) => client,
+        Ok(cluster) => cluster.client,
         Err(Verdict::Unknown(trouble) | Verdict::Failed(trouble)) => return Err(Held(trouble, false)),
         Err(_) => {
             let message = "waits for the reef's cluster";

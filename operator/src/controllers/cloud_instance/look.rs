@@ -26,9 +26,10 @@ use super::{
     placing::{self, Placing},
     plan::{self, Facts, Plan},
     references::{self, Home},
-    report, restorable,
+    report, restorable, steady,
 };
 use crate::{
+    cluster::{self, ReefCluster},
     controller::{
         Context, Error, finalizers,
         objects::key,
@@ -80,6 +81,7 @@ pub(super) async fn look(instance: &CloudInstance, shared: &Shared) -> Result<Ac
         != instance.status.as_ref().and_then(|s| s.last_handled_reconcile_at.as_ref())
     {
         memory.asked(Timestamp::now());
+        shared.steady.forget(&uid);
     }
     let result = work(&instance, shared, &home, &mut memory).await;
     shared.memories.put(&uid, memory);
@@ -208,7 +210,7 @@ async fn work(
     if doubtful(&first, &inputs, memory) {
         return Ok(Action::requeue(Duration::from_millis(10)));
     }
-    let in_cluster = in_cluster(context, instance, home, &facts, &first, &keys).await;
+    let in_cluster = in_cluster(shared, instance, home, &facts, &first, &keys).await;
     tell_drifts(context, &shared.recorder, &instance.object_ref(&()), &inputs.hash).await;
     if in_cluster.may_publish() || was_published {
         facts.unpublished = None;
@@ -279,7 +281,7 @@ fn memory_of(status: &CloudInstanceStatus) -> bool {
 }
 
 /// A connection to the reef's cluster.
-pub async fn connect(context: &Context, home: &Home) -> Result<kube::Client, Verdict> {
+pub async fn connect(context: &Context, home: &Home) -> Result<ReefCluster, Verdict> {
     let status = home.reef.status.clone().unwrap_or_default();
     let known = status.cluster.and_then(|c| Some((c.name, c.host?)));
     let (Some((name, host)), Some(subscription), Some(group)) =
@@ -290,22 +292,21 @@ pub async fn connect(context: &Context, home: &Home) -> Result<kube::Client, Ver
     let id = format!(
         "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.ContainerService/managedClusters/{name}"
     );
-    match context.clusters.get(&home.arm, &id, AKS_API, &host).await {
-        Ok(cluster) => Ok(cluster.client),
-        Err(error) => Err(Verdict::Unknown(Trouble::new(Reason::ClusterUnreachable, error.to_string()))),
-    }
+    let unreachable = |error: cluster::Error| Trouble::new(Reason::ClusterUnreachable, error.to_string());
+    let connected = context.clusters.get(&home.arm, &id, AKS_API, &host).await;
+    connected.map_err(|error| Verdict::Unknown(unreachable(error)))
 }
 
 /// How it stands in the reef's cluster, after what is to be done there now.
 async fn in_cluster(
-    context: &Context,
+    shared: &Shared,
     instance: &CloudInstance,
     home: &Home,
     facts: &Facts<'_>,
     plan: &Plan,
     keys: &Keys,
 ) -> InCluster {
-    let inputs = facts.inputs;
+    let (context, inputs) = (&*shared.context, facts.inputs);
     let status = instance.status.clone().unwrap_or_default();
     let known = status.identity.and_then(|i| i.client_id);
     let client_id = plan::client_id(facts.seen).map(str::to_owned).or(known);
@@ -317,8 +318,8 @@ async fn in_cluster(
         let waiting = Verdict::Waiting(format!("waits for: {what}"));
         return InCluster::all(&waiting, Done::default());
     };
-    let client = match connect(context, home).await {
-        Ok(client) => client,
+    let cluster = match connect(context, home).await {
+        Ok(cluster) => cluster,
         Err(verdict) => return InCluster::all(&verdict, Done::default()),
     };
     let wanted = Wanted {
@@ -346,13 +347,19 @@ async fn in_cluster(
         },
         may_adopt: facts.may_adopt,
     };
-    let keep = Box::pin(in_cluster::keep(context, &client, &wanted, facts.now));
-    tokio::time::timeout(LONGEST_IN_CLUSTER, keep).await.unwrap_or_else(|_| {
+    let (uid, mark, comparable) = (&inputs.uid, cluster.record.mark(&inputs.hash), steady::of(&wanted));
+    if let Some(known) = shared.steady.known(uid, &comparable, mark, context.policy.resync, facts.now) {
+        return known;
+    }
+    let keep = Box::pin(in_cluster::keep(context, &cluster.client, &wanted, facts.now));
+    let found = tokio::time::timeout(LONGEST_IN_CLUSTER, keep).await.unwrap_or_else(|_| {
         let seconds = LONGEST_IN_CLUSTER.as_secs();
         let message = format!("the reef's API server did not answer within {seconds} s");
         let verdict = Verdict::Unknown(Trouble::new(Reason::ClusterUnreachable, message));
         InCluster::all(&verdict, Done::default())
-    })
+    });
+    shared.steady.keep(uid, comparable, mark, &found, facts.now);
+    found
 }
 
 /// When to look again.

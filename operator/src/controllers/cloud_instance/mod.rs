@@ -27,6 +27,7 @@ mod restart;
 mod restorable;
 mod route;
 mod sizes;
+mod steady;
 mod teardown;
 #[cfg(test)]
 mod tests;
@@ -71,6 +72,8 @@ struct Shared {
     recorder: Recorder,
     reconciles: Arc<Reconciles<String>>,
     memories: Arc<Memories>,
+    /// With which all was well in their clusters.
+    steady: Arc<steady::Steadies>,
     store: Store<Guarded<CloudInstance>>,
     /// By Region: held while an instance gets its place. One after the other there are no conflicts with ourselves, and
     /// a region that hangs holds up no other.
@@ -94,11 +97,13 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
     let (reconciles, memories) =
         (Reconciles::new(CONTROLLER, context.metrics.clone(), context.concurrency), Memories::default());
     let (reconciles, memories) = (Arc::new(reconciles), Arc::new(memories));
+    let steady = Arc::<steady::Steadies>::default();
     let forget = {
-        let (reconciles, memories) = (reconciles.clone(), memories.clone());
+        let (reconciles, memories, steady) = (reconciles.clone(), memories.clone(), steady.clone());
         move |instance: &Guarded<CloudInstance>| {
             reconciles.forget(&key(instance));
             memories.take(&instance.uid().unwrap_or_default());
+            steady.forget(&instance.uid().unwrap_or_default());
         }
     };
     let (store, instances) = objects::follow(&context, (CONTROLLER, "cloudinstances"), readiness, forget);
@@ -107,6 +112,7 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
         reconciles,
         context: context.clone(),
         memories,
+        steady,
         store: store.clone(),
         turns: Mutex::default(),
     });

@@ -189,7 +189,7 @@ async fn forget_keys(retained: &RetainedInstance, context: &Context, region: Reg
     let Ok(home) = on_reef(context, region, &retained.spec.reef_ref.name).await? else { return Ok(()) };
     let origin = &retained.spec.origin;
     let hash = names::hash(&context.fleet, &origin.namespace, &origin.name);
-    let gone = async { remove_copy(context, &connect(context, &home).await?, &hash).await };
+    let gone = async { remove_copy(context, &connect(context, &home).await?.client, &hash).await };
     if let Err(verdict) = gone.await {
         tracing::warn!(name = retained.name_any(), ?verdict, "the copy of the keys stays on the reef");
     }

@@ -1,0 +1,242 @@
+//! Story: sixty instances at once on two reefs: all come into service, no limit is passed, and then it is quiet: routine
+//! looks cost calls for each reef, not for each instance, and no write.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    time::Instant,
+};
+
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, Client, ResourceExt, api::ListParams};
+use reef_crds::{CloudInstance, CloudInstanceStatus, Reef};
+use reef_e2e::{
+    harness::{Sandbox, eventually_within, ok},
+    install::NAMESPACE,
+    instance_harness::{CUSTOMERS, call, instances},
+    reef_harness::{azure_writes, cluster_writes, looks, ready, set},
+};
+use serde_json::Value;
+
+const SAMPLES: [&str; 3] = [
+    include_str!("../../../docs/samples/10-region.yaml"),
+    include_str!("../../../docs/samples/20-reefclass.yaml"),
+    include_str!("../../../docs/samples/30-reefs.yaml"),
+];
+
+const COUNT: usize = 60;
+
+/// Cycles of routine looks during which nothing may happen.
+const CYCLES: f64 = 20.0;
+
+fn manifests() -> String {
+    let mut text = format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {CUSTOMERS}\n");
+    for n in 0..COUNT {
+        write!(
+            text,
+            "---\napiVersion: cloud.octopus.com/v1alpha1\nkind: CloudInstance\nmetadata:\n  name: i{n}\n  namespace: {CUSTOMERS}\n\
+             spec:\n  regionRef: {{ name: westeurope }}\n  subdomain: i{n}\n  release: {{ version: 2026.2.4213 }}\n  taskCap: 5\n\
+             \u{20} quota: {{ share: 10Gi, database: 1Gi }}\n  deletionPolicy: Delete\n  deletionProtection: false\n"
+        )
+        .unwrap();
+    }
+    text
+}
+
+#[tokio::test]
+async fn sixty_instances_come_and_then_it_is_quiet() {
+    let sandbox = Sandbox::start(env!("CARGO_BIN_EXE_reef-sandbox"), &["--reef-slots=2", "--time-scale=200"]);
+    let client = sandbox.client().await;
+    for sample in SAMPLES {
+        ok(&sandbox.kubectl_with(&["apply", "-f", "-"], sample));
+    }
+    for reef in ["weu-1", "weu-2"] {
+        ready(&client, reef).await;
+    }
+    let before = Calls::of(&sandbox, &client).await;
+    let began = Instant::now();
+    ok(&sandbox.kubectl_with(&["apply", "-f", "-"], &manifests()));
+    let all = all_ready(&client).await;
+    println!("{COUNT} instances Ready {:.0} s after they were applied", began.elapsed().as_secs_f64());
+    Calls::of(&sandbox, &client).await.since(&before).print("making one instance", COUNT);
+    they_are_spread(&client, &all).await;
+    each_is_itself(&sandbox, &client, &all).await;
+    then_it_is_quiet(&sandbox, &client).await;
+    let before = Calls::of(&sandbox, &client).await;
+    let began = Instant::now();
+    ok(&sandbox.kubectl(&["-n", CUSTOMERS, "delete", "ci", "--all", "--wait=false"]));
+    eventually_within(600, "all are gone", || async {
+        let left = instances(&client).list_metadata(&ListParams::default()).await.ok()?.items;
+        left.is_empty().then_some(())
+    })
+    .await;
+    println!("{COUNT} instances gone after {:.0} s", began.elapsed().as_secs_f64());
+    Calls::of(&sandbox, &client).await.since(&before).print("deleting one instance", COUNT);
+    let left: Vec<_> =
+        sandbox.azure_ids().into_iter().filter(|id| id.contains("/db-") || id.contains("/id-")).collect();
+    assert!(left.is_empty(), "{left:#?}");
+}
+
+async fn all_ready(client: &Client) -> Vec<CloudInstance> {
+    eventually_within(900, "all are Ready", || async {
+        let all = instances(client).list(&ListParams::default()).await.ok()?.items;
+        let ready = |i: &&CloudInstance| {
+            let conditions = i.status.iter().flat_map(|s| &s.conditions);
+            conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+        };
+        (all.iter().filter(ready).count() == COUNT).then_some(all)
+    })
+    .await
+}
+
+fn status(instance: &CloudInstance) -> &CloudInstanceStatus {
+    instance.status.as_ref().unwrap()
+}
+
+/// Half of them on each reef, as the score has it for reefs that are alike, and no account over its limit.
+async fn they_are_spread(client: &Client, all: &[CloudInstance]) {
+    let mut on = BTreeMap::<_, usize>::new();
+    let mut within = BTreeMap::<_, usize>::new();
+    for instance in all {
+        let place = status(instance).placement.as_ref().unwrap();
+        *on.entry(place.reef.clone()).or_default() += 1;
+        *within.entry(place.storage_account.clone()).or_default() += 1;
+    }
+    println!("on reefs {on:?}, in storage accounts {within:?}");
+    assert_eq!(on.values().copied().collect::<Vec<_>>(), [COUNT / 2, COUNT / 2]);
+    assert!(within.values().all(|shares| *shares <= 50), "{within:?}");
+    let reefs = Api::<Reef>::all(client.clone()).list(&ListParams::default()).await.unwrap();
+    for reef in reefs {
+        let kept = reef.status.unwrap().reservations;
+        assert!(kept.is_empty(), "places that are taken are not kept any more: {kept:?}");
+    }
+}
+
+async fn each_is_itself(sandbox: &Sandbox, client: &Client, all: &[CloudInstance]) {
+    let mut ids = BTreeSet::new();
+    for instance in all {
+        let (code, root) = call(sandbox, client, status(instance), ("GET", "/api"), None, &Value::Null).await;
+        assert_eq!(code, 200, "{}", instance.name_any());
+        assert!(ids.insert(root["InstallationId"].to_string()), "{} is another", instance.name_any());
+    }
+}
+
+/// Invariant 7, and what a cycle of routine looks costs.
+async fn then_it_is_quiet(sandbox: &Sandbox, client: &Client) {
+    set(sandbox, "resyncSeconds=10");
+    // The new leader looks at all of them once.
+    looked(client, 2.0 * f64::from(u32::try_from(COUNT).unwrap())).await;
+    all_ready(client).await;
+    let before = Calls::of(sandbox, client).await;
+    let began = Instant::now();
+    looked(client, CYCLES * f64::from(u32::try_from(COUNT).unwrap())).await;
+    let calls = Calls::of(sandbox, client).await.since(&before);
+    let cycles = usize::try_from(began.elapsed().as_secs() / 10).unwrap();
+    println!("quiet for {cycles} cycles of 10 s");
+    calls.print("a reef and cycle", cycles * 2);
+    assert_eq!(
+        (calls.azure_writes, calls.management_writes, calls.reef_writes),
+        (0, 0, 0),
+        "writes in routine looks"
+    );
+    // Parts of two reefs, the lists of what is on them, and a few credentials. With each instance looked at by itself
+    // there would be three hundred more.
+    let per_cycle = calls.azure_reads / cycles;
+    assert!(per_cycle < 150, "{per_cycle} reads of Azure in a cycle");
+    println!("{}", process(client).await);
+}
+
+async fn looked(client: &Client, more: f64) {
+    let first = looks(client, "cloud-instance").await;
+    eventually_within(600, "routine looks at all instances", || async {
+        (looks(client, "cloud-instance").await >= first + more).then_some(())
+    })
+    .await;
+}
+
+/// The metrics of the leader.
+async fn metrics(client: &Client) -> String {
+    let leases = Api::<Lease>::namespaced(client.clone(), NAMESPACE);
+    let leader = leases.get("reef-operator").await.unwrap().spec.unwrap().holder_identity.unwrap();
+    let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{leader}:8080/proxy/metrics");
+    client.request_text(http::Request::get(path).body(Vec::new()).unwrap()).await.unwrap()
+}
+
+/// What the leader says about itself.
+async fn process(client: &Client) -> String {
+    let text = metrics(client).await;
+    let value = |name: &str| {
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok()).unwrap_or_default()
+    };
+    format!(
+        "leader: {:.0} MiB resident, {:.0} s of CPU",
+        value("process_resident_memory_bytes") / 1_048_576.0,
+        value("process_cpu_seconds_total")
+    )
+}
+
+/// Calls so far.
+struct Calls {
+    azure_reads: usize,
+    azure_writes: usize,
+    management_reads: usize,
+    management_writes: usize,
+    reef_reads: usize,
+    reef_writes: usize,
+}
+
+impl Calls {
+    async fn of(sandbox: &Sandbox, client: &Client) -> Self {
+        let journal = sandbox.azure_journal();
+        let azure_reads = journal.iter().filter(|entry| entry["method"] == "GET").count();
+        let ours = |entry: &&Value| {
+            entry["user"]["username"] == "system:serviceaccount:reef-operator:reef-operator"
+                && entry["objectRef"]["resource"] != "leases"
+        };
+        let audit = sandbox.audit();
+        let text = metrics(client).await;
+        let read = |reef: bool| {
+            let lines = text.lines().filter(|line| {
+                line.starts_with("rest_client_requests_total{")
+                    && line.contains("method=\"GET\"")
+                    && line.contains("host=\"management\"") != reef
+            });
+            lines.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).sum()
+        };
+        let reefs = Api::<Reef>::all(client.clone()).list(&ListParams::default()).await.unwrap();
+        let statuses: Vec<_> = reefs.items.into_iter().filter_map(|reef| reef.status).collect();
+        Self {
+            azure_reads,
+            azure_writes: azure_writes(sandbox).len(),
+            management_reads: read(false),
+            management_writes: audit.iter().filter(ours).count(),
+            reef_reads: read(true),
+            reef_writes: statuses.iter().map(|status| cluster_writes(sandbox, status)).sum(),
+        }
+    }
+
+    fn since(self, before: &Self) -> Self {
+        Self {
+            azure_reads: self.azure_reads - before.azure_reads,
+            azure_writes: self.azure_writes - before.azure_writes,
+            management_reads: self.management_reads - before.management_reads,
+            management_writes: self.management_writes - before.management_writes,
+            reef_reads: self.reef_reads - before.reef_reads,
+            reef_writes: self.reef_writes - before.reef_writes,
+        }
+    }
+
+    fn print(&self, of: &str, count: usize) {
+        let number = |n: usize| f64::from(u32::try_from(n).unwrap());
+        let each = |calls: usize| number(calls) / number(count);
+        println!(
+            "{of}: Azure {:.1} reads and {:.1} writes; management API server {:.1} and {:.1}; reef's API server {:.1} and {:.1}",
+            each(self.azure_reads),
+            each(self.azure_writes),
+            each(self.management_reads),
+            each(self.management_writes),
+            each(self.reef_reads),
+            each(self.reef_writes)
+        );
+    }
+}
