@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Files that decide and therefore take time, randomness and the world as parameters.
-const PURE: [&str; 29] = [
+const PURE: [&str; 30] = [
     "plan.rs",
     "report.rs",
     "requeue.rs",
@@ -29,6 +29,7 @@ const PURE: [&str; 29] = [
     "compare.rs",
     "operation.rs",
     "standing.rs",
+    "stop.rs",
     "decide.rs",
     "policies.rs",
     "sizes.rs",

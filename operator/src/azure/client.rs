@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     causes,
+    controller::{stop::Ban, trouble::Trouble},
     metrics::{ByCall, Metrics},
 };
 
@@ -131,11 +132,14 @@ impl Arms {
 }
 
 /// A client of ARM in the public cloud with one identity.
+#[derive(Clone)]
 pub struct Arm {
     identity: Identity,
     credential: Arc<WorkloadIdentityCredential>,
     pipeline: Pipeline,
     metrics: Arc<Metrics>,
+    /// What it refuses to do for now.
+    ban: Ban,
 }
 
 /// Longest list that is read, pages.
@@ -178,7 +182,12 @@ impl Arm {
             Vec::new(),
             None,
         );
-        Ok(Self { identity, credential, pipeline, metrics: arms.metrics.clone() })
+        Ok(Self { identity, credential, pipeline, metrics: arms.metrics.clone(), ban: Ban::default() })
+    }
+
+    /// The same client, which refuses what is forbidden. Reads, polls and actions that only read go on.
+    pub fn under(self: &Arc<Self>, ban: &Ban) -> Arc<Self> {
+        if self.ban == *ban { self.clone() } else { Arc::new(Self { ban: ban.clone(), ..(**self).clone() }) }
     }
 
     /// Reads a resource by its id.
@@ -216,12 +225,14 @@ impl Arm {
         body: &Value,
         unless: Unless,
     ) -> Result<Begun, ArmError> {
+        forbidden(self.ban.writes.as_ref())?;
         let answer = self.call(Method::Put, &path(id, api_version), id, Some(body), unless).await?;
         Ok(operation::begun(&answer))
     }
 
     /// Deletes a resource. One that is not there is as good as deleted.
     pub async fn delete(&self, id: &str, api_version: &str) -> Result<Begun, ArmError> {
+        forbidden(self.ban.deletions.as_ref())?;
         match self.call(Method::Delete, &path(id, api_version), id, None, Unless::Never).await {
             Ok(answer) => Ok(operation::begun(&answer)),
             Err(error) if error.class() == Class::Missing => Ok(Begun::Done(Value::Null)),
@@ -320,6 +331,10 @@ impl Arm {
     }
 }
 
+fn forbidden(why: Option<&Trouble>) -> Result<(), ArmError> {
+    why.map_or(Ok(()), |trouble| Err(ArmError::Forbidden(trouble.clone())))
+}
+
 fn json(answer: &Answer) -> Result<Value, ArmError> {
     serde_json::from_slice(&answer.body).map_err(|e| ArmError::NoAnswer(format!("not JSON: {e}")))
 }
@@ -389,6 +404,24 @@ mod tests {
             let text = error.to_string();
             assert!(text.contains(path) && text.contains(expect), "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_forbidden_is_not_even_tried() {
+        let args = AzureArgs {
+            azure_client_id: Some("c".to_owned()),
+            // Only has to be there: nobody asks for a token.
+            azure_federated_token_file: concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into(),
+            azure_ca_file: None,
+        };
+        let arm = Arms::new(args, Arc::default()).unwrap().client("t", None).unwrap();
+        assert!(Arc::ptr_eq(&arm, &arm.under(&Ban::default())));
+        let why = |what: &str| Trouble::new(reef_crds::condition::Reason::EmergencyStop, what);
+        let ban = Ban { writes: Some(why("all")), deletions: Some(why("delete")) };
+        let arm = arm.under(&ban);
+        let put = arm.put("/a", "v", &Value::Null, Unless::Never).await;
+        assert_eq!(put.err(), Some(ArmError::Forbidden(why("all"))));
+        assert_eq!(arm.delete("/a", "v").await.err(), Some(ArmError::Forbidden(why("delete"))));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The clusters of reefs: how the operator reaches one, as itself, through Entra.
 
+pub mod guard;
 pub mod keep;
 pub mod watch;
 

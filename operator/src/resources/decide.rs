@@ -1,5 +1,7 @@
 //! What is to be done with one resource (pure).
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use reef_crds::condition::Reason;
 use serde_json::Value;
@@ -7,7 +9,7 @@ use serde_json::Value;
 use super::{Seen, Verdict, Write, failed, marks, state};
 use crate::{
     azure::{Unless, compare, operation::is_terminal},
-    controller::trouble::Trouble,
+    controller::{stop::Stops, trouble::Trouble},
     observed::Observed,
 };
 
@@ -92,6 +94,25 @@ pub fn decide<P>(case: Case<'_, P>) -> (Verdict, Option<Write<P>>) {
 fn longer(pointer: &str, wanted: &Value, found: &Value) -> Option<String> {
     let length = |value: &Value| value.pointer(pointer).and_then(Value::as_array).map_or(0, Vec::len);
     (length(wanted) != length(found)).then(|| pointer.trim_start_matches('/').replace('/', "."))
+}
+
+/// Takes the writes out of a plan that may not be done now, and says so. `what` names a part.
+pub fn hold<P: Ord + Copy>(
+    verdicts: &mut BTreeMap<P, Verdict>,
+    writes: &mut Vec<Write<P>>,
+    stops: &Stops,
+    what: impl Fn(P) -> String,
+) {
+    writes.retain(|write| {
+        let is_new = write.found.is_none();
+        let Some(trouble) = (if is_new { stops.creations() } else { stops.everything() }) else {
+            return true;
+        };
+        let how = if is_new { "is not there and is not made" } else { "is not as wanted and is left" };
+        let message = format!("{} {how} ({}): {}", what(write.part), write.why, trouble.message);
+        verdicts.insert(write.part, Verdict::Failed(Trouble::new(trouble.reason, message)));
+        false
+    });
 }
 
 /// A write, unless it has to wait.

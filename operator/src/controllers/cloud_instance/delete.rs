@@ -36,7 +36,7 @@ use super::{
 use crate::{
     azure::Arm,
     causes,
-    controller::{Context, Error, finalizers, objects::key, trouble::Trouble},
+    controller::{Context, Error, finalizers, objects::key, stop, trouble::Trouble},
     controllers::reef::{bodies::NAMESPACE, references::Held, teardown::annotated},
     observed::Observed,
     resources::{Pauses, Verdict, act, memory::Memory, observe},
@@ -52,11 +52,15 @@ pub(super) async fn step(
     memory: &mut Memory,
 ) -> Result<Action, Error> {
     let context = &*shared.context;
-    if let Some(trouble) = teardown::may_begin(instance) {
+    let paused = stop::paused(instance.annotations(), Timestamp::now());
+    if let Some(trouble) = teardown::may_begin(instance).filter(|_| paused.is_none()) {
         return held(instance, shared, &trouble, true).await;
     }
     // What has no place was never begun; only a place may be kept for it.
     if instance.status.as_ref().is_none_or(|s| s.placement.is_none()) {
+        if let Some(trouble) = paused {
+            return held(instance, shared, &trouble, false).await;
+        }
         return never_begun(instance, context).await;
     }
     let home = match references::home(context, instance).await? {
@@ -70,6 +74,11 @@ pub(super) async fn step(
     let now = Timestamp::now();
     let spread = f64::from(now.subsec_nanosecond() % 1000) / 1000.0;
     let times = (pauses(context), spread, now);
+    if let Some(trouble) = home.stops.deletions() {
+        // What was begun is followed to its end.
+        observe::poll(&home.arm, memory, times.0, times.1, times.2).await;
+        return held(instance, shared, trouble, false).await;
+    }
     let policy = instance.spec.deletion_policy;
     let begun = instance.status.as_ref().map(begun).unwrap_or_default();
     match advance(context, &home, &inputs, (policy, &begun), memory, times).await? {

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     azure::Arm,
-    controller::{Context, Error, trouble::Trouble},
+    controller::{Context, Error, stop::Stops, trouble::Trouble},
     controllers::reef::{
         references::{Held, arm},
         teardown::annotated,
@@ -54,7 +54,8 @@ pub async fn search(
         let message = format!("spec.regionRef: Region {} is not Ready", region.name_any());
         return Ok(Err(Held(Trouble::new(Reason::ReferenceNotReady, message), false)));
     }
-    let arm = match arm(context, region) {
+    let stops = Stops::of(region, instance.annotations(), now);
+    let arm = match arm(context, region, &stops.ban(true)) {
         Ok(arm) => arm,
         Err(held) => return Ok(Err(held)),
     };
@@ -65,7 +66,10 @@ pub async fn search(
     Ok(match existing::find(context, &arm, instance, region, &reefs).await {
         Err(held) => Err(held),
         Ok(Some(found)) => taken_over(instance, region, found, now).map(Found::There),
-        Ok(None) => Ok(Found::Nowhere(arm)),
+        Ok(None) => match stops.creations() {
+            Some(trouble) => Err(Held(trouble.clone(), false)),
+            None => Ok(Found::Nowhere(arm)),
+        },
     })
 }
 

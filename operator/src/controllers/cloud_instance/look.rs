@@ -27,14 +27,15 @@ use super::{
     report,
 };
 use crate::{
+    cluster::guard::guarded,
     controller::{
         Context, Error, finalizers,
         objects::key,
-        publish, status,
+        pause, publish, status, stop,
         trouble::{Trouble, transition},
     },
     controllers::reef::{bodies::AKS_API, references::Held, teardown::annotated},
-    resources::{Pauses, Verdict, act, failed, memory::Memory, observe::poll},
+    resources::{Pauses, Verdict, act, decide::hold, failed, memory::Memory, observe::poll},
 };
 
 /// Pause while something that wakes us is waited for.
@@ -193,6 +194,7 @@ async fn work(
         facts.unpublished = None;
     }
     let mut plan = plan::plan(&facts);
+    hold(&mut plan.verdicts, &mut plan.writes, &home.stops, |part| part.what().to_owned());
     for (part, verdict) in &plan.verdicts {
         match verdict {
             Verdict::Good => memory.settled(&inputs.id(*part)),
@@ -214,7 +216,8 @@ async fn work(
     }
     let next = report::report(instance, &plan, &seen, &in_cluster, &context.policy, now);
     write(instance, shared, &next).await?;
-    Ok(Action::requeue(again(&plan, &in_cluster, memory, done, times.0, now)))
+    let pause = again(&plan, &in_cluster, memory, done, times.0, now);
+    Ok(Action::requeue(home.stops.cap(pause, now)))
 }
 
 /// How long ago a try to make something is noted anew, seconds.
@@ -257,7 +260,7 @@ pub async fn connect(context: &Context, home: &Home) -> Result<kube::Client, Ver
         "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.ContainerService/managedClusters/{name}"
     );
     match context.clusters.get(&home.arm, &id, AKS_API, &host).await {
-        Ok(cluster) => Ok(cluster.client),
+        Ok(cluster) => Ok(guarded(cluster.client, &home.stops.ban(true))),
         Err(error) => Err(Verdict::Unknown(Trouble::new(Reason::ClusterUnreachable, error.to_string()))),
     }
 }
@@ -284,7 +287,8 @@ async fn in_cluster(
         return InCluster::all(&waiting, Done::default());
     };
     let client = match connect(context, home).await {
-        Ok(client) => client,
+        // What never served is not gone on with while nothing may be made.
+        Ok(client) => guarded(client, &home.stops.ban(started)),
         Err(verdict) => return InCluster::all(&verdict, Done::default()),
     };
     let wanted = Wanted {
@@ -362,7 +366,8 @@ pub(super) async fn held(
 ) -> Result<Action, Error> {
     let next = report::held(instance, trouble, stalled, &shared.context.policy, Timestamp::now());
     write(instance, shared, &next).await?;
-    Ok(Action::requeue(WAITING.min(shared.context.policy.resync)))
+    let pause = WAITING.min(shared.context.policy.resync);
+    Ok(Action::requeue(stop::cap_by_pause(instance.annotations(), pause, Timestamp::now())))
 }
 
 /// Writes the status if it differs, and tells people of a change.
@@ -384,6 +389,10 @@ async fn write_status(
     let context = &*shared.context;
     let old = instance.status.clone().map(|s| CloudInstanceStatus { conditions: ours(&s.conditions), ..s });
     let api = api(context, instance);
+    let before = old.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
+    let at = (next.observed_generation.unwrap_or(0).max(0), Timestamp::now());
+    let conditions = pause::with(context, instance, &before, next.conditions.clone(), at);
+    let next = &CloudInstanceStatus { conditions, ..next.clone() };
     let written = if as_read {
         status::write_as_read(context, &api, instance, old.as_ref(), next, "cloudinstances/status").await?
     } else {
@@ -392,7 +401,7 @@ async fn write_status(
     if !written {
         return Ok(());
     }
-    let before = old.map(|s| s.conditions).unwrap_or_default();
+    pause::tell(context, &shared.recorder, instance, &before, &next.conditions).await;
     let Some(change) = transition(&before, &next.conditions) else { return Ok(()) };
     tracing::info!(
         controller = super::CONTROLLER,

@@ -21,7 +21,11 @@ use super::{
 };
 use crate::{
     azure::Arm,
-    controller::{Context, Error, trouble::Trouble},
+    controller::{
+        Context, Error,
+        stop::{Ban, Stops},
+        trouble::Trouble,
+    },
     controllers::region::certificate,
     observed::Observed,
     resources::observe::observed,
@@ -39,6 +43,8 @@ pub struct References {
     pub revision: (String, ReefClassSpec),
     /// What exists already for a reef that has no names yet.
     pub existing: Existing,
+    /// What may not be done now.
+    pub stops: Stops,
 }
 
 /// Why a Reef cannot be begun, and whether only a human can help.
@@ -56,11 +62,12 @@ pub async fn region(context: &Context, reef: &Reef) -> Result<Result<Region, Hel
     }))
 }
 
-/// The client of Azure for a Region.
-pub fn arm(context: &Context, region: &Region) -> Result<Arc<Arm>, Held> {
+/// The client of Azure for a Region, which refuses what is forbidden.
+pub fn arm(context: &Context, region: &Region, ban: &Ban) -> Result<Arc<Arm>, Held> {
     let azure = &region.spec.azure;
     let arm = context.arms.client(&azure.tenant_id, azure.client_id.as_deref());
-    arm.map_err(|error| Held(Trouble::azure("spec.azure of the Region", &error), false))
+    arm.map(|arm| arm.under(ban))
+        .map_err(|error| Held(Trouble::azure("spec.azure of the Region", &error), false))
 }
 
 /// Reads all that a Reef needs to be made or kept.
@@ -86,7 +93,8 @@ pub async fn all(context: &Context, reef: &Reef) -> Result<Result<References, He
             return Ok(Err(Held(Trouble::new(Reason::SpecInvalid, format!("Region: {error}")), true)));
         }
     };
-    let arm = match arm(context, &region) {
+    let stops = Stops::of(&region, reef.annotations(), Timestamp::now());
+    let arm = match arm(context, &region, &stops.ban(true)) {
         Ok(arm) => arm,
         Err(held) => return Ok(Err(held)),
     };
@@ -99,7 +107,7 @@ pub async fn all(context: &Context, reef: &Reef) -> Result<Result<References, He
         }
     };
     let revision = revision(context, reef, existing.revision.as_deref()).await?;
-    Ok(revision.map(|revision| References { region, addresses, arm, revision, existing }))
+    Ok(revision.map(|revision| References { region, addresses, arm, revision, existing, stops }))
 }
 
 /// The subscription that a reef is to be in.
