@@ -25,3 +25,4 @@ mod reef_killed;
 mod reef_troubles;
 mod region;
 mod sandbox;
+mod stopped;

@@ -135,3 +135,44 @@ fn write<P>(case: Case<'_, P>, why: String) -> (Verdict, Option<Write<P>>) {
     let write = Write { part: case.part, id, api, body, found, unless, whole: case.whole, why };
     (Verdict::Working(format!("{what}: being made or changed")), Some(write))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_stopped_is_held_and_told() {
+        let write = |part: u8, found: Option<Value>| Write {
+            part,
+            id: format!("/{part}"),
+            api: "v",
+            body: json!({}),
+            found,
+            unless: Unless::Never,
+            whole: None,
+            why: "absent".to_owned(),
+        };
+        for (verb, left) in [("Delete", vec![1, 2]), ("Provision", vec![2]), ("All", vec![])] {
+            let region = serde_json::from_value(json!({
+                "metadata": { "name": "west" },
+                "spec": { "location": "west", "azure": { "tenantId": "t", "subscriptionId": "s" }, "dns": { "zoneId": "z" },
+                    "tls": { "secretRef": { "namespace": "n", "name": "s" } },
+                    "emergencyStop": [{ "verb": verb, "reason": "INC-1" }] },
+            }));
+            let stops = Stops::of(&region.unwrap(), &BTreeMap::new(), Timestamp::UNIX_EPOCH);
+            let working = || Verdict::Working("being made".to_owned());
+            let mut verdicts = BTreeMap::from([(1, working()), (2, working()), (3, Verdict::Good)]);
+            let mut writes = vec![write(1, None), write(2, Some(json!({})))];
+            hold(&mut verdicts, &mut writes, &stops, |part| format!("part {part}"));
+            assert_eq!(writes.iter().map(|w| w.part).collect::<Vec<_>>(), left, "{verb}");
+            for part in [1, 2] {
+                let is_told = matches!(&verdicts[&part], Verdict::Failed(t)
+                    if t.reason == Reason::EmergencyStop && t.message.starts_with(&format!("part {part} is not")));
+                assert_eq!(is_told, !left.contains(&part), "{verb}: {:?}", verdicts[&part]);
+            }
+            assert_eq!(verdicts[&3], Verdict::Good);
+        }
+    }
+}
