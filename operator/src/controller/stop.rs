@@ -63,6 +63,12 @@ impl Stops {
         }
     }
 
+    /// The same for a Region that was read anew.
+    #[must_use]
+    pub fn renewed(&self, region: &Region, now: Timestamp) -> Self {
+        Self { pause: self.pause.clone(), ..Self::of(region, &BTreeMap::new(), now) }
+    }
+
     /// Why nothing at all may be written.
     pub fn everything(&self) -> Option<&Trouble> {
         [&self.pause, &self.all].into_iter().flatten().map(|f| &f.trouble).next()
@@ -356,6 +362,14 @@ mod tests {
         let all = of(json!([stop("All", None)])).ban(true);
         assert!(all.writes.is_some() && all.deletions.is_some());
         assert_eq!(of(json!([])).ban(false), Ban::default());
+        // A stop that comes in the middle of a look counts, and the pause stays.
+        let paused = Stops::of(&region(&json!([])), &annotated(Some("true")), at(500));
+        let renewed = paused.renewed(&region(&json!([stop("Delete", None)])), at(500));
+        assert!(renewed.everything().is_some_and(|t| t.reason == Reason::Paused));
+        assert_eq!(
+            of(json!([])).renewed(&region(&json!([stop("Delete", None)])), at(500)),
+            of(json!([stop("Delete", None)]))
+        );
     }
 
     #[test]

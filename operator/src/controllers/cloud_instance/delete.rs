@@ -37,7 +37,11 @@ use crate::{
     azure::Arm,
     causes,
     controller::{Context, Error, finalizers, objects::key, stop, trouble::Trouble},
-    controllers::reef::{bodies::NAMESPACE, references::Held, teardown::annotated},
+    controllers::reef::{
+        bodies::NAMESPACE,
+        references::{Held, stops_now},
+        teardown::annotated,
+    },
     observed::Observed,
     resources::{Pauses, Verdict, act, memory::Memory, observe},
 };
@@ -167,6 +171,9 @@ pub async fn advance(
     }
     remains.may_come = may_come(begun, &remains, inputs, memory, times.2);
     let step = teardown::next(policy, inputs, &remains);
+    if let Some(trouble) = stops_now(context, &home.region, &home.stops).await?.deletions() {
+        return Ok(Advance::Held(trouble.clone()));
+    }
     // Before the namespace goes with its copy, and again where there was none.
     let leaves_keys =
         policy == DeletionPolicy::Retain && matches!(step, Step::DeleteWorkload | Step::MakeRetained);

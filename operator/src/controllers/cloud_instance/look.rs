@@ -34,8 +34,12 @@ use crate::{
         pause, publish, status, stop,
         trouble::{Trouble, transition},
     },
-    controllers::reef::{bodies::AKS_API, references::Held, teardown::annotated},
-    resources::{Pauses, Verdict, act, decide::hold, failed, memory::Memory, observe::poll},
+    controllers::reef::{
+        bodies::AKS_API,
+        references::{Held, hold_now},
+        teardown::annotated,
+    },
+    resources::{Pauses, Verdict, act, failed, memory::Memory, observe::poll},
 };
 
 /// Pause while something that wakes us is waited for.
@@ -194,7 +198,9 @@ async fn work(
         facts.unpublished = None;
     }
     let mut plan = plan::plan(&facts);
-    hold(&mut plan.verdicts, &mut plan.writes, &home.stops, |part| part.what().to_owned());
+    let held_back = (&mut plan.verdicts, &mut plan.writes);
+    let what = |part: Part| part.what().to_owned();
+    let stops = hold_now(context, (&home.region, &home.stops), held_back, what).await?;
     for (part, verdict) in &plan.verdicts {
         match verdict {
             Verdict::Good => memory.settled(&inputs.id(*part)),
@@ -217,7 +223,7 @@ async fn work(
     let next = report::report(instance, &plan, &seen, &in_cluster, &context.policy, now);
     write(instance, shared, &next).await?;
     let pause = again(&plan, &in_cluster, memory, done, times.0, now);
-    Ok(Action::requeue(home.stops.cap(pause, now)))
+    Ok(Action::requeue(stops.cap(pause, now)))
 }
 
 /// How long ago a try to make something is noted anew, seconds.

@@ -40,7 +40,7 @@ use crate::{
         trouble::{Trouble, transition},
     },
     observed::Observed,
-    resources::{Pauses, Seen, Verdict, act, decide::hold, failed, memory::Memory, observe::poll},
+    resources::{Pauses, Seen, Verdict, act, failed, memory::Memory, observe::poll},
 };
 
 /// Pause while something that wakes us is waited for.
@@ -123,7 +123,8 @@ async fn work(
         now,
     };
     let mut plan = plan::plan(&facts);
-    hold(&mut plan.verdicts, &mut plan.writes, &references.stops, Part::what);
+    let at = (&references.region, &references.stops);
+    let stops = references::hold_now(context, at, (&mut plan.verdicts, &mut plan.writes), Part::what).await?;
     let good = plan.verdicts.iter().filter(|(_, verdict)| **verdict == Verdict::Good);
     good.for_each(|(part, _)| memory.settled(&inputs.id(*part)));
     if let Some(next) = rename(reef, context, &inputs, &seen) {
@@ -141,7 +142,7 @@ async fn work(
     let next = report::report(reef, &inputs, &plan, &seen, &in_cluster, &context.policy, now);
     write(reef, shared, &next).await?;
     let pause = again(&plan, &in_cluster, memory, &seen, done, pauses, now);
-    Ok(Action::requeue(references.stops.cap(pause, now)))
+    Ok(Action::requeue(stops.cap(pause, now)))
 }
 
 /// When to look again.

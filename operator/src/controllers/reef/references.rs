@@ -28,7 +28,7 @@ use crate::{
     },
     controllers::region::certificate,
     observed::Observed,
-    resources::observe::observed,
+    resources::{Verdict, Write, decide::hold, observe::observed},
 };
 
 /// What was found.
@@ -108,6 +108,29 @@ pub async fn all(context: &Context, reef: &Reef) -> Result<Result<References, He
     };
     let revision = revision(context, reef, existing.revision.as_deref()).await?;
     Ok(revision.map(|revision| References { region, addresses, arm, revision, existing, stops }))
+}
+
+/// What may not be done now, asked once more before something is done in Azure: a look may take a minute, and an emergency
+/// stop is not to wait for its end.
+pub async fn stops_now(context: &Context, region: &Region, stops: &Stops) -> Result<Stops, Error> {
+    let api = Api::<Region>::all(context.client.clone());
+    let found = api.get_opt(&region.name_any()).await.map_err(Error::api("read the Region"))?;
+    Ok(stops.renewed(found.as_ref().unwrap_or(region), Timestamp::now()))
+}
+
+/// Takes out of a plan what may not be written by now; what may not be done now.
+pub async fn hold_now<P: Ord + Copy>(
+    context: &Context,
+    (region, stops): (&Region, &Stops),
+    (verdicts, writes): (&mut BTreeMap<P, Verdict>, &mut Vec<Write<P>>),
+    what: impl Fn(P) -> String,
+) -> Result<Stops, Error> {
+    if writes.is_empty() {
+        return Ok(stops.clone());
+    }
+    let stops = stops_now(context, region, stops).await?;
+    hold(verdicts, writes, &stops, what);
+    Ok(stops)
 }
 
 /// The subscription that a reef is to be in.
