@@ -33,6 +33,7 @@ use crate::reef::{DeletionPolicy, ObjectName, protected};
     printcolumn(name = "Reef", type_ = "string", json_path = ".status.placement.reef"),
     printcolumn(name = "URL", type_ = "string", json_path = ".status.url"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Paused", type_ = "string", json_path = ".status.conditions[?(@.type=='Paused')].status", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].message", priority = 1),
     printcolumn(name = "Task-Cap", type_ = "integer", json_path = ".spec.taskCap", priority = 1)
 )]

@@ -75,6 +75,8 @@ closed_list! {
         ClusterReachable: "Reef: the cluster's API server answers, and what the operator keeps in the cluster is as wanted."
         AzureReachable: "Reef: Azure Resource Manager answers the calls for the reef's resources."
         GatewayReady: "Reef: the gateway has an address and serves the region's certificate."
+        EmergencyStopped: "Region: the operator does not do everything here, because `spec.emergencyStop` says so; the message says what, until when and why. Present only while true."
+        Paused: "Nothing is written for this object in Azure or in a reef's cluster, because of the annotation `cloud.octopus.com/paused`. Present only while true."
         DnsReady = "DNSReady": "Reef: its DNS record names the address of its gateway. CloudInstance: its DNS record names its reef."
     }
 }
@@ -129,6 +131,10 @@ closed_list! {
         Deleting, Nobody: "Being deleted; the message says what is still there."
         DeletionUnconfirmed, User: "Deletion was asked for and nothing was touched: annotate with `confirmation.cloud.octopus.com/deletion=true` if it is meant."
         DeletionBlocked, Platform: "Deletion waits for something that would be lost; the message says what."
+        EmergencyStop, Platform: "The Region's `spec.emergencyStop` forbids it; the message says which verb, why and until when. It goes on by itself when the stop is removed or ends."
+        Paused, Platform: "The annotation `cloud.octopus.com/paused` of the object forbids it. It goes on by itself when the annotation is removed or its time is over."
+        StoppedTooLong, Platform: "A pause or an emergency stop without an end has lasted for more than a day. Remove it, or give it an end."
+        Resumed, Nobody: "Event: a pause or an emergency stop is over, and work goes on."
         ApiServerUnavailable, Platform: "The management API server did not answer. The operator tries again by itself."
         SpecInvalid, User: "The spec cannot be served although the API server took it. Install the CRD chart that belongs to the operator."
     }
@@ -271,16 +277,14 @@ mod tests {
 
     #[test]
     fn names_are_pascal_case_and_unique() {
-        let names: Vec<_> = Reason::ALL
-            .iter()
-            .map(|r| r.as_str())
-            .chain(ConditionType::ALL.iter().map(|t| t.as_str()))
-            .collect();
-        for name in &names {
-            assert!(
-                name.starts_with(|c: char| c.is_ascii_uppercase()) && name.chars().all(char::is_alphanumeric)
-            );
-            assert_eq!(names.iter().filter(|n| *n == name).count(), 1, "{name} twice");
+        let reasons: Vec<_> = Reason::ALL.iter().map(|r| r.as_str()).collect();
+        let types: Vec<_> = ConditionType::ALL.iter().map(|t| t.as_str()).collect();
+        for names in [reasons, types] {
+            for name in &names {
+                let is_word = name.chars().all(char::is_alphanumeric);
+                assert!(is_word && name.starts_with(|c: char| c.is_ascii_uppercase()), "{name}");
+                assert_eq!(names.iter().filter(|n| *n == name).count(), 1, "{name} twice");
+            }
         }
     }
 }

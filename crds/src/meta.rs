@@ -14,7 +14,7 @@ pub const VERSION: &str = "v1alpha1";
 pub const API_REVISION_ANNOTATION: &str = "cloud.octopus.com/api-revision";
 
 /// The revision of the schemas in this build. Raise it with every change to them.
-pub const API_REVISION: u32 = 5;
+pub const API_REVISION: u32 = 6;
 
 /// User annotation: deletion of a protected object is meant. The value must be `true`.
 pub const CONFIRM_DELETION: &str = "confirmation.cloud.octopus.com/deletion";
@@ -29,6 +29,11 @@ pub const CONFIRM_RECREATION: &str = "confirmation.cloud.octopus.com/recreation"
 /// User annotation: the deletion of a Reef is meant although something that could still be restored is lost with it;
 /// the deletion of a CloudInstance, although its reef's cluster cannot be reached. The value must be `true`.
 pub const CONFIRM_FORCE_DELETION: &str = "confirmation.cloud.octopus.com/force-deletion";
+
+/// User annotation of a Region, Reef, CloudInstance or RetainedInstance: nothing is written for this object in Azure or
+/// in a reef's cluster. The value is the time when that ends (RFC 3339), or `true`; `false` is no pause, and any other
+/// value is taken for a pause without an end.
+pub const PAUSED: &str = "cloud.octopus.com/paused";
 
 /// Finalizer of a Reef: its Azure resources are looked after before the object goes.
 pub const REEF_FINALIZER: &str = "cloud.octopus.com/reef-cleanup";

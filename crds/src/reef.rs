@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Kubernetes", type_ = "string", json_path = ".status.cluster.version"),
     printcolumn(name = "Scheduling", type_ = "string", json_path = ".spec.scheduling"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Paused", type_ = "string", json_path = ".status.conditions[?(@.type=='Paused')].status", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].message", priority = 1),
     printcolumn(name = "Resource-Group", type_ = "string", json_path = ".status.resourceGroup", priority = 1)
 )]

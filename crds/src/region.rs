@@ -2,6 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What the platform team wants of a region. Regions share nothing but the DNS zone.
@@ -21,8 +22,10 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
     printcolumn(name = "Location", type_ = "string", json_path = ".spec.location"),
+    printcolumn(name = "Stopped", type_ = "string", json_path = ".status.conditions[?(@.type=='EmergencyStopped')].status"),
     printcolumn(name = "Max-Reefs", type_ = "integer", json_path = ".status.network.maxReefs"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Paused", type_ = "string", json_path = ".status.conditions[?(@.type=='Paused')].status", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].message", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
@@ -52,6 +55,60 @@ pub struct RegionSpec {
     /// and made anew. For example `2026-12-01T00:00:00Z`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adopt_until: Option<Time>,
+
+    /// What the operator does not begin in this region for now, for example while Azure has an outage. At most 8
+    /// entries, one for each verb. What already runs in Azure is followed to its end, and what serves goes on serving.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["verb".into()]))]
+    #[schemars(length(max = 8))]
+    pub emergency_stop: Vec<EmergencyStop>,
+}
+
+/// One thing that is stopped.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct EmergencyStop {
+    /// What is stopped, for example `Delete`. `Provision`: no new instance gets a place, no new reef is begun, and
+    /// nothing that is not there is made in Azure; what was in service once is cared for in its cluster. `Delete`:
+    /// nothing is deleted in Azure or in reefs' clusters. `All`: nothing at all is written there; the operator only
+    /// looks and reports.
+    pub verb: Verb,
+
+    /// Why, for those who find it, 1 to 200 characters, for example `INC-4711: a bad release deletes too much`.
+    #[schemars(length(min = 1, max = 200), regex(pattern = r"\S"))]
+    pub reason: String,
+
+    /// When the stop ends by itself (RFC 3339, UTC), for example `2026-12-01T00:00:00Z`. Without it the stop lasts until
+    /// this entry is removed, and an Event warns once a day.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<Time>,
+}
+
+/// What a stop is about.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verb {
+    /// Making what is not there.
+    Provision,
+    /// Deleting.
+    Delete,
+    /// Every write.
+    All,
+    /// A verb of a later release, which stops something that this one does not do.
+    #[serde(other)]
+    #[schemars(skip)]
+    Later,
+}
+
+impl Verb {
+    /// Its name; `Later` where this release does not know it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Provision => "Provision",
+            Self::Delete => "Delete",
+            Self::All => "All",
+            Self::Later => "Later",
+        }
+    }
 }
 
 /// Where in Azure a region is.
@@ -188,8 +245,8 @@ pub struct RegionStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// `Ready`, `Reconciling`, `Stalled`, `CredentialsValid`, `DNSZoneReady` and `CertificateReady`; see the
-    /// list of conditions in the reference.
+    /// `Ready`, `Reconciling`, `Stalled`, `CredentialsValid`, `DNSZoneReady` and `CertificateReady`, and `EmergencyStopped`
+    /// and `Paused` while they are true; see the list of conditions in the reference.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[schemars(length(max = 16))]

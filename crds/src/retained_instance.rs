@@ -37,6 +37,12 @@ use crate::{
     printcolumn(name = "Instance", type_ = "string", json_path = ".spec.origin.name"),
     printcolumn(name = "Reef", type_ = "string", json_path = ".spec.reefRef.name"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Paused",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Paused')].status",
+        priority = 1
+    ),
     printcolumn(name = "Database", type_ = "string", json_path = ".spec.database.name", priority = 1),
     printcolumn(name = "Share", type_ = "string", json_path = ".spec.share.name", priority = 1)
 )]

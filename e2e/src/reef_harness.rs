@@ -84,14 +84,19 @@ pub fn cluster_writes(sandbox: &Sandbox, status: &ReefStatus) -> usize {
         .count()
 }
 
-/// Reconciles of a controller that the leader has done.
-pub async fn looks(client: &Client, controller: &str) -> f64 {
+/// The metrics of the replica that leads.
+pub async fn metrics(client: &Client) -> String {
     let leases = Api::<Lease>::namespaced(client.clone(), NAMESPACE);
     let lease = leases.get("reef-operator").await.ok().and_then(|l| l.spec);
     let leader = lease.and_then(|s| s.holder_identity).expect("a leader");
     let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{leader}:8080/proxy/metrics");
     let request = http::Request::get(path).body(Vec::new()).expect("a request");
-    let text = client.request_text(request).await.unwrap_or_default();
+    client.request_text(request).await.unwrap_or_default()
+}
+
+/// Reconciles of a controller that the leader has done.
+pub async fn looks(client: &Client, controller: &str) -> f64 {
+    let text = metrics(client).await;
     let name =
         format!("controller_runtime_reconcile_total{{controller=\"{controller}\",result=\"success\"}} ");
     text.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok()).unwrap_or(0.0)

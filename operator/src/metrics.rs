@@ -51,6 +51,26 @@ pub struct ByRegion {
     pub region: String,
 }
 
+/// Labels of an emergency stop.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ByStop {
+    /// Name of the Region.
+    pub region: String,
+    /// What is stopped, for example `Delete`.
+    pub verb: &'static str,
+}
+
+/// Labels of metrics of a single object.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ByObject {
+    /// Kind, for example `Reef`.
+    pub kind: String,
+    /// Namespace; empty for objects without one.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
 /// Labels of the count of calls to Azure.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct ByCall {
@@ -131,6 +151,10 @@ pub struct Metrics {
     pub cell_waiting: Family<ByReef, Gauge>,
     /// Time that calls to Azure waited for their turn, by reef.
     pub azure_waited_seconds: Family<ByReef, Histogram>,
+    /// 1 for each emergency stop that is in force.
+    pub emergency_stop: Family<ByStop, Gauge>,
+    /// Since when an object is paused, seconds since 1970.
+    pub paused_since: Family<ByObject, Gauge<f64, AtomicU64>>,
 }
 
 impl Metrics {
@@ -158,6 +182,8 @@ impl Metrics {
             breaker_open: Family::default(),
             cell_waiting: Family::default(),
             azure_waited_seconds: Family::new_with_constructor(seconds),
+            emergency_stop: Family::default(),
+            paused_since: Family::default(),
             registry,
         };
         metrics.registered()
@@ -250,7 +276,22 @@ impl Metrics {
             Unit::Seconds,
             self.azure_waited_seconds.clone(),
         );
+        self.register_stops();
         self
+    }
+
+    fn register_stops(&mut self) {
+        self.registry.register(
+            "reef_operator_emergency_stop",
+            "1 for each emergency stop of a Region that is in force",
+            self.emergency_stop.clone(),
+        );
+        self.registry.register_with_unit(
+            "reef_operator_paused_since",
+            "Begin of the pause of an object that is paused, since 1970",
+            Unit::Seconds,
+            self.paused_since.clone(),
+        );
     }
 
     /// The text that Prometheus scrapes.
@@ -341,6 +382,9 @@ mod tests {
         metrics.max_concurrent.get_or_create(&region).set(16);
         metrics.writes.get_or_create(&ByOutcome { resource: "regions/status", outcome: "skipped" }).inc();
         metrics.certificate_not_after.get_or_create(&ByRegion { region: "w".to_owned() }).set(5.0);
+        metrics.emergency_stop.get_or_create(&ByStop { region: "w".to_owned(), verb: "Delete" }).set(1);
+        let reef = ByObject { kind: "Reef".to_owned(), namespace: String::new(), name: "r".to_owned() };
+        metrics.paused_since.get_or_create(&reef).set(7.0);
         let call = ByCall { service: "Microsoft.Network".to_owned(), method: "GET".to_owned(), code: 200 };
         metrics.watch_errors.get_or_create(&region).inc();
         metrics.azure_called(&call, Duration::from_millis(3));
@@ -358,6 +402,8 @@ mod tests {
             "reef_operator_azure_requests_total{service=\"Microsoft.Network\",method=\"GET\",code=\"200\"} 1",
             "reef_operator_azure_request_duration_seconds_count{service=\"Microsoft.Network\"} 1",
             "reef_operator_region_certificate_not_after_seconds{region=\"w\"} 5.0",
+            "reef_operator_emergency_stop{region=\"w\",verb=\"Delete\"} 1",
+            "reef_operator_paused_since_seconds{kind=\"Reef\",namespace=\"\",name=\"r\"} 7.0",
             "process_resident_memory_bytes ",
             "process_cpu_seconds_total ",
         ] {

@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Files that decide and therefore take time, randomness and the world as parameters.
-const PURE: [&str; 31] = [
+const PURE: [&str; 32] = [
     "drift.rs",
     "plan.rs",
     "report.rs",
@@ -30,6 +30,7 @@ const PURE: [&str; 31] = [
     "compare.rs",
     "operation.rs",
     "standing.rs",
+    "stop.rs",
     "decide.rs",
     "policies.rs",
     "sizes.rs",

@@ -25,6 +25,7 @@ async fn the_schemas_accept_and_refuse() {
     assert!(diff.status.success(), "{}", String::from_utf8_lossy(&diff.stdout));
 
     created(&regions, region(), creates()).await;
+    created(&regions, region(), emergency_stops()).await;
     created(&of(&client, "ReefClass", "reefclasses"), class(), classes()).await;
     let reefs = of(&client, "Reef", "reefs");
     created(&reefs, reef(), created_reefs()).await;
@@ -378,6 +379,42 @@ fn creates() -> Table {
         (network(json!({ "subnetPrefixLength": 16 })), Some("must be greater than reefPrefixLength")),
         (network(json!({ "subnetPrefixLength": 29 })), Some("less than or equal to 28")),
         (network(json!({ "reefPrefixLength": 7 })), Some("greater than or equal to 8")),
+    ]
+}
+
+fn emergency_stops() -> Table {
+    let stops = |v: Value| json!({ "spec": { "emergencyStop": v } });
+    vec![
+        (stops(json!([])), None),
+        (
+            stops(json!([
+                { "verb": "Provision", "reason": "r" },
+                { "verb": "Delete", "reason": "r", "until": "2030-01-01T00:00:00Z" },
+                { "verb": "All", "reason": "r", "until": "2030-01-01T01:00:00+01:00" },
+            ])),
+            None,
+        ),
+        (stops(json!([{ "verb": "Delete" }])), Some("spec.emergencyStop[0].reason: Required value")),
+        (stops(json!([{ "reason": "r" }])), Some("verb: Required value")),
+        (
+            stops(json!([{ "verb": "Reboot", "reason": "r" }])),
+            Some(
+                r#"spec.emergencyStop[0].verb: Unsupported value: "Reboot": supported values: "Provision", "Delete", "All""#,
+            ),
+        ),
+        (
+            stops(json!([{ "verb": "All", "reason": "r" }, { "verb": "All", "reason": "s" }])),
+            Some(r#"spec.emergencyStop[1]: Duplicate value: {"verb":"All"}"#),
+        ),
+        (
+            stops(json!([{ "verb": "All", "reason": "r", "until": "tomorrow" }])),
+            Some("spec.emergencyStop[0].until"),
+        ),
+        (stops(json!([{ "verb": "All", "reason": " " }])), Some("spec.emergencyStop[0].reason")),
+        (
+            stops(json!([{ "verb": "All", "reason": "r".repeat(201) }])),
+            Some("spec.emergencyStop[0].reason: Too long"),
+        ),
     ]
 }
 

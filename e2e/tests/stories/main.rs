@@ -28,3 +28,4 @@ mod region;
 mod resized;
 mod sandbox;
 mod sixty;
+mod stopped;

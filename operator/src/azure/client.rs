@@ -28,6 +28,7 @@ use super::{
 use crate::{
     bulkhead::{Cell, Gate, Rates},
     causes,
+    controller::{stop::Ban, trouble::Trouble},
     metrics::{ByCall, Metrics},
 };
 
@@ -151,6 +152,8 @@ pub struct Arm {
     /// The rates of this identity.
     pub(super) gate: Arc<Gate>,
     pub(super) cell: Arc<Cell>,
+    /// What it refuses to do for now.
+    ban: Ban,
 }
 
 /// Longest list that is read, pages.
@@ -195,12 +198,18 @@ impl Arm {
         );
         let args = &arms.args;
         let gate = Gate::new(Rates::new(args.azure_reads_per_second, args.azure_writes_per_second));
-        Ok(Self { identity, credential, pipeline, metrics: arms.metrics.clone(), gate, cell })
+        let (metrics, ban) = (arms.metrics.clone(), Ban::default());
+        Ok(Self { identity, credential, pipeline, metrics, gate, cell, ban })
     }
 
     /// The same client for what belongs to another cell.
     pub fn in_cell(&self, cell: Arc<Cell>) -> Arc<Self> {
         Arc::new(Self { cell, ..self.clone() })
+    }
+
+    /// The same client, which refuses what is forbidden. Reads, polls and actions that only read go on.
+    pub fn under(self: &Arc<Self>, ban: &Ban) -> Arc<Self> {
+        if self.ban == *ban { self.clone() } else { Arc::new(Self { ban: ban.clone(), ..(**self).clone() }) }
     }
 
     /// Where its calls are counted.
@@ -248,12 +257,14 @@ impl Arm {
         body: &Value,
         unless: Unless,
     ) -> Result<Begun, ArmError> {
+        forbidden(self.ban.writes.as_ref())?;
         let answer = self.call(Method::Put, &path(id, api_version), id, Some(body), unless).await?;
         Ok(operation::begun(&answer))
     }
 
     /// Deletes a resource. One that is not there is as good as deleted.
     pub async fn delete(&self, id: &str, api_version: &str) -> Result<Begun, ArmError> {
+        forbidden(self.ban.deletions.as_ref())?;
         match self.call(Method::Delete, &path(id, api_version), id, None, Unless::Never).await {
             Ok(answer) => Ok(operation::begun(&answer)),
             Err(error) if error.class() == Class::Missing => Ok(Begun::Done(Value::Null)),
@@ -356,6 +367,10 @@ impl Arm {
     }
 }
 
+fn forbidden(why: Option<&Trouble>) -> Result<(), ArmError> {
+    why.map_or(Ok(()), |trouble| Err(ArmError::Forbidden(trouble.clone())))
+}
+
 fn json(answer: &Answer) -> Result<Value, ArmError> {
     serde_json::from_slice(&answer.body).map_err(|e| ArmError::NoAnswer(format!("not JSON: {e}")))
 }
@@ -428,6 +443,29 @@ mod tests {
             let text = error.to_string();
             assert!(text.contains(path) && text.contains(expect), "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_forbidden_is_not_even_tried() {
+        let args = AzureArgs {
+            azure_client_id: Some("c".to_owned()),
+            // Only has to be there: nobody asks for a token.
+            azure_federated_token_file: concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into(),
+            azure_ca_file: None,
+            azure_reads_per_second: 25,
+            azure_writes_per_second: 10,
+        };
+        let arm = Arms::new(args, Arc::default())
+            .unwrap()
+            .client("t", None, Cells::new(1, Arc::default()).reef("r"))
+            .unwrap();
+        assert!(Arc::ptr_eq(&arm, &arm.under(&Ban::default())));
+        let why = |what: &str| Trouble::new(reef_crds::condition::Reason::EmergencyStop, what);
+        let ban = Ban { writes: Some(why("all")), deletions: Some(why("delete")) };
+        let arm = arm.under(&ban);
+        let put = arm.put("/a", "v", &Value::Null, Unless::Never).await;
+        assert_eq!(put.err(), Some(ArmError::Forbidden(why("all"))));
+        assert_eq!(arm.delete("/a", "v").await.err(), Some(ArmError::Forbidden(why("delete"))));
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::controller::trouble::Trouble;
+
 /// How to go on after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -79,6 +81,9 @@ pub enum ArmError {
         /// ARM's text, one line.
         message: String,
     },
+    /// Nothing was called: an emergency stop or a pause forbids it.
+    #[error("{}", .0.message)]
+    Forbidden(Trouble),
 }
 
 impl ArmError {
@@ -110,7 +115,9 @@ impl ArmError {
     pub fn class(&self) -> Class {
         match self {
             Self::NoToken { refused: true, .. } => Class::Auth,
-            Self::NoToken { .. } | Self::NoAnswer(_) | Self::HeldBack { .. } => Class::Transient,
+            Self::NoToken { .. } | Self::NoAnswer(_) | Self::HeldBack { .. } | Self::Forbidden(_) => {
+                Class::Transient
+            }
             Self::Queued { .. } => Class::Throttled,
             Self::Answer { status, code, .. } => classify(*status, code),
             // What was accepted and failed often works the next time.
@@ -144,14 +151,18 @@ impl ArmError {
                 | Class::NotRegistered
                 | Class::Missing
         );
-        by_class || matches!(self, Self::Failed { .. })
+        by_class || matches!(self, Self::Failed { .. } | Self::Forbidden(_))
     }
 
     /// ARM's code; empty where there was no answer.
     pub fn code(&self) -> &str {
         match self {
             Self::Answer { code, .. } | Self::Failed { code, .. } => code,
-            Self::NoToken { .. } | Self::NoAnswer(_) | Self::HeldBack { .. } | Self::Queued { .. } => "",
+            Self::NoToken { .. }
+            | Self::NoAnswer(_)
+            | Self::HeldBack { .. }
+            | Self::Queued { .. }
+            | Self::Forbidden(_) => "",
         }
     }
 

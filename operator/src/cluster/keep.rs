@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{
     azure::compare::exact_difference,
     causes,
-    cluster::drift,
+    cluster::{drift, guard::forbidden},
     controller::{Context, trouble::Trouble},
     metrics::ByOutcome,
     resources::Verdict,
@@ -109,6 +109,10 @@ pub async fn remove_one(context: &Context, client: &Client, manifest: &Manifest)
 /// What a refusal of the reef's API server means.
 pub fn verdict(kind: &str, name: &str, error: &kube::Error) -> Verdict {
     let message = |error: &str| format!("{kind} {name} in the reef's cluster: {error}");
+    if let Some(trouble) = forbidden(error) {
+        let message = format!("{kind} {name} in the reef's cluster is not as wanted: {}", trouble.message);
+        return Verdict::Failed(Trouble::new(trouble.reason, message));
+    }
     match error {
         kube::Error::Api(status) => match status.code {
             // A new cluster gets the kinds of its add-ons, and a new role its effect, after a while.

@@ -1,7 +1,8 @@
 //! The clusters of reefs: how the operator reaches one, as itself, through Entra.
 
+mod breaker;
 pub mod drift;
-mod guard;
+pub mod guard;
 pub mod keep;
 pub mod watch;
 
@@ -26,11 +27,12 @@ use tower::{
     timeout::TimeoutLayer,
 };
 
-use guard::GuardLayer;
+use breaker::BreakerLayer;
 
 use crate::{
     azure::{Arm, ArmError},
     client::proxy,
+    controller::stop::Ban,
     requests::CountLayer,
 };
 
@@ -65,6 +67,15 @@ pub struct ReefCluster {
     pub record: Arc<watch::Record>,
     /// Follows the servers in it for as long as the connection is used.
     _watches: Arc<watch::Watches>,
+}
+
+impl ReefCluster {
+    /// The same, whose client refuses what is forbidden.
+    #[must_use]
+    pub fn under(mut self, ban: &Ban) -> Self {
+        self.client = guard::guarded(self.client, ban);
+        self
+    }
 }
 
 #[derive(Clone)]
@@ -164,7 +175,7 @@ async fn connect(arm: &Arc<Arm>, id: &str, api: &str, host: &str) -> Result<Clie
         .with_layer(&AsyncFilterLayer::new(Bearer(arm.clone())))
         .with_layer(&TimeoutLayer::new(FIRST_BYTE))
         .with_layer(&count)
-        .with_layer(&GuardLayer(arm.cell().clone()))
+        .with_layer(&BreakerLayer(arm.cell().clone()))
         .build())
 }
 

@@ -3,9 +3,11 @@
 pub mod finalizers;
 pub mod hash;
 pub mod objects;
+pub mod pause;
 pub mod requeue;
 pub mod standing;
 pub mod status;
+pub mod stop;
 pub mod trouble;
 pub mod watch;
 

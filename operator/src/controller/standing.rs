@@ -82,11 +82,13 @@ pub fn conditions(
     };
     let mut decided =
         vec![Decided { type_: ConditionType::Ready, status: ready.0, reason: ready.1, message: ready.2 }];
+    let before = resumed(before, ready.1);
     if let Some(bad) = bad {
         let already = true_since(&before, ConditionType::Stalled).is_some();
+        let is_late = is_late(&before, policy, now) && !is_meant(bad.trouble.reason);
         decided.push(progress(
             &bad.trouble,
-            (bad.rank == 0) || is_late(&before, policy, now) || (already && !moved(&before, &standings)),
+            (bad.rank == 0) || is_late || (already && !moved(&before, &standings)),
         ));
     }
     decided.extend(standings.into_iter().map(|s| Decided {
@@ -122,18 +124,35 @@ pub fn held(
     if old.was_ready() && !stalled {
         return None;
     }
-    let before = of_this_spec(old.conditions, old.generation);
+    let before = resumed(of_this_spec(old.conditions, old.generation), trouble.reason);
     let ready = Decided {
         type_: ConditionType::Ready,
         status: Some(false),
         reason: trouble.reason,
         message: trouble.message.clone(),
     };
-    let stalled =
-        stalled || is_late(&before, policy, now) || true_since(&before, ConditionType::Stalled).is_some();
+    let is_late = is_late(&before, policy, now) && !is_meant(trouble.reason);
+    let stalled = stalled || is_late || true_since(&before, ConditionType::Stalled).is_some();
     let mut decided = vec![ready, progress(trouble, stalled)];
     decided.extend(kept.iter().filter_map(|type_| as_it_was(old.conditions, *type_)));
     Some(merge(&before, &decided, old.generation, now))
+}
+
+/// Whether somebody wants that nothing goes on: then no time to wait is too long.
+fn is_meant(reason: Reason) -> bool {
+    matches!(reason, Reason::EmergencyStop | Reason::Paused)
+}
+
+/// The conditions before, for an object that goes on after a stop or a pause: its whole progress deadline begins.
+fn resumed(mut before: Vec<Condition>, reason: Reason) -> Vec<Condition> {
+    let was_stopped = [Reason::EmergencyStop, Reason::Paused].iter().any(|stop| {
+        before.iter().any(|c| c.type_ == ConditionType::Ready.as_str() && c.reason == stop.as_str())
+    });
+    if was_stopped && !is_meant(reason) {
+        let progress = [ConditionType::Reconciling.as_str(), ConditionType::Stalled.as_str()];
+        before.retain(|c| !progress.contains(&c.type_.as_str()));
+    }
+    before
 }
 
 fn as_it_was(old: &[Condition], type_: ConditionType) -> Option<Decided> {
@@ -159,6 +178,37 @@ fn moved(before: &[Condition], standings: &[Standing]) -> bool {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn a_stop_may_last_and_its_time_does_not_count_afterwards() {
+        let policy = Policy {
+            resync: Duration::from_secs(600),
+            progress_deadline: Duration::from_secs(1800),
+            azure_poll: Duration::from_secs(15),
+        };
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let look = |before: &[Condition], reason, now: i64| {
+            let old = Before { conditions: before, observed: Some(1), generation: 1 };
+            let trouble = Trouble::new(reason, "why");
+            let held = held(old, &trouble, false, &[], &policy, at(now)).unwrap();
+            let verdict = Verdict::Failed(trouble);
+            let standings = vec![standing(ConditionType::Placed, &[&verdict])];
+            let reported = conditions(old, standings, "serves", &policy, at(now));
+            let is = |list: &[Condition], type_| true_since(list, type_).is_some();
+            let both = [ConditionType::Reconciling, ConditionType::Stalled].map(|t| is(&held, t));
+            assert_eq!(both, [ConditionType::Reconciling, ConditionType::Stalled].map(|t| is(&reported, t)));
+            (held, both)
+        };
+        for stop in [Reason::EmergencyStop, Reason::Paused] {
+            let (first, _) = look(&[], stop, 0);
+            let (long, shown) = look(&first, stop, 100_000);
+            assert_eq!(shown, [true, false], "{stop}: nobody is late who is told to wait");
+            let (after, shown) = look(&long, Reason::NoReefFits, 100_010);
+            assert_eq!(shown, [true, false], "{stop}: it has just begun again");
+            assert_eq!(look(&after, Reason::NoReefFits, 101_800).1, [true, false]);
+            assert_eq!(look(&after, Reason::NoReefFits, 101_811).1, [false, true], "now it is late");
+        }
+    }
 
     #[test]
     fn a_server_of_which_nothing_is_known_for_long_is_not_said_to_serve() {

@@ -30,6 +30,9 @@ impl Trouble {
 
 /// The reason that a failure of Azure is shown with.
 pub fn reason(error: &ArmError) -> Reason {
+    if let ArmError::Forbidden(trouble) = error {
+        return trouble.reason;
+    }
     let unauthenticated =
         matches!(error, ArmError::NoToken { refused: true, .. } | ArmError::Answer { status: 401, .. });
     match error.class() {

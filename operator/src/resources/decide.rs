@@ -1,5 +1,7 @@
 //! What is to be done with one resource (pure).
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use reef_crds::condition::Reason;
 use serde_json::Value;
@@ -7,7 +9,7 @@ use serde_json::Value;
 use super::{Seen, Verdict, Write, failed, marks, no_less, state};
 use crate::{
     azure::{Unless, compare, operation::is_terminal},
-    controller::trouble::Trouble,
+    controller::{stop::Stops, trouble::Trouble},
     observed::Observed,
 };
 
@@ -96,6 +98,25 @@ fn longer(pointer: &str, wanted: &Value, found: &Value) -> Option<String> {
     (length(wanted) != length(found)).then(|| pointer.trim_start_matches('/').replace('/', "."))
 }
 
+/// Takes the writes out of a plan that may not be done now, and says so. `what` names a part.
+pub fn hold<P: Ord + Copy>(
+    verdicts: &mut BTreeMap<P, Verdict>,
+    writes: &mut Vec<Write<P>>,
+    stops: &Stops,
+    what: impl Fn(P) -> String,
+) {
+    writes.retain(|write| {
+        let is_new = write.found.is_none();
+        let Some(trouble) = (if is_new { stops.creations() } else { stops.everything() }) else {
+            return true;
+        };
+        let how = if is_new { "is not there and is not made" } else { "is not as wanted and is left" };
+        let message = format!("{} {how} ({}): {}", what(write.part), write.why, trouble.message);
+        verdicts.insert(write.part, Verdict::Failed(Trouble::new(trouble.reason, message)));
+        false
+    });
+}
+
 /// A write, unless it has to wait.
 fn write<P>(case: Case<'_, P>, why: String) -> (Verdict, Option<Write<P>>) {
     let what = case.what;
@@ -116,4 +137,46 @@ fn write<P>(case: Case<'_, P>, why: String) -> (Verdict, Option<Write<P>>) {
     let write =
         Write { part: case.part, id, api, body, found, unless, whole: case.whole, grows: case.grows, why };
     (Verdict::Working(format!("{what}: being made or changed")), Some(write))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_stopped_is_held_and_told() {
+        let write = |part: u8, found: Option<Value>| Write {
+            part,
+            id: format!("/{part}"),
+            api: "v",
+            body: json!({}),
+            found,
+            unless: Unless::Never,
+            whole: None,
+            grows: &[],
+            why: "absent".to_owned(),
+        };
+        for (verb, left) in [("Delete", vec![1, 2]), ("Provision", vec![2]), ("All", vec![])] {
+            let region = serde_json::from_value(json!({
+                "metadata": { "name": "west" },
+                "spec": { "location": "west", "azure": { "tenantId": "t", "subscriptionId": "s" }, "dns": { "zoneId": "z" },
+                    "tls": { "secretRef": { "namespace": "n", "name": "s" } },
+                    "emergencyStop": [{ "verb": verb, "reason": "INC-1" }] },
+            }));
+            let stops = Stops::of(&region.unwrap(), &BTreeMap::new(), Timestamp::UNIX_EPOCH);
+            let working = || Verdict::Working("being made".to_owned());
+            let mut verdicts = BTreeMap::from([(1, working()), (2, working()), (3, Verdict::Good)]);
+            let mut writes = vec![write(1, None), write(2, Some(json!({})))];
+            hold(&mut verdicts, &mut writes, &stops, |part| format!("part {part}"));
+            assert_eq!(writes.iter().map(|w| w.part).collect::<Vec<_>>(), left, "{verb}");
+            for part in [1, 2] {
+                let is_told = matches!(&verdicts[&part], Verdict::Failed(t)
+                    if t.reason == Reason::EmergencyStop && t.message.starts_with(&format!("part {part} is not")));
+                assert_eq!(is_told, !left.contains(&part), "{verb}: {:?}", verdicts[&part]);
+            }
+            assert_eq!(verdicts[&3], Verdict::Good);
+        }
+    }
 }

@@ -36,8 +36,12 @@ use super::{
 use crate::{
     azure::Arm,
     causes,
-    controller::{Context, Error, finalizers, objects::key, trouble::Trouble},
-    controllers::reef::{bodies::NAMESPACE, references::Held, teardown::annotated},
+    controller::{Context, Error, finalizers, objects::key, stop, trouble::Trouble},
+    controllers::reef::{
+        bodies::NAMESPACE,
+        references::{Held, stops_now},
+        teardown::annotated,
+    },
     observed::Observed,
     resources::{Pauses, Verdict, act, memory::Memory, observe},
 };
@@ -52,11 +56,15 @@ pub(super) async fn step(
     memory: &mut Memory,
 ) -> Result<Action, Error> {
     let context = &*shared.context;
-    if let Some(trouble) = teardown::may_begin(instance) {
+    let paused = stop::paused(instance.annotations(), Timestamp::now());
+    if let Some(trouble) = teardown::may_begin(instance).filter(|_| paused.is_none()) {
         return held(instance, shared, &trouble, true).await;
     }
     // What has no place was never begun; only a place may be kept for it.
     if instance.status.as_ref().is_none_or(|s| s.placement.is_none()) {
+        if let Some(trouble) = paused {
+            return held(instance, shared, &trouble, false).await;
+        }
         return never_begun(instance, context).await;
     }
     let home = match references::home(context, instance).await? {
@@ -70,6 +78,11 @@ pub(super) async fn step(
     let now = Timestamp::now();
     let spread = f64::from(now.subsec_nanosecond() % 1000) / 1000.0;
     let times = (pauses(context), spread, now);
+    if let Some(trouble) = home.stops.deletions() {
+        // What was begun is followed to its end.
+        observe::poll(&home.arm, memory, times.0, times.1, times.2).await;
+        return held(instance, shared, trouble, false).await;
+    }
     let policy = instance.spec.deletion_policy;
     let begun = instance.status.as_ref().map(begun).unwrap_or_default();
     match advance(context, &home, &inputs, (policy, &begun), memory, times).await? {
@@ -158,6 +171,9 @@ pub async fn advance(
     }
     remains.may_come = may_come(begun, &remains, inputs, memory, times.2);
     let step = teardown::next(policy, inputs, &remains);
+    if let Some(trouble) = stops_now(context, &home.region, &home.stops).await?.deletions() {
+        return Ok(Advance::Held(trouble.clone()));
+    }
     // Before the namespace goes with its copy, and again where there was none.
     let leaves_keys =
         policy == DeletionPolicy::Retain && matches!(step, Step::DeleteWorkload | Step::MakeRetained);

@@ -20,6 +20,7 @@ use crate::{
     controller::{
         Context, Error,
         objects::{Listed, each},
+        stop::Stops,
         trouble::Trouble,
     },
     controllers::reef::{
@@ -60,7 +61,8 @@ pub async fn search(
         let message = format!("spec.regionRef: Region {} is not Ready", region.name_any());
         return Ok(Err(Held(Trouble::new(Reason::ReferenceNotReady, message), false)));
     }
-    let arm = match arm(context, region, context.cells.region(&region.name_any())) {
+    let stops = Stops::of(region, instance.annotations(), now);
+    let arm = match arm(context, region, context.cells.region(&region.name_any()), &stops.ban(true)) {
         Ok(arm) => arm,
         Err(held) => return Ok(Err(held)),
     };
@@ -71,11 +73,16 @@ pub async fn search(
         Ok(reefs) => reefs,
         Err(held) => return Ok(Err(held)),
     };
+    // While nothing may be made, nothing gets a place.
+    let nowhere = |arm| match stops.creations() {
+        Some(trouble) => Err(Held(trouble.clone(), false)),
+        None => Ok(Found::Nowhere(arm)),
+    };
     // While it waits for room it is not made by anybody, so it is not looked for each time.
     let fresh = |at: Timestamp| now.duration_since(at).unsigned_abs() < context.policy.resync;
     let where_ = looked_for(&reefs);
     if memory.nowhere.as_ref().is_some_and(|(at, before)| fresh(*at) && *before == where_) {
-        return Ok(Ok(Found::Nowhere(arm)));
+        return Ok(nowhere(arm));
     }
     memory.nowhere = None;
     Ok(match existing::find(context, &arm, instance, region, &reefs, now).await {
@@ -83,7 +90,7 @@ pub async fn search(
         Ok(Some(found)) => taken_over(instance, region, found, now).map(Found::There),
         Ok(None) => {
             memory.nowhere = Some((now, where_));
-            Ok(Found::Nowhere(arm))
+            nowhere(arm)
         }
     })
 }

@@ -33,10 +33,14 @@ use crate::{
     controller::{
         Context, Error, finalizers,
         objects::key,
-        publish, status, tell_drifts,
+        pause, publish, status, stop, tell_drifts,
         trouble::{Trouble, transition, transition_of},
     },
-    controllers::reef::{bodies::AKS_API, references::Held, teardown::annotated},
+    controllers::reef::{
+        bodies::AKS_API,
+        references::{Held, hold_now},
+        teardown::annotated,
+    },
     resources::{Pauses, Verdict, act, failed, memory::Memory, observe::poll},
 };
 
@@ -217,6 +221,9 @@ async fn work(
     }
     memory.is_doubtful = in_cluster.workload != Verdict::Good;
     let mut plan = plan::plan(&facts);
+    let held_back = (&mut plan.verdicts, &mut plan.writes);
+    let what = |part: Part| part.what().to_owned();
+    let stops = hold_now(context, (&home.region, &home.stops), held_back, what).await?;
     restorable::tell(&home.arm, &inputs, &mut plan).await;
     remember(&plan, &inputs, memory, now);
     let begun = begun(instance, &plan, now);
@@ -224,15 +231,28 @@ async fn work(
         write(instance, shared, next).await?;
     }
     let instance = &CloudInstance { status: begun.or(instance.status.clone()), ..instance.clone() };
+    let done = carry_out(context, home, &mut plan, memory, times).await;
+    let next = report::report(instance, &plan, &seen, &in_cluster, &context.policy, now);
+    write(instance, shared, &next).await?;
+    let pause = again(&plan, &in_cluster, memory, done, times.0, now);
+    Ok(Action::requeue(stops.cap(pause, now)))
+}
+
+/// Does what is planned. True if something is done already, so that what waits for it can go on.
+async fn carry_out(
+    context: &Context,
+    home: &Home,
+    plan: &mut Plan,
+    memory: &mut Memory,
+    times: (Pauses, f64, Timestamp),
+) -> bool {
     let done = act::act(&home.arm, &context.claim, plan.writes.clone(), memory, times).await;
     for write in &plan.writes {
-        if let Some(failure) = memory.failures.get(&write.id).filter(|f| f.retry_at > now) {
+        if let Some(failure) = memory.failures.get(&write.id).filter(|f| f.retry_at > times.2) {
             plan.verdicts.insert(write.part, failed(write.part.what(), &failure.error));
         }
     }
-    let next = report::report(instance, &plan, &seen, &in_cluster, &context.policy, now);
-    write(instance, shared, &next).await?;
-    Ok(Action::requeue(again(&plan, &in_cluster, memory, done, times.0, now)))
+    done
 }
 
 /// Whether something is not as wanted of which only a list tells. It is read by itself before anything follows from it.
@@ -294,7 +314,8 @@ pub async fn connect(context: &Context, home: &Home) -> Result<ReefCluster, Verd
     );
     let unreachable = |error: cluster::Error| Trouble::new(Reason::ClusterUnreachable, error.to_string());
     let connected = context.clusters.get(&home.arm, &id, AKS_API, &host).await;
-    connected.map_err(|error| Verdict::Unknown(unreachable(error)))
+    let cluster = connected.map_err(|error| Verdict::Unknown(unreachable(error)))?;
+    Ok(cluster.under(&home.stops.ban(true)))
 }
 
 /// How it stands in the reef's cluster, after what is to be done there now.
@@ -319,7 +340,8 @@ async fn in_cluster(
         return InCluster::all(&waiting, Done::default());
     };
     let cluster = match connect(context, home).await {
-        Ok(cluster) => cluster,
+        // What never served is not gone on with while nothing may be made.
+        Ok(cluster) => cluster.under(&home.stops.ban(started)),
         Err(verdict) => return InCluster::all(&verdict, Done::default()),
     };
     let wanted = Wanted {
@@ -410,7 +432,8 @@ pub(super) async fn held(
 ) -> Result<Action, Error> {
     let next = report::held(instance, trouble, stalled, &shared.context.policy, Timestamp::now());
     write(instance, shared, &next).await?;
-    Ok(Action::requeue(WAITING.min(shared.context.policy.resync)))
+    let pause = WAITING.min(shared.context.policy.resync);
+    Ok(Action::requeue(stop::cap_by_pause(instance.annotations(), pause, Timestamp::now())))
 }
 
 /// Writes the status if it differs, and tells people of a change.
@@ -432,6 +455,10 @@ async fn write_status(
     let context = &*shared.context;
     let old = instance.status.clone().map(|s| CloudInstanceStatus { conditions: ours(&s.conditions), ..s });
     let api = api(context, instance);
+    let before = old.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
+    let at = (next.observed_generation.unwrap_or(0).max(0), Timestamp::now());
+    let conditions = pause::with(context, instance, &before, next.conditions.clone(), at);
+    let next = &CloudInstanceStatus { conditions, ..next.clone() };
     let written = if as_read {
         status::write_as_read(context, &api, instance, old.as_ref(), next, "cloudinstances/status").await?
     } else {
@@ -440,8 +467,8 @@ async fn write_status(
     if !written {
         return Ok(());
     }
-    let before = old.map(|s| s.conditions).unwrap_or_default();
     resize_waits(instance, shared, &before, next).await;
+    pause::tell(context, &shared.recorder, instance, &before, &next.conditions).await;
     let Some(change) = transition(&before, &next.conditions) else { return Ok(()) };
     tracing::info!(
         controller = super::CONTROLLER,

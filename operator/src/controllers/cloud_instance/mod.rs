@@ -60,7 +60,7 @@ use crate::{
     controller::{
         Context, Reconciles,
         objects::{self, Guarded, key, these},
-        watch,
+        pause, watch,
     },
     resources::memory::Memories,
 };
@@ -100,7 +100,9 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
     let steady = Arc::<steady::Steadies>::default();
     let forget = {
         let (reconciles, memories, steady) = (reconciles.clone(), memories.clone(), steady.clone());
+        let context = context.clone();
         move |instance: &Guarded<CloudInstance>| {
+            pause::forget(&context, instance);
             reconciles.forget(&key(instance));
             memories.take(&instance.uid().unwrap_or_default());
             steady.forget(&instance.uid().unwrap_or_default());
@@ -120,13 +122,14 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
     let metrics = || context.metrics.clone();
     let regions = Api::<PartialObjectMeta<Region>>::all(client.clone());
     let regions = watch::touched(regions, CONTROLLER, "regions", metrics());
+    let stops = watch::stops(&context, CONTROLLER);
     let reefs = Api::<PartialObjectMeta<Reef>>::all(client.clone());
     let reefs = watch::touched(reefs, CONTROLLER, "reefs", metrics());
     let retained = Api::<PartialObjectMeta<RetainedInstance>>::all(client);
     let retained = watch::touched(retained, CONTROLLER, "retainedinstances", metrics());
     let heard = context.heard.lock().unwrap_or_else(PoisonError::into_inner).take();
     let heard = stream::iter(heard).flatten();
-    let (by_region, waiting, kept) = (store.clone(), store.clone(), store.clone());
+    let (by_region, waiting, kept, stopped) = (store.clone(), store.clone(), store.clone(), store.clone());
     let hearing = store.clone();
     Controller::for_stream(instances, store)
         // As many as there are: each reef has its own bound, so that one of them does not use up the others'.
@@ -134,6 +137,7 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
         .watches_stream(regions, move |region| {
             these(&by_region, |i| unplaced(i) && i.spec.region_ref.name == region.name_any())
         })
+        .watches_stream(stops, move |region| these(&stopped, |i| i.spec.region_ref.name == region.name_any()))
         .watches_stream(reefs, move |_| these(&waiting, unplaced))
         .watches_stream(retained, move |_| these(&kept, unplaced))
         .watches_stream_with(heard, move |changed: Changed| in_a_cluster(&hearing, &changed), any_kind())

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use kube::{Api, ResourceExt};
 use reef_crds::{
     CloudInstance, Reef, Region,
@@ -13,7 +14,7 @@ use reef_crds::{
 use super::{bodies::Inputs, names};
 use crate::{
     azure::Arm,
-    controller::{Context, Error, trouble::Trouble},
+    controller::{Context, Error, stop::Stops, trouble::Trouble},
     controllers::reef::references::{Held, arm},
 };
 
@@ -35,8 +36,10 @@ pub struct Home {
     pub region: Region,
     /// The Reef.
     pub reef: Reef,
-    /// The client of Azure.
+    /// The client of Azure, which refuses what is forbidden.
     pub arm: Arc<Arm>,
+    /// What may not be done now.
+    pub stops: Stops,
 }
 
 /// Reads where a placed instance is.
@@ -46,17 +49,23 @@ pub async fn home(context: &Context, instance: &CloudInstance) -> Result<Result<
         Err(held) => return Ok(Err(held)),
     };
     let placement = instance.status.as_ref().and_then(|s| s.placement.as_ref());
-    on_reef(context, region, placement.map_or("", |p| p.reef.as_str())).await
+    let stops = Stops::of(&region, instance.annotations(), Timestamp::now());
+    on_reef(context, (region, stops), placement.map_or("", |p| p.reef.as_str())).await
 }
 
 /// The same for a reef that is known by its name.
-pub async fn on_reef(context: &Context, region: Region, name: &str) -> Result<Result<Home, Held>, Error> {
+pub async fn on_reef(
+    context: &Context,
+    (region, stops): (Region, Stops),
+    name: &str,
+) -> Result<Result<Home, Held>, Error> {
     let api = Api::<Reef>::all(context.client.clone());
     let Some(reef) = api.get_opt(name).await.map_err(Error::api("read the Reef"))? else {
         let message = format!("status.placement: Reef {name} does not exist: apply its manifest again");
         return Ok(Err(Held(Trouble::new(Reason::ReferenceNotFound, message), true)));
     };
-    Ok(arm(context, &region, context.cells.reef(name)).map(|arm| Home { region, reef, arm }))
+    let arm = arm(context, &region, context.cells.reef(name), &stops.ban(true));
+    Ok(arm.map(|arm| Home { region, reef, arm, stops }))
 }
 
 /// Why a reef cannot hold an instance yet: something of it is not known.

@@ -14,7 +14,8 @@ use super::{
     references::{self, References},
 };
 use crate::{
-    controller::{Context, trouble::Trouble},
+    cluster::guard::guarded,
+    controller::{Context, stop::Ban, trouble::Trouble},
     observed::Observed,
     resources::{Seen, Verdict},
 };
@@ -26,7 +27,7 @@ const LONGEST_IN_CLUSTER: Duration = Duration::from_secs(30);
 pub async fn cluster(
     context: &Context,
     inputs: &Inputs,
-    references: &References,
+    (references, ban): (&References, &Ban),
     seen: &BTreeMap<Part, Seen>,
 ) -> InCluster {
     let present = |part: Part| match seen.get(&part).map(|s| &s.state) {
@@ -53,6 +54,7 @@ pub async fn cluster(
             return InCluster::trouble(Verdict::Unknown(trouble));
         }
     };
+    let client = guarded(connected.client, ban);
     let certificate = references::certificate(context, &references.region, Timestamp::now()).await;
     let agent = present(Part::AgentIdentity).and_then(|a| a["properties"]["clientId"].as_str());
     let manifests = manifests::all(&manifests::Inputs {
@@ -69,11 +71,11 @@ pub async fn cluster(
         state.is_some_and(|s| s.eq_ignore_ascii_case("Succeeded"))
     };
     let keep = async {
-        let found = in_cluster::keep(context, &connected.client, &manifests).await;
+        let found = in_cluster::keep(context, &client, &manifests).await;
         if found.objects != Verdict::Good {
             return found;
         }
-        let keys = keys::keep(context, (&references.arm, &connected.client), inputs, is_there).await;
+        let keys = keys::keep(context, (&references.arm, &client), inputs, is_there).await;
         InCluster { objects: keys, ..found }
     };
     let found = tokio::time::timeout(LONGEST_IN_CLUSTER, keep).await.unwrap_or_else(|_| {

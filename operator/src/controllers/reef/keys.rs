@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     azure::Arm,
+    cluster::{guard::forbidden, keep::verdict},
     controller::{Context, trouble::Trouble},
     metrics::ByOutcome,
     resources::Verdict,
@@ -76,6 +77,9 @@ pub async fn keep(
 }
 
 fn unreachable(name: &str, error: &kube::Error) -> Verdict {
+    if forbidden(error).is_some() {
+        return verdict("Secret", name, error);
+    }
     let message = format!("Secret {name} in the reef's cluster: {error}");
     Verdict::Unknown(Trouble::new(Reason::ClusterUnreachable, message))
 }

@@ -19,7 +19,8 @@ use reef_crds::{
 };
 
 use super::{
-    Shared, begin,
+    Shared,
+    begin::{self, Existing},
     bodies::Inputs,
     delete, furnish,
     in_cluster::InCluster,
@@ -37,7 +38,9 @@ use crate::{
     controller::{
         Context, Error, finalizers,
         objects::{Listed, each},
-        publish, status, tell_drifts,
+        pause, publish, status,
+        stop::{self, Stops},
+        tell_drifts,
         trouble::{Trouble, transition},
     },
     observed::Observed,
@@ -108,7 +111,10 @@ async fn work(
     inputs.operator = arm.principal().await.ok();
     poll(arm, memory, pauses, spread, now).await;
     let seen = observe::parts(arm, &inputs, memory, pauses, spread, now).await;
-    let in_cluster = furnish::cluster(context, &inputs, references, &seen).await;
+    let was_in_service =
+        reef.status.as_ref().is_some_and(|s| s.gateway.as_ref().is_some_and(|g| g.address.is_some()));
+    let ban = references.stops.ban(was_in_service);
+    let in_cluster = furnish::cluster(context, &inputs, (references, &ban), &seen).await;
     tell_drifts(context, &shared.recorder, &reef.object_ref(&()), &inputs.reef).await;
     inputs.gateway =
         in_cluster.address.clone().or_else(|| reef.status.as_ref()?.gateway.as_ref()?.address.clone());
@@ -121,6 +127,8 @@ async fn work(
         now,
     };
     let mut plan = plan::plan(&facts);
+    let at = (&references.region, &references.stops);
+    let stops = references::hold_now(context, at, (&mut plan.verdicts, &mut plan.writes), Part::what).await?;
     let good = plan.verdicts.iter().filter(|(_, verdict)| **verdict == Verdict::Good);
     good.for_each(|(part, _)| memory.settled(&inputs.id(*part)));
     if let Some(next) = rename(reef, context, &inputs, &seen) {
@@ -140,7 +148,8 @@ async fn work(
     let around = Around { in_cluster: &in_cluster, held_back };
     let next = report::report(reef, &inputs, &plan, &seen, around, &context.policy, now);
     write(reef, shared, &next).await?;
-    Ok(Action::requeue(again(&plan, &in_cluster, memory, &seen, done, pauses, now)))
+    let pause = again(&plan, &in_cluster, memory, &seen, done, pauses, now);
+    Ok(Action::requeue(stops.cap(pause, now)))
 }
 
 /// When to look again.
@@ -212,6 +221,10 @@ async fn begun(
     }
     let context = &*shared.context;
     let existing = &references.existing;
+    // One that exists in Azure is not new.
+    if let Some(trouble) = references.stops.creations().filter(|_| *existing == Existing::default()) {
+        return Ok(Err(Held(trouble.clone(), false)));
+    }
     let turn = shared.allocation.lock().await;
     let mut taken = taken(context, reef).await?;
     match references::networks(references, reef, &context.fleet).await {
@@ -292,7 +305,8 @@ fn inputs(context: &Context, reef: &Reef, region: &Region, class: ReefClassSpec)
 async fn held(reef: &Reef, shared: &Shared, trouble: &Trouble, stalled: bool) -> Result<Action, Error> {
     let next = report::held(reef, trouble, stalled, &shared.context.policy, Timestamp::now());
     write(reef, shared, &next).await?;
-    Ok(Action::requeue(WAITING.min(shared.context.policy.resync)))
+    let pause = WAITING.min(shared.context.policy.resync);
+    Ok(Action::requeue(stop::cap_by_pause(reef.annotations(), pause, Timestamp::now())))
 }
 
 /// Writes the status if it differs, and tells people of a change.
@@ -302,11 +316,14 @@ async fn write(reef: &Reef, shared: &Shared, next: &ReefStatus) -> Result<(), Er
     // Reservations are written by whoever places instances, with the version that was read; never from here.
     let without = |s: ReefStatus| ReefStatus { reservations: Vec::new(), ..s };
     let old = reef.status.clone().map(|s| without(ReefStatus { conditions: ours(&s.conditions), ..s }));
-    let next = &without(next.clone());
-    if !status::write(context, &api, reef, old.as_ref(), next, "reefs/status").await? {
+    let mut next = without(next.clone());
+    let before = old.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
+    let at = (next.observed_generation.unwrap_or(0).max(0), Timestamp::now());
+    next.conditions = pause::with(context, reef, &before, next.conditions, at);
+    if !status::write(context, &api, reef, old.as_ref(), &next, "reefs/status").await? {
         return Ok(());
     }
-    let before = old.map(|s| s.conditions).unwrap_or_default();
+    pause::tell(context, &shared.recorder, reef, &before, &next.conditions).await;
     let Some(change) = transition(&before, &next.conditions) else { return Ok(()) };
     tracing::info!(
         controller = super::CONTROLLER,
@@ -328,26 +345,39 @@ async fn write(reef: &Reef, shared: &Shared, next: &ReefStatus) -> Result<(), Er
 /// One step of a deletion.
 async fn remove(reef: &Reef, shared: &Shared, memory: &mut Memory) -> Result<Action, Error> {
     let context = &*shared.context;
-    if let Some(trouble) = teardown::may_begin(reef) {
-        return held(reef, shared, &trouble, true).await;
-    }
-    if let Some(trouble) = tenants::in_the_way(context, reef).await? {
-        return held(reef, shared, &trouble, true).await;
+    let forbidden = stop::paused(reef.annotations(), Timestamp::now());
+    if forbidden.is_none() {
+        if let Some(trouble) = teardown::may_begin(reef) {
+            return held(reef, shared, &trouble, true).await;
+        }
+        if let Some(trouble) = tenants::in_the_way(context, reef).await? {
+            return held(reef, shared, &trouble, true).await;
+        }
     }
     // What has no names was never begun.
     if reef.status.as_ref().is_none_or(|s| s.resource_group.is_none()) {
+        if let Some(trouble) = forbidden {
+            return held(reef, shared, &trouble, false).await;
+        }
         return finish(reef, context, "nothing was made for it").await;
     }
     let region = match references::region(context, reef).await? {
         Ok(region) => region,
         Err(Held(trouble, stalled)) => return held(reef, shared, &trouble, stalled).await,
     };
-    let arm = match references::arm(context, &region, context.cells.reef(&reef.name_any())) {
+    let (pauses, now) = (pauses(context), Timestamp::now());
+    let stops = Stops::of(&region, reef.annotations(), now);
+    let cell = context.cells.reef(&reef.name_any());
+    let arm = match references::arm(context, &region, cell, &stops.ban(true)) {
         Ok(arm) => arm,
         Err(Held(trouble, stalled)) => return held(reef, shared, &trouble, stalled).await,
     };
+    if let Some(trouble) = stops.deletions() {
+        // What was begun is followed to its end.
+        poll(&arm, memory, pauses, spread(now), now).await;
+        return held(reef, shared, trouble, false).await;
+    }
     let inputs = inputs(context, reef, &region, no_class());
-    let (pauses, now) = (pauses(context), Timestamp::now());
     let step = delete::step(reef, &arm, &context.claim, &inputs, memory, (pauses, spread(now), now)).await;
     match step {
         Step::Done(why) => {

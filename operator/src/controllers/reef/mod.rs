@@ -43,7 +43,7 @@ use crate::{
     controller::{
         Context, Reconciles,
         objects::{self, Guarded, these},
-        watch,
+        pause, watch,
     },
     resources::memory::Memories,
 };
@@ -71,6 +71,7 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
     });
     let gone = shared.clone();
     let forget = move |reef: &Guarded<Reef>| {
+        pause::forget(&gone.context, reef);
         gone.reconciles.forget(&reef.name_any());
         gone.memories.take(&reef.uid().unwrap_or_default());
         gone.context.cells.forget(&reef.name_any());

@@ -22,10 +22,14 @@ use super::{
 use crate::{
     azure::Arm,
     bulkhead::Cell,
-    controller::{Context, Error, trouble::Trouble},
+    controller::{
+        Context, Error,
+        stop::{Ban, Stops},
+        trouble::Trouble,
+    },
     controllers::region::certificate,
     observed::Observed,
-    resources::observe::observed,
+    resources::{Verdict, Write, decide::hold, observe::observed},
 };
 
 /// What was found.
@@ -40,6 +44,8 @@ pub struct References {
     pub revision: (String, ReefClassSpec),
     /// What exists already for a reef that has no names yet.
     pub existing: Existing,
+    /// What may not be done now.
+    pub stops: Stops,
 }
 
 /// Why a Reef cannot be begun, and whether only a human can help.
@@ -57,11 +63,12 @@ pub async fn region(context: &Context, reef: &Reef) -> Result<Result<Region, Hel
     }))
 }
 
-/// The client of Azure for a Region, for what is in this cell.
-pub fn arm(context: &Context, region: &Region, cell: Arc<Cell>) -> Result<Arc<Arm>, Held> {
+/// The client of Azure for a Region, for what is in this cell, which refuses what is forbidden.
+pub fn arm(context: &Context, region: &Region, cell: Arc<Cell>, ban: &Ban) -> Result<Arc<Arm>, Held> {
     let azure = &region.spec.azure;
     let arm = context.arms.client(&azure.tenant_id, azure.client_id.as_deref(), cell);
-    arm.map_err(|error| Held(Trouble::azure("spec.azure of the Region", &error), false))
+    arm.map(|arm| arm.under(ban))
+        .map_err(|error| Held(Trouble::azure("spec.azure of the Region", &error), false))
 }
 
 /// Reads all that a Reef needs to be made or kept.
@@ -87,7 +94,8 @@ pub async fn all(context: &Context, reef: &Reef) -> Result<Result<References, He
             return Ok(Err(Held(Trouble::new(Reason::SpecInvalid, format!("Region: {error}")), true)));
         }
     };
-    let arm = match arm(context, &region, context.cells.reef(&reef.name_any())) {
+    let stops = Stops::of(&region, reef.annotations(), Timestamp::now());
+    let arm = match arm(context, &region, context.cells.reef(&reef.name_any()), &stops.ban(true)) {
         Ok(arm) => arm,
         Err(held) => return Ok(Err(held)),
     };
@@ -100,7 +108,30 @@ pub async fn all(context: &Context, reef: &Reef) -> Result<Result<References, He
         }
     };
     let revision = revision(context, reef, existing.revision.as_deref()).await?;
-    Ok(revision.map(|revision| References { region, addresses, arm, revision, existing }))
+    Ok(revision.map(|revision| References { region, addresses, arm, revision, existing, stops }))
+}
+
+/// What may not be done now, asked once more before something is done in Azure: a look may take a minute, and an emergency
+/// stop is not to wait for its end.
+pub async fn stops_now(context: &Context, region: &Region, stops: &Stops) -> Result<Stops, Error> {
+    let api = Api::<Region>::all(context.client.clone());
+    let found = api.get_opt(&region.name_any()).await.map_err(Error::api("read the Region"))?;
+    Ok(stops.renewed(found.as_ref().unwrap_or(region), Timestamp::now()))
+}
+
+/// Takes out of a plan what may not be written by now; what may not be done now.
+pub async fn hold_now<P: Ord + Copy>(
+    context: &Context,
+    (region, stops): (&Region, &Stops),
+    (verdicts, writes): (&mut BTreeMap<P, Verdict>, &mut Vec<Write<P>>),
+    what: impl Fn(P) -> String,
+) -> Result<Stops, Error> {
+    if writes.is_empty() {
+        return Ok(stops.clone());
+    }
+    let stops = stops_now(context, region, stops).await?;
+    hold(verdicts, writes, &stops, what);
+    Ok(stops)
 }
 
 /// The subscription that a reef is to be in.

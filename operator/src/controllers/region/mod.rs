@@ -21,6 +21,7 @@ use kube::{
 };
 use reef_crds::{
     CloudInstance, Reef, Region, RegionStatus, RetainedInstance, condition::ours, meta::REGION_FINALIZER,
+    region::Verb,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -29,11 +30,11 @@ use crate::{
     controller::{
         Context, Error, Reconciles, finalizers,
         objects::{self, Guarded, these},
-        publish, status,
+        pause, publish, status, stop,
         trouble::transition,
         watch,
     },
-    metrics::ByRegion,
+    metrics::{ByRegion, ByStop},
 };
 
 const CONTROLLER: &str = "region";
@@ -53,7 +54,10 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
         context: context.clone(),
     });
     let gone = shared.clone();
-    let forget = move |region: &Guarded<Region>| forget(&region.name_any(), &gone);
+    let forget = move |region: &Guarded<Region>| {
+        pause::forget(&gone.context, region);
+        forget(&region.name_any(), &gone);
+    };
     let (store, regions) = objects::follow(&context, (CONTROLLER, "regions"), readiness, forget);
     // Secrets elsewhere are read when a Region is looked at; watching them all would mean reading them all.
     let secrets = Api::<PartialObjectMeta<Secret>>::namespaced(client.clone(), &context.namespace);
@@ -78,6 +82,7 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
 
 fn forget(name: &str, shared: &Shared) {
     shared.context.metrics.certificate_not_after.remove(&ByRegion { region: name.to_owned() });
+    show_stops(name, &[], &shared.context);
     shared.reconciles.forget(&name.to_owned());
 }
 
@@ -108,7 +113,7 @@ async fn look(region: &Region, shared: &Shared) -> Result<Action, Error> {
     let next = report::report(region, &plan, &context.policy, now);
     write(region, &next, shared).await?;
     gauge(region, &next, context);
-    Ok(Action::requeue(plan.look_again))
+    Ok(Action::requeue(stop::cap_for_region(region, plan.look_again, now)))
 }
 
 /// A Region goes when nothing refers to it any more, and takes nothing with it.
@@ -116,6 +121,11 @@ async fn remove(region: &Region, shared: &Shared) -> Result<Action, Error> {
     let context = &*shared.context;
     if !finalizers::has(region, REGION_FINALIZER) {
         return Ok(Action::await_change());
+    }
+    let now = Timestamp::now();
+    if let Some(trouble) = stop::paused(region.annotations(), now) {
+        write(region, &report::going(region, &trouble, now), shared).await?;
+        return Ok(Action::requeue(stop::cap_for_region(region, plan::WAITING, now)));
     }
     let name = region.name_any();
     // From the API server itself: an empty cache is no empty region.
@@ -142,16 +152,23 @@ async fn remove(region: &Region, shared: &Shared) -> Result<Action, Error> {
         finalizers::remove(context, &Api::all(context.client.clone()), region, REGION_FINALIZER).await?;
         return Ok(Action::await_change());
     }
-    let next = report::deleting(region, &users, Timestamp::now());
+    let next = report::deleting(region, &users, now);
     write(region, &next, shared).await?;
-    Ok(Action::requeue(plan::WAITING))
+    Ok(Action::requeue(stop::cap_for_region(region, plan::WAITING, now)))
 }
 
 /// Writes the status if it differs, and tells people of a change.
 async fn write(region: &Region, next: &RegionStatus, shared: &Shared) -> Result<(), Error> {
     let api = Api::<Region>::all(shared.context.client.clone());
     let old = region.status.clone().map(|s| RegionStatus { conditions: ours(&s.conditions), ..s });
+    let (now, generation) = (Timestamp::now(), next.observed_generation.unwrap_or(0).max(0));
+    let before = old.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+    let conditions = stop::with_stops(next.conditions.clone(), before, region, generation, now);
+    let conditions = pause::with(&shared.context, region, before, conditions, (generation, now));
+    let next = &RegionStatus { conditions, ..next.clone() };
+    show_stops(&region.name_any(), &stop::verbs(region, now), &shared.context);
     if status::write(&shared.context, &api, region, old.as_ref(), next, "regions/status").await? {
+        pause::tell(&shared.context, &shared.recorder, region, before, &next.conditions).await;
         announce(region, next, shared).await;
     }
     Ok(())
@@ -176,6 +193,18 @@ async fn announce(region: &Region, next: &RegionStatus, shared: &Shared) {
     }
     let reference = region.object_ref(&());
     publish(&shared.recorder, &reference, change.reason, !change.ready, "Reconcile", &change.message).await;
+}
+
+/// Shows which verbs are stopped in the metrics.
+fn show_stops(region: &str, stopped: &[Verb], context: &Context) {
+    for verb in [Verb::Provision, Verb::Delete, Verb::All] {
+        let by = ByStop { region: region.to_owned(), verb: verb.as_str() };
+        if stopped.contains(&verb) {
+            context.metrics.emergency_stop.get_or_create(&by).set(1);
+        } else {
+            context.metrics.emergency_stop.remove(&by);
+        }
+    }
 }
 
 fn gauge(region: &Region, status: &RegionStatus, context: &Context) {

@@ -137,19 +137,23 @@ fn certificate(verdict: &Verdict<Certificate>, old: Option<CertificateStatus>) -
 
 /// The status of a Region that is being deleted while Reefs refer to it.
 pub fn deleting(region: &Region, users: &[String], now: Timestamp) -> RegionStatus {
-    let generation = region.metadata.generation.unwrap_or(0);
-    let old = region.status.clone().unwrap_or_default();
     let some: Vec<_> = users.iter().take(5).cloned().collect();
     let message =
         format!("deletion waits for {} objects that refer to this Region: {}", users.len(), some.join(", "));
-    let trouble = Trouble::new(Reason::DeletionBlocked, message);
+    going(region, &Trouble::new(Reason::DeletionBlocked, message), now)
+}
+
+/// The status of a Region that is being deleted and cannot go yet.
+pub fn going(region: &Region, trouble: &Trouble, now: Timestamp) -> RegionStatus {
+    let generation = region.metadata.generation.unwrap_or(0);
+    let old = region.status.clone().unwrap_or_default();
     let ready = Decided {
         type_: ConditionType::Ready,
         status: Some(false),
         reason: trouble.reason,
         message: trouble.message.clone(),
     };
-    let decided = [ready, progress(&trouble, false)];
+    let decided = [ready, progress(trouble, false)];
     RegionStatus {
         observed_generation: Some(generation),
         conditions: merge(&old.conditions, &decided, generation, now),

@@ -19,9 +19,10 @@ use super::{
 use crate::{
     azure::Arm,
     controller::{
-        Context, Error, finalizers, publish,
+        Context, Error, finalizers, pause, publish,
         standing::{self, Before},
         status,
+        stop::{self, Stops},
         trouble::{Trouble, transition},
     },
     controllers::cloud_instance::{keys::remove_copy, look::connect, names, references::on_reef},
@@ -55,14 +56,14 @@ pub async fn look(retained: &RetainedInstance, shared: &Shared) -> Result<Action
     }
     let is_removed = retained.status.as_ref().is_some_and(|s| s.removed);
     let spent = is_removed && plan::leaves_nothing(retained);
-    if let Some(trouble) = plan::may_begin(retained).filter(|_| deleting && !spent) {
+    let now = Timestamp::now();
+    let is_paused = stop::paused(retained.annotations(), now).is_some();
+    if let Some(trouble) = plan::may_begin(retained).filter(|_| deleting && !spent && !is_paused) {
         return held(retained, shared, &trouble, true).await;
     }
-    let name = &retained.spec.region_ref.name;
-    let regions = Api::<Region>::all(context.client.clone());
-    let Some(region) = regions.get_opt(name).await.map_err(Error::api("read the Region"))? else {
-        let message = format!("spec.regionRef: Region {name} does not exist: apply its manifest again");
-        return held(retained, shared, &Trouble::new(Reason::ReferenceNotFound, message), false).await;
+    let region = match region(context, retained).await? {
+        Ok(region) => region,
+        Err(Held(trouble, stalled)) => return held(retained, shared, &trouble, stalled).await,
     };
     let origin = &retained.spec.origin;
     let instances = Api::<CloudInstance>::namespaced(context.client.clone(), &origin.namespace);
@@ -71,31 +72,61 @@ pub async fn look(retained: &RetainedInstance, shared: &Shared) -> Result<Action
         return held(retained, shared, &trouble, true).await;
     }
     let uid = retained.uid().unwrap_or_default();
-    if let Some(tombstone) = retained.spec.tombstone.as_ref().filter(|_| !is_removed) {
-        let policy = if deleting { DeletionPolicy::Delete } else { tombstone.deletion_policy };
-        let mut memory = shared.memories.take(&uid);
-        let result = tombstone::bury(retained, shared, region, policy, &mut memory).await;
-        shared.memories.put(&uid, memory);
-        return result;
-    }
+    let is_buried = retained.spec.tombstone.is_none() || is_removed;
+    let stops = Stops::of(&region, retained.annotations(), now);
     let cell = context.cells.reef(&retained.spec.reef_ref.name);
-    let arm = match arm(context, &region, cell) {
+    let arm = match arm(context, &region, cell, &stops.ban(true)) {
         Ok(arm) => arm,
         Err(Held(trouble, stalled)) => return held(retained, shared, &trouble, stalled).await,
     };
+    if let Some(trouble) = stops.deletions().filter(|_| deleting || spent || !is_buried) {
+        follow(shared, &arm, &uid, now).await;
+        return held(retained, shared, trouble, false).await;
+    }
+    if let Some(tombstone) = retained.spec.tombstone.as_ref().filter(|_| !is_removed) {
+        let policy = if deleting { DeletionPolicy::Delete } else { tombstone.deletion_policy };
+        let mut memory = shared.memories.take(&uid);
+        let result = tombstone::bury(retained, shared, (region, stops), policy, &mut memory).await;
+        shared.memories.put(&uid, memory);
+        return result;
+    }
     if spent && !deleting {
-        api.delete(&retained.name_any(), &DeleteParams::default())
-            .await
-            .map_err(Error::api("delete the RetainedInstance"))?;
-        return Ok(Action::await_change());
+        let gone = api.delete(&retained.name_any(), &DeleteParams::default()).await;
+        return gone.map(|_| Action::await_change()).map_err(Error::api("delete the RetainedInstance"));
     }
     if !deleting {
-        return keep(retained, shared, &arm).await;
+        return keep(retained, shared, &arm, &stops).await;
     }
     let mut memory = shared.memories.take(&uid);
-    let result = remove(retained, shared, (&arm, region), &mut memory).await;
+    let result = remove(retained, shared, (&arm, region, stops), &mut memory).await;
     shared.memories.put(&uid, memory);
     result
+}
+
+/// What was begun is followed to its end.
+async fn follow(shared: &Shared, arm: &Arc<Arm>, uid: &str, now: Timestamp) {
+    let mut memory = shared.memories.take(uid);
+    poll(arm, &mut memory, pauses(&shared.context), spread(now), now).await;
+    shared.memories.put(uid, memory);
+}
+
+async fn region(context: &Context, retained: &RetainedInstance) -> Result<Result<Region, Held>, Error> {
+    let name = &retained.spec.region_ref.name;
+    let regions = Api::<Region>::all(context.client.clone());
+    let found = regions.get_opt(name).await.map_err(Error::api("read the Region"))?;
+    Ok(found.ok_or_else(|| {
+        let message = format!("spec.regionRef: Region {name} does not exist: apply its manifest again");
+        Held(Trouble::new(Reason::ReferenceNotFound, message), false)
+    }))
+}
+
+fn pauses(context: &Context) -> Pauses {
+    Pauses { poll: context.policy.azure_poll, resync: context.policy.resync }
+}
+
+/// Any spread will do; the clock's last digits differ from look to look.
+fn spread(now: Timestamp) -> f64 {
+    f64::from(now.subsec_nanosecond() % 1000) / 1000.0
 }
 
 /// The version of the API of a part.
@@ -106,7 +137,12 @@ const fn version(part: Part) -> &'static str {
     }
 }
 
-async fn keep(retained: &RetainedInstance, shared: &Shared, arm: &Arc<Arm>) -> Result<Action, Error> {
+async fn keep(
+    retained: &RetainedInstance,
+    shared: &Shared,
+    arm: &Arc<Arm>,
+    stops: &Stops,
+) -> Result<Action, Error> {
     let context = &*shared.context;
     let look = async |part: Part| {
         let id = part.id(retained);
@@ -135,19 +171,18 @@ async fn keep(retained: &RetainedInstance, shared: &Shared, arm: &Arc<Arm>) -> R
     let now = Timestamp::now();
     let conditions = standing::conditions(before, standings, well, &context.policy, now);
     write(retained, shared, &with(retained, conditions)).await?;
-    Ok(Action::requeue(context.policy.resync))
+    Ok(Action::requeue(stops.cap(context.policy.resync, now)))
 }
 
 async fn remove(
     retained: &RetainedInstance,
     shared: &Shared,
-    (arm, region): (&Arc<Arm>, Region),
+    (arm, region, stops): (&Arc<Arm>, Region, Stops),
     memory: &mut Memory,
 ) -> Result<Action, Error> {
     let context = &*shared.context;
     let now = Timestamp::now();
-    let spread = f64::from(now.subsec_nanosecond() % 1000) / 1000.0;
-    let pauses = Pauses { poll: context.policy.azure_poll, resync: context.policy.resync };
+    let (pauses, spread) = (pauses(context), spread(now));
     poll(arm, memory, pauses, spread, now).await;
     let get = async |part: Part| observed(arm.get(part.id(retained), version(part)).await);
     let identity = plan::identity(retained, &context.fleet);
@@ -155,7 +190,7 @@ async fn remove(
     let (identity, database, share) = tokio::join!(identity, get(Part::Database), get(Part::Share));
     match plan::teardown(retained, &context.fleet, [&identity, &database, &share]) {
         Step::Done => {
-            forget_keys(retained, context, region).await?;
+            forget_keys(retained, context, (region, stops)).await?;
             tracing::info!(
                 controller = super::CONTROLLER,
                 name = retained.name_any(),
@@ -185,8 +220,12 @@ async fn remove(
 }
 
 /// Removes the copy of the keys from the reef. What they opened is gone, so a reef that cannot be reached holds up nothing.
-async fn forget_keys(retained: &RetainedInstance, context: &Context, region: Region) -> Result<(), Error> {
-    let Ok(home) = on_reef(context, region, &retained.spec.reef_ref.name).await? else { return Ok(()) };
+async fn forget_keys(
+    retained: &RetainedInstance,
+    context: &Context,
+    at: (Region, Stops),
+) -> Result<(), Error> {
+    let Ok(home) = on_reef(context, at, &retained.spec.reef_ref.name).await? else { return Ok(()) };
     let origin = &retained.spec.origin;
     let hash = names::hash(&context.fleet, &origin.namespace, &origin.name);
     let gone = async { remove_copy(context, &connect(context, &home).await?.client, &hash).await };
@@ -225,7 +264,8 @@ pub(super) async fn held(
     {
         write(retained, shared, &with(retained, conditions)).await?;
     }
-    Ok(Action::requeue(Duration::from_secs(30).min(policy.resync)))
+    let pause = Duration::from_secs(30).min(policy.resync);
+    Ok(Action::requeue(stop::cap_by_pause(retained.annotations(), pause, Timestamp::now())))
 }
 
 /// Writes the status if it differs, and tells people of a change.
@@ -238,10 +278,14 @@ pub(super) async fn write(
     let api = Api::<RetainedInstance>::all(context.client.clone());
     let old = retained.status.clone();
     let old = old.map(|s| RetainedInstanceStatus { conditions: ours(&s.conditions), ..s });
+    let before = old.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
+    let at = (next.observed_generation.unwrap_or(0).max(0), Timestamp::now());
+    let conditions = pause::with(context, retained, &before, next.conditions.clone(), at);
+    let next = &RetainedInstanceStatus { conditions, ..next.clone() };
     if !status::write(context, &api, retained, old.as_ref(), next, "retainedinstances/status").await? {
         return Ok(());
     }
-    let before = old.map(|s| s.conditions).unwrap_or_default();
+    pause::tell(context, &shared.recorder, retained, &before, &next.conditions).await;
     let Some(change) = transition(&before, &next.conditions) else { return Ok(()) };
     if context.claim.check().is_ok() {
         let object = retained.object_ref(&());

@@ -19,7 +19,8 @@ use crate::{
     admin::Readiness,
     controller::{
         Context, Reconciles,
-        objects::{self, Guarded},
+        objects::{self, Guarded, these},
+        pause, watch,
     },
     resources::memory::Memories,
 };
@@ -43,13 +44,19 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
     });
     let gone = shared.clone();
     let forget = move |retained: &Guarded<RetainedInstance>| {
+        pause::forget(&gone.context, retained);
         gone.reconciles.forget(&retained.name_any());
         gone.memories.take(&retained.uid().unwrap_or_default());
     };
     let (store, retained) = objects::follow(&context, (CONTROLLER, "retainedinstances"), readiness, forget);
+    let stops = watch::stops(&context, CONTROLLER);
+    let stopped = store.clone();
     Controller::for_stream(retained, store)
         // As many as there are: each reef has its own bound.
         .with_config(Config::default().concurrency(0))
+        .watches_stream(stops, move |region| {
+            these(&stopped, |kept| kept.spec.region_ref.name == region.name_any())
+        })
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile, |_, never: &Infallible, _| match *never {}, shared)
         .for_each(|result| async move {

@@ -14,7 +14,7 @@ use super::{
     look::{held, with, write},
 };
 use crate::{
-    controller::{Error, trouble::Trouble},
+    controller::{Error, stop::Stops, trouble::Trouble},
     controllers::{
         cloud_instance::{
             delete::{Advance, advance},
@@ -29,13 +29,13 @@ use crate::{
 pub async fn bury(
     retained: &RetainedInstance,
     shared: &Shared,
-    region: Region,
+    at: (Region, Stops),
     policy: DeletionPolicy,
     memory: &mut Memory,
 ) -> Result<Action, Error> {
     let context = &*shared.context;
     let spec = &retained.spec;
-    let home = match on_reef(context, region, &spec.reef_ref.name).await? {
+    let home = match on_reef(context, at, &spec.reef_ref.name).await? {
         Ok(home) => home,
         Err(Held(trouble, stalled)) => return held(retained, shared, &trouble, stalled).await,
     };
