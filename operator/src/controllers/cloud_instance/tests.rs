@@ -192,8 +192,8 @@ fn data_never_gets_less_room_than_it_has() {
         given.change(part, |found| *found.pointer_mut(pointer).unwrap() = larger.clone());
         assert!(given.writes().is_empty(), "{part:?}: somebody gave it more by hand");
         // Something else is to be changed, and it grew once more since it was read.
-        given.inputs.uid = "v".to_owned();
-        given.may_adopt = true;
+        let other = if part == Part::Database { "collation" } else { "accessTier" };
+        given.change(part, |found| found["properties"][other] = json!("another"));
         let plan = given.plan();
         let write = plan.writes.iter().find(|write| write.part == part).unwrap();
         let Observed::Present(found) = &given.seen[&part].state else { panic!("present") };
