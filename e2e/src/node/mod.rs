@@ -19,7 +19,7 @@ mod volumes;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -137,15 +137,18 @@ impl Node {
             addresses: Mutex::default(),
         });
         let port = kubelet::serve(shared.clone(), &identity, &cluster.ca).await?;
-        register(&client, &self.name, port).await?;
-        let beat = heartbeat(client.clone(), self.name.clone(), port);
+        // As in AKS, in a network that pods reach unless a policy says otherwise.
+        let ip = Ipv4Addr::new(10, 224, cluster.index, 4 + self.index);
+        shared.network.add_node(ip, SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        register(&client, &self.name, (ip, port)).await?;
+        let beat = heartbeat(client.clone(), self.name.clone(), (ip, port));
         tokio::spawn(stop.clone().run_until_cancelled_owned(beat));
         tokio::spawn(follow_pods(shared, stop.clone()));
         Ok(())
     }
 }
 
-async fn register(client: &Client, name: &str, port: u16) -> Result<(), Error> {
+async fn register(client: &Client, name: &str, at: (Ipv4Addr, u16)) -> Result<(), Error> {
     let labels = BTreeMap::from([
         ("kubernetes.io/hostname".to_owned(), name.to_owned()),
         ("kubernetes.io/os".to_owned(), "linux".to_owned()),
@@ -158,16 +161,16 @@ async fn register(client: &Client, name: &str, port: u16) -> Result<(), Error> {
     };
     let api = Api::<KubeNode>::all(client.clone());
     api.create(&PostParams::default(), &node).await?;
-    write_status(&api, name, port).await
+    write_status(&api, name, at).await
 }
 
-async fn write_status(api: &Api<KubeNode>, name: &str, port: u16) -> Result<(), Error> {
-    let patch = serde_json::json!({ "status": node_status(port) });
+async fn write_status(api: &Api<KubeNode>, name: &str, at: (Ipv4Addr, u16)) -> Result<(), Error> {
+    let patch = serde_json::json!({ "status": node_status(at) });
     api.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
     Ok(())
 }
 
-fn node_status(port: u16) -> NodeStatus {
+fn node_status((ip, port): (Ipv4Addr, u16)) -> NodeStatus {
     let quantity = |text: &str| Quantity(text.to_owned());
     let capacity = BTreeMap::from([
         ("cpu".to_owned(), quantity("64")),
@@ -183,8 +186,9 @@ fn node_status(port: u16) -> NodeStatus {
         last_heartbeat_time: Some(Time(Timestamp::now())),
         last_transition_time: None,
     };
+    let address = |kind: &str, at: &str| NodeAddress { type_: kind.to_owned(), address: at.to_owned() };
     NodeStatus {
-        addresses: Some(vec![NodeAddress { type_: "Hostname".to_owned(), address: "localhost".to_owned() }]),
+        addresses: Some(vec![address("Hostname", "localhost"), address("InternalIP", &ip.to_string())]),
         allocatable: Some(capacity.clone()),
         capacity: Some(capacity),
         conditions: Some(vec![ready]),
@@ -203,7 +207,7 @@ fn node_status(port: u16) -> NodeStatus {
 }
 
 /// Renews the node's Lease as kubelets do; the control plane takes a silent node for dead after 50 s.
-async fn heartbeat(client: Client, name: String, port: u16) {
+async fn heartbeat(client: Client, name: String, at: (Ipv4Addr, u16)) {
     let leases = Api::<Lease>::namespaced(client.clone(), "kube-node-lease");
     let nodes = Api::<KubeNode>::all(client);
     for beat in 0u64.. {
@@ -222,7 +226,7 @@ async fn heartbeat(client: Client, name: String, port: u16) {
             tracing::warn!(%error, node = name, "lease");
         }
         if beat % 30 == 0
-            && let Err(error) = write_status(&nodes, &name, port).await
+            && let Err(error) = write_status(&nodes, &name, at).await
         {
             tracing::warn!(%error, node = name, "node status");
         }
