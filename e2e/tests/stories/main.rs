@@ -16,6 +16,7 @@ mod instance_begun;
 mod instance_troubles;
 mod instances_adopted;
 mod instances_killed;
+mod isolation;
 mod network;
 mod node;
 mod operator;
