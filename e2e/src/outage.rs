@@ -37,19 +37,15 @@ impl Sandbox {
         send(server.expect("its API server").pid, if on { Signal::CONT } else { Signal::STOP });
     }
 
-    /// Kills what holds the pods of a cluster whose host names begin like this, as the loss of their machine does;
-    /// how many. The node starts their containers again.
-    pub fn lose_pods(&self, host: &str) -> usize {
+    /// Kills what holds the pods whose host names begin like this, on all nodes, as the loss of their machines does. The
+    /// nodes start their containers again.
+    pub fn lose_pods(&self, host: &str) {
         let hostname = format!("\"hostname\":\"{host}");
-        let pods: Vec<_> = self
-            .processes()
-            .into_iter()
-            .filter(|p| p.command.contains("\0pod\0") && p.command.contains(&hostname))
-            .collect();
-        for pod in &pods {
-            send(pod.pid, Signal::KILL);
+        for process in self.processes() {
+            if process.command.contains("\0pod\0") && process.command.contains(&hostname) {
+                send(process.pid, Signal::KILL);
+            }
         }
-        pods.len()
     }
 
     /// Lets Entra answer no call for a token, or answer again; everything else of Azure goes on.

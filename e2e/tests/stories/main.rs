@@ -26,3 +26,4 @@ mod reef_killed;
 mod reef_troubles;
 mod region;
 mod sandbox;
+mod stability;

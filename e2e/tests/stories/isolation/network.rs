@@ -56,7 +56,7 @@ pub(super) async fn prepare(story: &Story) -> Found {
         [("app.kubernetes.io/component", "agent"), ("app.kubernetes.io/name", "reef-agent")]
             .map(|(k, v)| (k.to_owned(), v.to_owned()))
             .into();
-    let none = BTreeMap::new();
+    let unlabelled = BTreeMap::new();
     let from = async |namespace: &str, account: &str, labels: &BTreeMap<String, String>| {
         let said = run(&story.reef, namespace, &pod(tool("scout", account, labels, &arguments))).await;
         let lines: Vec<String> = said.lines().filter(|l| l.starts_with("HTTP/")).map(str::to_owned).collect();
@@ -64,8 +64,8 @@ pub(super) async fn prepare(story: &Story) -> Found {
         lines
     };
     let inside = from(&story.a.namespace, "octopus", &story.a.labels()).await;
-    let beside = from(&story.a.namespace, "octopus", &none).await;
-    let open = from(OPEN, "default", &none).await;
+    let beside = from(&story.a.namespace, "octopus", &unlabelled).await;
+    let open = from(OPEN, "default", &unlabelled).await;
     let disguised = from(OPEN, "default", &agent).await;
     let agent = from("reef-system", "default", &agent).await;
     Found { targets, inside, beside, open, disguised, agent }

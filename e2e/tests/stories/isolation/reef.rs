@@ -88,7 +88,7 @@ fn unaccounted(mut pod: Value) -> Value {
     pod
 }
 
-fn api_row<'a>(story: &'a Story, attacker: Client, (name, method, path, body): Call) -> Row<'a> {
+fn api_row(story: &Story, attacker: Client, (name, method, path, body): Call) -> Row<'_> {
     let path = if method == "GET" { path } else { format!("{path}?dryRun=All") };
     let (path_too, body_too) = (path.clone(), body.clone());
     row(
