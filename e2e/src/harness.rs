@@ -159,7 +159,7 @@ impl Sandbox {
         answer.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    fn azure_control(&self, method: &str, path: &str, body: &str) -> String {
+    pub(crate) fn azure_control(&self, method: &str, path: &str, body: &str) -> String {
         use std::io::{Read, Write};
         let text = std::fs::read_to_string(self.folder.join("azure.json")).expect("azure.json");
         let access: Value = serde_json::from_str(&text).expect("JSON");

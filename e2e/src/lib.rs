@@ -17,6 +17,7 @@ pub mod kill;
 pub mod net;
 pub mod node;
 pub mod octopus;
+pub mod outage;
 pub mod pki;
 pub mod probe;
 pub mod process;

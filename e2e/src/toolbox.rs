@@ -1,18 +1,22 @@
 //! `reef-sandbox toolbox`: the program of the image `reef-toolbox`, for tests of nodes and network.
 
-use std::io;
+use std::{io, time::Duration};
 
 use axum::{Router, extract::Request};
 use clap::Subcommand;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    time::timeout,
 };
 
 use crate::{pki::Identity, runtime::PROXY_PORT, tls::TlsListener};
 
 /// Longest body that is echoed, bytes.
 const LONGEST_BODY: usize = 64 << 20;
+
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -37,10 +41,11 @@ pub enum Toolbox {
         /// URL.
         url: String,
     },
-    /// Connect through the pod's proxy, send a GET, print the answer's first and last line.
+    /// Connect through the pod's proxy, send a GET, print the answer's first and last line; a line for each target.
     Get {
         /// HOST:PORT.
-        target: String,
+        #[arg(required = true)]
+        targets: Vec<String>,
     },
     /// Connect without the proxy; succeeds only if the pod can leave its network namespace.
     Direct {
@@ -81,7 +86,12 @@ pub async fn run(what: Toolbox) -> io::Result<()> {
         }
         Toolbox::Greet { port } => greet(port).await,
         Toolbox::Fetch { url } => fetch(&url).await,
-        Toolbox::Get { target } => get(&target).await,
+        Toolbox::Get { targets } => {
+            for target in &targets {
+                get(target).await?;
+            }
+            Ok(())
+        }
         Toolbox::Direct { target } => {
             TcpStream::connect(&target).await?;
             println!("connected");
@@ -178,9 +188,13 @@ async fn get(target: &str) -> io::Result<()> {
     let head = String::from_utf8_lossy(&head).into_owned();
     let mut body = String::new();
     if head.contains(" 200 ") {
-        stream.write_all(format!("GET / HTTP/1.1\r\nHost: {target}\r\n\r\n").as_bytes()).await?;
+        let request = format!("GET / HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
     }
-    stream.read_to_string(&mut body).await?;
+    let mut answer = Vec::new();
+    // Who speaks something else than HTTP may end roughly, or wait for more: what was said by then counts.
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+    body.push_str(&String::from_utf8_lossy(&answer));
     println!("{} | {}", head.lines().next().unwrap_or_default(), body.lines().last().unwrap_or_default());
     Ok(())
 }

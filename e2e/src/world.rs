@@ -18,7 +18,7 @@ use crate::{
     curls,
     dir::Dir,
     install::{self, Demo},
-    net::{Caller, ClusterNetwork, Outside, proxy},
+    net::{Caller, ClusterNetwork, Outside, metadata, proxy},
     node::{Image, Node},
     octopus,
     reefs::Reefs,
@@ -207,7 +207,9 @@ pub(crate) async fn start_cluster(
     azure.trust(&cluster.issuer(), cluster.public_keys(&client).await?);
     let front = sql::serve(azure, azure.sql_identity(), &cluster.name, &dir.join("run/sql"))?;
     let names = azure.clone();
+    let metadata = metadata::serve().await.context("the metadata service")?;
     let outside: Outside = Arc::new(move |host: &str, port: u16| match port {
+        metadata::PORT => (host == metadata::ADDRESS.to_string()).then_some(metadata),
         443 => names.resolve(host),
         sql::PORT => names.has_sql_server(host).then_some(front),
         _ => None,

@@ -26,6 +26,8 @@ pub struct Entra {
     signing: EncodingKey,
     verifying: DecodingKey,
     keys: JwkSet,
+    /// Life of the tokens that are issued from now on, seconds.
+    life: u64,
     /// The keys of the clusters, by the issuer in their tokens.
     issuers: HashMap<String, JwkSet>,
 }
@@ -86,12 +88,23 @@ impl Entra {
         let verifying = DecodingKey::from_ec_pem(key.public_key_pem().as_bytes()).map_err(broken)?;
         let mut jwk = Jwk::from_encoding_key(&signing, Algorithm::ES256).map_err(broken)?;
         jwk.common.key_id = Some("sandbox".to_owned());
-        Ok(Self { signing, verifying, keys: JwkSet { keys: vec![jwk] }, issuers: HashMap::new() })
+        Ok(Self {
+            signing,
+            verifying,
+            keys: JwkSet { keys: vec![jwk] },
+            life: TOKEN_SECONDS,
+            issuers: HashMap::new(),
+        })
     }
 
     /// Makes the tokens of a cluster verifiable.
     pub fn trust(&mut self, issuer: &str, keys: JwkSet) {
         self.issuers.insert(issuer.to_owned(), keys);
+    }
+
+    /// How long tokens live from now on, seconds: what Entra's policies of token lifetimes decide.
+    pub fn set_life(&mut self, seconds: u64) {
+        self.life = seconds;
     }
 
     /// The issuer's public keys.
@@ -110,7 +123,7 @@ impl Entra {
             tid: TENANT.to_owned(),
             iat: now,
             nbf: now,
-            exp: now + TOKEN_SECONDS,
+            exp: now + self.life,
         };
         let header = Header { kid: Some("sandbox".to_owned()), ..Header::new(Algorithm::ES256) };
         encode(&header, &claims, &self.signing).map_err(|e| Error::Token(e.to_string()))
@@ -202,7 +215,7 @@ impl Entra {
             .issue(client, principal, scope, now)
             .map_err(|e| Refusal::new("server_error", e.to_string()))?;
         Ok(
-            json!({ "token_type": "Bearer", "expires_in": TOKEN_SECONDS, "ext_expires_in": TOKEN_SECONDS, "access_token": token }),
+            json!({ "token_type": "Bearer", "expires_in": self.life, "ext_expires_in": self.life, "access_token": token }),
         )
     }
 

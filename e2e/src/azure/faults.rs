@@ -2,6 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+/// What stands for a resource type where Entra is asked for a token; the name is the client id. It is a service of its
+/// own: rules without a type do not meet it.
+pub const TOKENS: &str = "Entra/tokens";
+
 /// A rule. All conditions that are given have to hold.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -89,7 +93,7 @@ impl Faults {
                 pattern.as_deref().is_none_or(|p| glob(&p.to_lowercase(), &text.to_lowercase()))
             };
             let fits = rule.method.as_deref().is_none_or(|m| m.eq_ignore_ascii_case(method))
-                && rule.kind.as_deref().is_none_or(|k| k.eq_ignore_ascii_case(kind))
+                && rule.kind.as_deref().map_or(kind != TOKENS, |k| k.eq_ignore_ascii_case(kind))
                 && is_like(&rule.name, name)
                 && is_like(&rule.path, path);
             let rate = rule.rate;
@@ -165,6 +169,16 @@ mod tests {
         assert!(meets(&mut faults, "/g/servers/s"));
         faults.remove("one");
         assert!(!meets(&mut faults, "/g/servers/s"));
+    }
+
+    #[test]
+    fn entra_is_met_by_name_only() {
+        let mut faults = Faults::new(7);
+        faults.add(rule(serde_json::json!({ "fault": "hang" })));
+        assert_eq!(faults.meet(("POST", "/p"), "a/b", "n"), Some(Fault::Hang));
+        assert_eq!(faults.meet(("POST", "/p"), TOKENS, "client"), None);
+        faults.add(rule(serde_json::json!({ "type": TOKENS, "fault": "lostAnswer" })));
+        assert_eq!(faults.meet(("POST", "/p"), TOKENS, "client"), Some(Fault::LostAnswer));
     }
 
     #[test]

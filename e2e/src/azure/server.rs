@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     convert::Infallible,
     future::pending,
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -27,7 +27,7 @@ use super::{
     actions::AKS_SERVER_APP,
     cloud::Grant,
     entra::{Entra, ISSUER},
-    faults::{Fault, Faults, Rule},
+    faults::{Fault, Faults, Rule, TOKENS},
     files::MountRequest,
     id::Target,
     roles,
@@ -60,6 +60,8 @@ struct Inner {
     ca: String,
     /// Certificate of all Azure SQL servers.
     sql: Identity,
+    /// Connections to databases.
+    sessions: Mutex<(u64, HashMap<u64, TcpStream>)>,
 }
 
 /// What existed before the operator: ids that manifests refer to.
@@ -91,6 +93,7 @@ impl Azure {
             control: control.local_addr().context("control port")?,
             ca: authority.cert(),
             sql: authority.server(&Subject { user: DOMAIN, group: None }, &[&format!("*.{DOMAIN}")])?,
+            sessions: Mutex::default(),
         };
         let azure = Self(Arc::new(inner));
         let arm = Router::new()
@@ -107,6 +110,8 @@ impl Azure {
             .route("/resources", get(resources))
             .route("/faults", post(add_fault).delete(clear_faults))
             .route("/faults/{label}", delete(remove_faults))
+            .route("/tokens", post(token_life))
+            .route("/sql/sessions", delete(end_sessions))
             .with_state(azure.clone());
         tokio::spawn(async move { axum::serve(control, router).await });
         Ok(azure)
@@ -179,6 +184,20 @@ impl Azure {
         let cloud = lock(&self.0.cloud);
         let made = cloud.slots.made().into_iter();
         made.map(|(key, slot)| (slot, cloud.principals(roles::AKS_RBAC_CLUSTER_ADMIN, &key))).collect()
+    }
+
+    /// Remembers a connection to a database, so that it can be ended; under which number.
+    pub fn note_session(&self, stream: TcpStream) -> u64 {
+        let mut sessions = lock(&self.0.sessions);
+        sessions.0 += 1;
+        let number = sessions.0;
+        sessions.1.insert(number, stream);
+        number
+    }
+
+    /// Forgets a connection that has ended.
+    pub fn forget_session(&self, number: u64) {
+        lock(&self.0.sessions).1.remove(&number);
     }
 
     /// Certificate of the emulator's authority, PEM.
@@ -292,11 +311,33 @@ fn seconds() -> u64 {
     u64::try_from(Timestamp::now().as_second()).unwrap_or(0)
 }
 
+/// Why a call for a token gets no answer of Entra's own, if a test wants that.
+fn token_fault(azure: &Azure, tenant: &str, client: &str) -> Option<Result<HttpResponse, NoAnswer>> {
+    let fault = lock(&azure.0.faults).meet(("POST", "/token"), TOKENS, client)?;
+    let (status, answer) = match fault {
+        Fault::Answer { status, code, .. } => {
+            let body = json!({ "error": "temporarily_unavailable", "error_description": code });
+            (status, Ok((StatusCode::from_u16(status).unwrap_or_default(), Json(body)).into_response()))
+        }
+        Fault::Hang => (0, Err(NoAnswer::Hang)),
+        Fault::LostAnswer | Fault::FailLate { .. } => (0, Err(NoAnswer::Cut)),
+    };
+    azure.note("POST", &format!("/{tenant}/oauth2/v2.0/token"), status, client);
+    Some(answer)
+}
+
 async fn token(
     State(azure): State<Azure>,
     Path(tenant): Path<String>,
     Form(form): Form<HashMap<String, String>>,
 ) -> HttpResponse {
+    let client = form.get("client_id").map_or("", String::as_str);
+    match token_fault(&azure, &tenant, client) {
+        None => {}
+        Some(Ok(answer)) => return answer,
+        Some(Err(NoAnswer::Hang)) => return pending::<HttpResponse>().await,
+        Some(Err(NoAnswer::Cut)) => return cut(),
+    }
     let result = {
         let (entra, cloud) = (lock(&azure.0.entra), lock(&azure.0.cloud));
         entra.exchange(&form, &cloud, seconds())
@@ -310,7 +351,6 @@ async fn token(
         Err(refusal) if refusal.error == "invalid_client" => (StatusCode::UNAUTHORIZED, refusal.body()),
         Err(refusal) => (StatusCode::BAD_REQUEST, refusal.body()),
     };
-    let client = form.get("client_id").map_or("", String::as_str);
     azure.note("POST", &format!("/{tenant}/oauth2/v2.0/token"), status.as_u16(), client);
     (status, Json(body)).into_response()
 }
@@ -429,6 +469,20 @@ async fn add_fault(State(azure): State<Azure>, Json(rule): Json<Rule>) -> Result
 
 async fn remove_faults(State(azure): State<Azure>, Path(label): Path<String>) -> StatusCode {
     lock(&azure.0.faults).remove(&label);
+    StatusCode::NO_CONTENT
+}
+
+/// How long Entra's tokens live from now on, seconds.
+async fn token_life(State(azure): State<Azure>, Json(seconds): Json<u64>) -> StatusCode {
+    lock(&azure.0.entra).set_life(seconds);
+    StatusCode::NO_CONTENT
+}
+
+/// Ends every connection to a database, as a failover or maintenance of Azure SQL does.
+async fn end_sessions(State(azure): State<Azure>) -> StatusCode {
+    for session in lock(&azure.0.sessions).1.values() {
+        let _ = session.shutdown(Shutdown::Both);
+    }
     StatusCode::NO_CONTENT
 }
 

@@ -6,6 +6,7 @@
 
 pub mod connect;
 mod head;
+pub mod metadata;
 pub mod policy;
 pub mod proxy;
 pub mod resolve;
@@ -69,6 +70,7 @@ pub struct ClusterNetwork {
     namespaces: Store<Namespace>,
     pods: Store<Pod>,
     attached: RwLock<HashMap<Ipv4Addr, PathBuf>>,
+    nodes: RwLock<HashMap<Ipv4Addr, SocketAddr>>,
     outside: Outside,
     turn: AtomicUsize,
 }
@@ -91,6 +93,7 @@ impl ClusterNetwork {
             namespaces: watch(client, stop),
             pods: watch(client, stop),
             attached: RwLock::default(),
+            nodes: RwLock::default(),
             outside,
             turn: AtomicUsize::new(0),
         });
@@ -119,6 +122,17 @@ impl ClusterNetwork {
         {
             attached.remove(&ip);
         }
+    }
+
+    /// Makes a node's kubelet reachable at the node's address.
+    pub fn add_node(&self, ip: Ipv4Addr, kubelet: SocketAddr) {
+        if let Ok(mut nodes) = self.nodes.write() {
+            nodes.insert(ip, kubelet);
+        }
+    }
+
+    fn kubelet_of(&self, ip: Ipv4Addr) -> Option<SocketAddr> {
+        self.nodes.read().ok()?.get(&ip).copied()
     }
 
     fn ingress_of(&self, ip: Ipv4Addr) -> Option<PathBuf> {

@@ -21,6 +21,9 @@ use crate::cluster::Cluster;
 /// The address that policies see for what is outside the cluster (TEST-NET-3).
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 
+/// Port of kubelets.
+const KUBELET_PORT: u16 = 10_250;
+
 /// Where a connection ends.
 #[derive(Debug)]
 pub enum Target {
@@ -59,8 +62,16 @@ impl ClusterNetwork {
         }
         let ip = host.parse::<IpAddr>().ok();
         if let Some(address) = (self.outside)(host, port) {
-            self.check(caller, &Peer::Address(OUTSIDE), port)?;
+            // Who is called by address is known to policies by it.
+            let seen = if let Some(IpAddr::V4(ip)) = ip { ip } else { OUTSIDE };
+            self.check(caller, &Peer::Address(seen), port)?;
             return Ok(Target::Local(address));
+        }
+        if let (Some(IpAddr::V4(ip)), KUBELET_PORT) = (ip, port)
+            && let Some(kubelet) = self.kubelet_of(ip)
+        {
+            self.check(caller, &Peer::Address(ip), port)?;
+            return Ok(Target::Local(kubelet));
         }
         let service = match ip {
             Some(IpAddr::V4(ip)) => self.service_at(ip),

@@ -20,7 +20,7 @@ mod volumes;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -148,7 +148,10 @@ impl Node {
             }),
         });
         let port = kubelet::serve(shared.clone(), &identity, &cluster.ca).await?;
-        let status = node_status(port, self.cpus);
+        // As in AKS, in a network that pods reach unless a policy says otherwise.
+        let ip = Ipv4Addr::new(10, 224, cluster.index, 4 + self.index);
+        shared.network.add_node(ip, SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let status = node_status((ip, port), self.cpus);
         register(&client, &self.name, &status).await?;
         let beat = heartbeat(client.clone(), self.name.clone(), status);
         tokio::spawn(stop.clone().run_until_cancelled_owned(beat));
@@ -180,7 +183,7 @@ async fn write_status(api: &Api<KubeNode>, name: &str, status: &NodeStatus) -> R
     Ok(())
 }
 
-fn node_status(port: u16, cpus: u32) -> NodeStatus {
+fn node_status((ip, port): (Ipv4Addr, u16), cpus: u32) -> NodeStatus {
     let quantity = |text: &str| Quantity(text.to_owned());
     let capacity = BTreeMap::from([
         ("cpu".to_owned(), quantity(&cpus.to_string())),
@@ -196,8 +199,9 @@ fn node_status(port: u16, cpus: u32) -> NodeStatus {
         last_heartbeat_time: None,
         last_transition_time: None,
     };
+    let address = |kind: &str, at: &str| NodeAddress { type_: kind.to_owned(), address: at.to_owned() };
     NodeStatus {
-        addresses: Some(vec![NodeAddress { type_: "Hostname".to_owned(), address: "localhost".to_owned() }]),
+        addresses: Some(vec![address("Hostname", "localhost"), address("InternalIP", &ip.to_string())]),
         allocatable: Some(capacity.clone()),
         capacity: Some(capacity),
         conditions: Some(vec![ready]),

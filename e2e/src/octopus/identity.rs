@@ -17,7 +17,7 @@ use super::{
 /// What the token is for.
 const SCOPE: &str = "https://database.windows.net/.default";
 
-/// A token is renewed when it has less than this before it.
+/// A token is renewed when it has less than this before it, or a twelfth of its life if that is less.
 const MARGIN: Duration = Duration::from_secs(300);
 
 /// Gets tokens and keeps the last one.
@@ -31,6 +31,7 @@ pub(super) struct Identity {
 struct Kept {
     token: String,
     until: Instant,
+    margin: Duration,
 }
 
 impl Identity {
@@ -44,12 +45,13 @@ impl Identity {
     /// A token with some life before it. The error tells Entra's reason.
     pub(super) async fn token(&self) -> io::Result<String> {
         let mut kept = self.kept.lock().await;
-        if let Some(kept) = kept.as_ref().filter(|kept| kept.until > Instant::now() + MARGIN) {
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.until > Instant::now() + kept.margin) {
             return Ok(kept.token.clone());
         }
         let asked = Instant::now();
         let (token, seconds) = self.exchange().await?;
-        *kept = Some(Kept { token: token.clone(), until: asked + Duration::from_secs(seconds) });
+        let life = Duration::from_secs(seconds);
+        *kept = Some(Kept { token: token.clone(), until: asked + life, margin: MARGIN.min(life / 12) });
         Ok(token)
     }
 

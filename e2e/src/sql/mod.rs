@@ -91,7 +91,14 @@ fn config(identity: &Identity) -> Result<Arc<ServerConfig>, rustls::Error> {
 }
 
 impl Front {
-    fn connection(&self, mut tcp: TcpStream) -> io::Result<()> {
+    fn connection(&self, tcp: TcpStream) -> io::Result<()> {
+        let number = self.azure.note_session(tcp.try_clone()?);
+        let result = self.serve(tcp);
+        self.azure.forget_session(number);
+        result
+    }
+
+    fn serve(&self, mut tcp: TcpStream) -> io::Result<()> {
         tcp.set_nodelay(true)?;
         tcp.set_read_timeout(Some(PATIENCE))?;
         wire::message(&mut tcp)?;

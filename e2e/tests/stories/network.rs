@@ -35,12 +35,17 @@ async fn pods_reach_what_they_may() {
     let answer = fetch(&client, "plain-nobody", "http://absent.b.svc/").await;
     assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
 
-    // Nobody there: other ports, other clusters, the machine, the metadata service.
+    // The machine below: its kubelet, and the cloud's metadata service.
+    let metadata = get(&client, "a", "metadata", "169.254.169.254:80").await;
+    assert!(metadata.contains("Required metadata header"), "{metadata}");
+    let kubelet = get(&client, "a", "kubelet", "10.224.0.4:10250").await;
+    assert!(kubelet.starts_with("HTTP/1.1 200"), "{kubelet}");
+
+    // Nobody there: other ports, other clusters, the machine.
     for (name, target) in [
         ("no-port", "server.b.svc:81".to_owned()),
         ("api-port", "172.16.0.1:9999".to_owned()),
         ("no-service", "absent.b.svc:80".to_owned()),
-        ("metadata", "169.254.169.254:80".to_owned()),
         ("machine", "127.0.0.1:22".to_owned()),
         ("internet", "example.org:443".to_owned()),
     ] {

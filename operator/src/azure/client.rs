@@ -397,9 +397,15 @@ fn service(id: &str) -> String {
 
 fn no_token(identity: &Identity, error: &azure_core::Error) -> ArmError {
     let message = one_line(error);
-    // Entra numbers its refusals; without a number it was not asked or did not answer.
-    let refused = message.contains("AADSTS");
+    let refused = is_refused(&message);
     ArmError::NoToken { client: identity.client.clone(), message, refused }
+}
+
+/// Entra numbers its refusals; without a number it was not asked or did not answer. Some numbers say only that it has
+/// trouble itself, or too much to do: external server, timeout, budget of requests, transient error, throttling.
+fn is_refused(message: &str) -> bool {
+    const PASSING: [&str; 5] = ["AADSTS90006", "AADSTS90012", "AADSTS90024", "AADSTS90033", "AADSTS90055"];
+    message.contains("AADSTS") && !PASSING.iter().any(|number| message.contains(number))
 }
 
 /// The error with its sources in one line. No URL: it could be signed.
@@ -414,6 +420,18 @@ fn one_line(error: &azure_core::Error) -> String {
 mod tests {
     use super::*;
     use crate::bulkhead::Cells;
+
+    #[test]
+    fn trouble_of_entras_own_is_no_refusal() {
+        for (message, refused) in [
+            ("AADSTS700213: no matching federated identity record found", true),
+            ("AADSTS90033: A transient error has occurred. Please try again.", false),
+            ("AADSTS90055: The tenant is throttled", false),
+            ("connection refused", false),
+        ] {
+            assert_eq!(is_refused(message), refused, "{message}");
+        }
+    }
 
     #[test]
     fn metrics_name_the_provider() {
