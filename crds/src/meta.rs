@@ -14,7 +14,7 @@ pub const VERSION: &str = "v1alpha1";
 pub const API_REVISION_ANNOTATION: &str = "cloud.octopus.com/api-revision";
 
 /// The revision of the schemas in this build. Raise it with every change to them.
-pub const API_REVISION: u32 = 5;
+pub const API_REVISION: u32 = 6;
 
 /// User annotation: deletion of a protected object is meant. The value must be `true`.
 pub const CONFIRM_DELETION: &str = "confirmation.cloud.octopus.com/deletion";

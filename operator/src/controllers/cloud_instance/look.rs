@@ -24,7 +24,7 @@ use super::{
     placing::{self, Placing},
     plan::{self, Facts, Plan},
     references::{self, Home},
-    report, restorable,
+    report, restorable, unplace,
 };
 use crate::{
     controller::{
@@ -79,7 +79,12 @@ pub(super) async fn look(instance: &CloudInstance, shared: &Shared) -> Result<Ac
     {
         memory.asked(Timestamp::now());
     }
-    let result = work(&instance, shared, &home, &mut memory).await;
+    let leaves = instance.status.as_ref().is_some_and(|s| s.leaving.is_some());
+    let result = if leaves {
+        unplace::step(&instance, shared, &home, &mut memory).await
+    } else {
+        work(&instance, shared, &home, &mut memory).await
+    };
     shared.memories.put(&uid, memory);
     result
 }
@@ -132,7 +137,9 @@ async fn placed(instance: &CloudInstance, shared: &Shared) -> Result<Result<Clou
     // Only while the instance is as it was placed: somebody else may have placed it.
     write_status(instance, shared, &next, true).await?;
     drop(listed);
-    publish(&shared.recorder, &instance.object_ref(&()), Reason::Scheduled, false, "Place", &note).await;
+    let is_first = next.refused_on.is_empty();
+    let action = if is_first { "Place" } else { "PlaceAgain" };
+    publish(&shared.recorder, &instance.object_ref(&()), Reason::Scheduled, false, action, &note).await;
     // The place stands in the instance's own status now. If this fails, the next placement on that reef does it.
     if let Err(error) = placing::release(context, instance, &reef).await {
         tracing::debug!(%error, name = instance.name_any(), "reservation");
@@ -218,6 +225,12 @@ async fn work(
     }
     let next = report::report(instance, &plan, &seen, &in_cluster, &context.policy, now);
     write(instance, shared, &next).await?;
+    if let Some(why) = unplace::refused(&next, &inputs, (&plan, &seen), memory) {
+        let instance = CloudInstance { status: Some(next), ..instance.clone() };
+        if unplace::leave(&instance, shared, home, why, now).await? {
+            return Ok(Action::requeue(Duration::from_millis(50)));
+        }
+    }
     Ok(Action::requeue(again(&plan, &in_cluster, memory, done, times.0, now)))
 }
 
@@ -379,7 +392,7 @@ pub(super) async fn write(
 }
 
 /// The same; `as_read` only while the instance is as it was read.
-async fn write_status(
+pub(super) async fn write_status(
     instance: &CloudInstance,
     shared: &Shared,
     next: &CloudInstanceStatus,

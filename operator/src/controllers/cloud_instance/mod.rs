@@ -28,6 +28,7 @@ mod sizes;
 mod teardown;
 #[cfg(test)]
 mod tests;
+mod unplace;
 mod volume;
 
 use std::{

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use reef_crds::{CloudInstance, Reef, ReefClassSpec, RetainedInstance, reef::ReservationStatus};
 use serde_json::{Value, json};
 
-use super::{candidate::candidate, demand::demand, reservations, used::Used};
+use super::{candidate::candidate, reservations, used::Used};
 use crate::{
     observed::Observed,
     placement::{
@@ -14,6 +14,10 @@ use crate::{
 
 const GI: u64 = 1 << 30;
 const UID: &str = "00000000-0000-0000-0000-00000000000";
+
+fn demand(instance: &CloudInstance) -> Demand {
+    super::demand::demand(instance, now())
+}
 
 fn now() -> Timestamp {
     Timestamp::from_second(10_000).unwrap()
@@ -264,10 +268,8 @@ fn a_reservation_stands_in_the_reef_as_it_was_made() {
     // It is found again, counts for others, and those of its group do not come.
     let reef = seen(&reef_of(json!({ "status": { "reservations": list } })), &used);
     assert!(place(&demand, std::slice::from_ref(&reef)).chosen.unwrap().is_reserved());
-    let other = super::demand::demand(&instance_of(
-        2,
-        json!({ "spec": { "placement": { "antiAffinityGroup": "blue" } } }),
-    ));
+    let blue = json!({ "spec": { "placement": { "antiAffinityGroup": "blue" } } });
+    let other = super::demand::demand(&instance_of(2, blue), now());
     assert_eq!(verdict(&other, &reef).refusals, [Refusal::GroupPresent("blue".to_owned())]);
 }
 
