@@ -55,7 +55,7 @@ fn state_and_wishes_each_refuse_alone() {
         (|d, _| d.reef = Some("other".to_owned()), Refusal::NotAskedFor),
         (|d, _| d.labels = labels("ring", "early"), Refusal::NotSelected),
         (|_, r| r.deleting = true, Refusal::Deleting),
-        (|d, r| drop(d.refused_on.insert(r.name.clone())), Refusal::NoRoomInAzure),
+        (|d, r| d.refused_on.extend([r.name.clone()]), Refusal::NoRoomInAzure),
         (|_, r| r.cordoned = true, Refusal::Cordoned),
         (
             |_, r| r.ready = Readiness::NotReady("Provisioning".to_owned()),

@@ -1,7 +1,10 @@
 //! Resources that have the name of one of ours and are somebody else's: they are left alone, and that is told.
 
 use k8s_openapi::api::core::v1::Namespace;
-use kube::{Api, api::DeleteParams};
+use kube::{
+    Api,
+    api::{DeleteParams, PostParams},
+};
 use reef_e2e::{azure::SUBSCRIPTION, harness::eventually, instance_harness::CUSTOMERS};
 use reef_operator::controllers::cloud_instance::names;
 use serde_json::{Value, json};
@@ -152,7 +155,7 @@ fn namespace() -> Row {
             Box::pin(async move {
                 let metadata = json!({ "name": its_namespace(), "labels": { "owner": "finance" } });
                 let namespace: Namespace = serde_json::from_value(json!({ "metadata": metadata })).unwrap();
-                Api::all(w.cluster("weu-1").await).create(&Default::default(), &namespace).await.unwrap();
+                Api::all(w.cluster("weu-1").await).create(&PostParams::default(), &namespace).await.unwrap();
                 ask(w, "ns-taken").await;
             })
         },

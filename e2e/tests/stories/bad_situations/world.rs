@@ -32,6 +32,11 @@ pub enum Object {
 }
 
 impl Object {
+    /// Whether all rows live on it.
+    pub fn is_shared(self) -> bool {
+        matches!(self, Self::Reef("weu-1" | "weu-2"))
+    }
+
     fn parts(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::Region(name) => ("Region", "regions", name),

@@ -12,7 +12,9 @@ use reef_crds::{
 };
 
 use super::{
-    Shared, delete,
+    Shared,
+    bodies::Inputs,
+    delete,
     done::Done,
     in_cluster::{self, InCluster, Routes, Wanted},
     intake::{self, Found},
@@ -204,14 +206,7 @@ async fn work(
     }
     let mut plan = plan::plan(&facts);
     restorable::tell(&home.arm, &inputs, &mut plan).await;
-    for (part, verdict) in &plan.verdicts {
-        match verdict {
-            Verdict::Good => memory.settled(&inputs.id(*part)),
-            // It may be free, or put right, before the next routine look.
-            Verdict::Blocked(_) => memory.read_by(&inputs.id(*part), now, WAITING),
-            _ => {}
-        }
-    }
+    remember(&plan, &inputs, memory, now);
     let begun = begun(instance, &plan, now);
     if let Some(next) = &begun {
         write(instance, shared, next).await?;
@@ -232,6 +227,18 @@ async fn work(
         }
     }
     Ok(Action::requeue(again(&plan, &in_cluster, memory, done, times.0, now)))
+}
+
+/// What the verdicts mean for the next looks.
+fn remember(plan: &Plan, inputs: &Inputs, memory: &mut Memory, now: Timestamp) {
+    for (part, verdict) in &plan.verdicts {
+        match verdict {
+            Verdict::Good => memory.settled(&inputs.id(*part)),
+            // It may be free, or put right, before the next routine look.
+            Verdict::Blocked(_) => memory.read_by(&inputs.id(*part), now, WAITING),
+            _ => {}
+        }
+    }
 }
 
 /// How long ago a try to make something is noted anew, seconds.
