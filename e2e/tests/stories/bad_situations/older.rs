@@ -2,7 +2,8 @@
 
 use std::sync::OnceLock;
 
-use kube::{Client, Config};
+use k8s_openapi::{ByteString, api::apps::v1::StatefulSet};
+use kube::{Api, Client, Config};
 use reef_e2e::{
     harness::{eventually, processes, send},
     instance_harness::{api_key, call},
@@ -74,11 +75,11 @@ fn is_of(namespace: &str) -> impl Fn(&Value) -> bool {
 }
 
 fn base64(bytes: &[u8]) -> Value {
-    serde_json::to_value(k8s_openapi::ByteString(bytes.to_vec())).unwrap()
+    serde_json::to_value(ByteString(bytes.to_vec())).unwrap()
 }
 
 fn decoded(text: &str) -> Vec<u8> {
-    serde_json::from_value::<k8s_openapi::ByteString>(json!(text)).unwrap().0
+    serde_json::from_value::<ByteString>(json!(text)).unwrap().0
 }
 
 async fn cap(world: &World) -> (Value, Value) {
@@ -118,46 +119,44 @@ fn older_state() -> Row {
             says: &["in the reef's cluster"],
             event: ("ReconcileSucceeded", &["the reef is in service"]),
         },
-        never: |w| {
-            Box::pin(async move {
-                // A reef that was good is good while its cluster cannot be asked, and nothing is made elsewhere.
-                w.ready(Object::Reef("weu-1")).await;
-                let (server, prefix) = api_server(w).await;
-                let namespace = w.status("restored").await.namespace.unwrap();
-                let before = BEFORE.get().unwrap();
-                for (key, _) in held(w, &prefix, &namespace).await {
-                    if !before.iter().any(|(known, _)| *known == key) {
-                        etcd(w, "/v3/kv/deleterange", &json!({ "key": key })).await;
-                    }
-                }
-                for (key, value) in before {
-                    etcd(w, "/v3/kv/put", &json!({ "key": key, "value": value })).await;
-                }
-                send(server, Signal::CONT);
-            })
-        },
-        heal: Heal::Then(|w| {
-            Box::pin(async move {
-                w.look(Object::Reef("weu-1")).await;
-                w.shows(Object::Reef("weu-1"), ("ClusterReachable", "True", "ReconcileSucceeded")).await;
-                w.look(Object::Instance("restored")).await;
-                eventually("the reef has what the spec says, and the data is the same", || async {
-                    w.ready(Object::Instance("restored")).await;
-                    let cluster = w.cluster("weu-1").await;
-                    let namespace = w.status("restored").await.namespace.unwrap();
-                    let sets =
-                        kube::Api::<k8s_openapi::api::apps::v1::StatefulSet>::namespaced(cluster, &namespace);
-                    let set = sets.get("octopus").await.ok()?;
-                    let pod = set.spec?.template.spec?;
-                    let cpu = pod.containers[0].resources.clone()?.requests?["cpu"].0.clone();
-                    (cpu == "1" && cap(w).await == *DATA.get().unwrap()).then_some(())
-                })
-                .await;
-                let writes = |part| w.writes("restored", part).len();
-                assert_eq!((writes(Part::Database), writes(Part::Share)), (1, 1), "no data was made again");
-                w.delete(Object::Instance("restored")).await;
-                w.gone(Object::Instance("restored")).await;
-            })
-        }),
+        never: |w| Box::pin(roll_back(w)),
+        heal: Heal::Then(|w| Box::pin(comes_back(w))),
     }
+}
+
+/// While nobody can ask, etcd gets the state of before.
+async fn roll_back(w: &World) {
+    // A reef that was good is good while its cluster cannot be asked, and nothing is made elsewhere.
+    w.ready(Object::Reef("weu-1")).await;
+    let (server, prefix) = api_server(w).await;
+    let namespace = w.status("restored").await.namespace.unwrap();
+    let before = BEFORE.get().unwrap();
+    for (key, _) in held(w, &prefix, &namespace).await {
+        if !before.iter().any(|(known, _)| *known == key) {
+            etcd(w, "/v3/kv/deleterange", &json!({ "key": key })).await;
+        }
+    }
+    for (key, value) in before {
+        etcd(w, "/v3/kv/put", &json!({ "key": key, "value": value })).await;
+    }
+    send(server, Signal::CONT);
+}
+
+async fn comes_back(w: &World) {
+    w.look(Object::Reef("weu-1")).await;
+    w.shows(Object::Reef("weu-1"), ("ClusterReachable", "True", "ReconcileSucceeded")).await;
+    w.look(Object::Instance("restored")).await;
+    let namespace = w.status("restored").await.namespace.unwrap();
+    let sets = Api::<StatefulSet>::namespaced(w.cluster("weu-1").await, &namespace);
+    eventually("the reef has what the spec says, and the data is the same", || async {
+        w.ready(Object::Instance("restored")).await;
+        let pod = sets.get("octopus").await.ok()?.spec?.template.spec?;
+        let cpu = pod.containers[0].resources.clone()?.requests?["cpu"].0.clone();
+        (cpu == "1" && cap(w).await == *DATA.get().unwrap()).then_some(())
+    })
+    .await;
+    let writes = |part| w.writes("restored", part).len();
+    assert_eq!((writes(Part::Database), writes(Part::Share)), (1, 1), "no data was made again");
+    w.delete(Object::Instance("restored")).await;
+    w.gone(Object::Instance("restored")).await;
 }

@@ -299,3 +299,27 @@ fn reservations_that_are_of_no_use_are_not_seen() {
     }
     assert_eq!(used.seen(&demand(&instance_of(9, json!({}))).instance), Observed::Absent);
 }
+
+#[test]
+fn an_instance_that_cannot_be_read_takes_its_room_all_the_same() {
+    let raw = json!({
+        "metadata": { "name": "garbled", "namespace": "tenant", "uid": "u", "generation": 4 },
+        "spec": { "taskCap": "many" },
+        "status": { "placement": { "reef": "weu-1", "pool": "pool-1", "storageAccount": "a", "generation": 2 } },
+    });
+    let mut used = Used::default();
+    used.add_unreadable(&raw);
+    used.add_unreadable(&json!({ "metadata": {} }));
+    let instance = Instance { namespace: "tenant".to_owned(), name: "garbled".to_owned() };
+    let Observed::Present(seen) = used.seen(&instance) else { panic!("it is there") };
+    assert_eq!((seen.claim.as_str(), seen.revision), ("u", 4));
+    assert_eq!(seen.placement.unwrap().generation, 2);
+    let room = [
+        (Dimension::Instances, Gauge { limit: 9, used: 0 }),
+        (Dimension::Cpu, Gauge { limit: 9000, used: 0 }),
+    ];
+    let mut reef = Candidate { name: "weu-1".to_owned(), room: room.into(), ..Candidate::default() };
+    used.count_on(&mut reef);
+    assert!(reef.counted.contains(&instance), "it is not placed a second time");
+    assert_eq!((reef.room[&Dimension::Instances].used, reef.room[&Dimension::Cpu].used), (1, 3500));
+}
