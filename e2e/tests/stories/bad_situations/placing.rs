@@ -97,9 +97,13 @@ fn no_room_for_the_share() -> Row {
         object: Object::Instance("shelved"),
         wrong: |w| {
             Box::pin(async move {
-                // The first time its database is still being made, and nothing is taken away under an operation.
                 w.refuse("shelved", Part::Share, Some(2), &answer(409, "ResourceQuotaExceeded"));
                 w.instance("shelved", json!({})).await;
+                // The first time its database may still be being made, and nothing is taken away under an operation.
+                w.shows(Object::Instance("shelved"), ("FileShareReady", "False", "QuotaExceeded")).await;
+                w.shows(Object::Instance("shelved"), ("DatabaseReady", "False", "WaitingForDependency"))
+                    .await;
+                w.look(Object::Instance("shelved")).await;
             })
         },
         sees: Sees {
