@@ -237,6 +237,17 @@ pub struct CloudInstanceStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub placement: Option<PlacementStatus>,
 
+    /// Why the instance is being taken off its reef again before it ever served, for example `database: ARM answered 409
+    /// 40881: the pool is full`. What was made for it there is removed first, then it is placed on another reef.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub leaving: Option<String>,
+
+    /// Reefs on which Azure had no room for the instance, the last one last. For a while it is not placed there again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub refused_on: Vec<RefusedOnStatus>,
+
     /// Address of the server, for example `https://acme.octopus.example`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
@@ -281,6 +292,20 @@ pub struct PlacementStatus {
 
     /// Why this reef, in short.
     pub reason: String,
+}
+
+/// A reef on which Azure had no room for an instance.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusedOnStatus {
+    /// The Reef, for example `weu-1`.
+    pub reef: String,
+
+    /// Number of the placement that was given up, for example `1`.
+    pub generation: i64,
+
+    /// When it was given up.
+    pub at: Time,
 }
 
 /// The releases in play.

@@ -223,16 +223,10 @@ impl Metrics {
             "Writes to API servers, done (changed) and saved because nothing differed (skipped)",
             self.writes.clone(),
         );
-        r.register(
-            "reef_operator_unreadable_objects",
-            "Looks at objects that could not be read: another schema let them in",
-            self.unreadable.clone(),
-        );
-        r.register(
-            "reef_operator_watch_errors",
-            "Watches that could not be started or broke",
-            self.watch_errors.clone(),
-        );
+        let unreadable = "Looks at objects that could not be read: another schema let them in";
+        r.register("reef_operator_unreadable_objects", unreadable, self.unreadable.clone());
+        let broken = "Watches that could not be started or broke";
+        r.register("reef_operator_watch_errors", broken, self.watch_errors.clone());
         r.register(
             "reef_operator_azure_requests",
             "Calls to Azure by resource provider, method and HTTP status (0: no answer)",

@@ -19,9 +19,10 @@ impl Azure {
     /// Lets whoever has this token into a database, from the cluster with this name, or says why not.
     pub fn sql_login(&self, from: &str, host: &str, database: &str, token: &str) -> Result<Entry, Refused> {
         let now = self.now();
+        // In the order in which tokens are given: the other way round the two could wait for each other for ever.
+        let entra = lock(self.entra());
         let mut cloud = lock(self.cloud());
         cloud.settle(now);
-        let entra = lock(self.entra());
         login(&cloud, &entra, from, (host, database), token)
     }
 }

@@ -28,6 +28,8 @@ pub enum Refusal {
     Deleting,
     /// The instance is there already.
     HoldsIt,
+    /// Azure had no room for it there a while ago.
+    NoRoomInAzure,
     /// It takes no new instances.
     Cordoned,
     /// It is not Ready; the condition's reason. What it lacks because of that is not said too.
@@ -109,6 +111,9 @@ fn state(demand: &Demand, candidate: &Candidate) -> Vec<Refusal> {
     }
     if candidate.counted.contains(&demand.instance) {
         found.push(Refusal::HoldsIt);
+    }
+    if demand.refused_on.contains(&candidate.name) {
+        found.push(Refusal::NoRoomInAzure);
     }
     if candidate.cordoned {
         found.push(Refusal::Cordoned);
@@ -216,6 +221,7 @@ impl fmt::Display for Refusal {
             Self::NotDedicated => f.write_str("not dedicated to the namespace"),
             Self::HeldAlone => f.write_str("holds an instance that asked for a dedicated reef"),
             Self::HoldsIt => f.write_str("holds the instance already"),
+            Self::NoRoomInAzure => f.write_str("Azure had no room for it there a while ago"),
             Self::Cordoned => f.write_str("Cordoned"),
             Self::NotReady(why) => write!(f, "not Ready ({why})"),
             Self::GroupPresent(group) => write!(f, "anti-affinity group {group} is there"),

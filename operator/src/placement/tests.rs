@@ -51,10 +51,11 @@ fn a_reef_that_is_not_described_takes_nobody() {
 
 #[test]
 fn state_and_wishes_each_refuse_alone() {
-    let cases: [(Change, Refusal); 8] = [
+    let cases: [(Change, Refusal); 9] = [
         (|d, _| d.reef = Some("other".to_owned()), Refusal::NotAskedFor),
         (|d, _| d.labels = labels("ring", "early"), Refusal::NotSelected),
         (|_, r| r.deleting = true, Refusal::Deleting),
+        (|d, r| d.refused_on.extend([r.name.clone()]), Refusal::NoRoomInAzure),
         (|_, r| r.cordoned = true, Refusal::Cordoned),
         (
             |_, r| r.ready = Readiness::NotReady("Provisioning".to_owned()),

@@ -115,6 +115,8 @@ pub struct Demand {
     pub reef: Option<String>,
     /// Labels that a reef has to have.
     pub labels: BTreeMap<String, String>,
+    /// Reefs on which Azure had no room for it a while ago.
+    pub refused_on: BTreeSet<String>,
 }
 
 impl Demand {

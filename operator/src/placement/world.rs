@@ -1,6 +1,6 @@
 //! Reefs and instances for the tests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
@@ -40,6 +40,7 @@ pub(super) fn demand(name: &str) -> Demand {
         ask: Ask { size: size(), tiers: Tiers::default(), anti_affinity: None },
         reef: None,
         labels: BTreeMap::new(),
+        refused_on: BTreeSet::new(),
     }
 }
 

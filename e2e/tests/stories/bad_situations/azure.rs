@@ -261,11 +261,11 @@ fn no_such_sku_here() -> Row {
                 let fault =
                     json!({ "answer": { "status": 400, "code": "ProvisioningDisabled", "message": text } });
                 w.refuse("no-sku", Part::Database, None, &fault);
-                w.instance(
-                    "no-sku",
-                    json!({ "isolation": { "database": { "tier": "Dedicated", "sku": "S3" } } }),
-                )
-                .await;
+                let database = json!({ "tier": "Dedicated", "sku": "S3" });
+                // On this reef and no other, so that it stays and waits.
+                let place = json!({ "reefRef": { "name": "weu-1" } });
+                w.instance("no-sku", json!({ "isolation": { "database": database }, "placement": place }))
+                    .await;
             })
         },
         sees: Sees {

@@ -6,6 +6,7 @@ mod azure;
 mod behind;
 mod hands;
 mod names;
+mod older;
 mod ours;
 mod placing;
 mod references;
@@ -50,17 +51,17 @@ async fn bad_situations_are_told_harm_nothing_and_heal() {
     println!("two reefs: {:.0} s", began.elapsed().as_secs_f32());
 
     let side_by_side: Vec<Row> = [
+        placing::rows(),
         hands::rows(),
         behind::rows(),
         azure::rows(),
         work::rows(),
         names::rows(),
         ours::rows(),
-        placing::rows(),
         references::rows(),
     ]
     .concat();
-    let alone: Vec<Row> = [work::alone(), unreadable::alone()].concat();
+    let alone: Vec<Row> = [work::alone(), unreadable::alone(), older::alone()].concat();
     let count = side_by_side.len() + alone.len();
     let mut outcomes: Vec<Outcome> = stream::iter(side_by_side.iter().map(|row| run(&world, row)))
         .buffer_unordered(AT_ONCE)

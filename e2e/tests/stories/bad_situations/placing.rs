@@ -1,14 +1,15 @@
 //! Places: no reef fits.
 
+use reef_e2e::{harness::eventually, instance_harness::instances};
 use serde_json::json;
 
 use super::{
     row::{Heal, Row, Sees},
-    world::Object,
+    world::{Object, Part, World, answer},
 };
 
 pub fn rows() -> Vec<Row> {
-    vec![no_reef_fits()]
+    vec![no_reef_fits(), no_room_for_the_database(), no_room_for_the_share(), no_room_anywhere()]
 }
 
 fn no_reef_fits() -> Row {
@@ -33,6 +34,126 @@ fn no_reef_fits() -> Row {
                 w.ready(Object::Instance("golden")).await;
                 let status = w.status("golden").await;
                 assert_eq!(status.placement.unwrap().reef, "weu-2");
+            })
+        }),
+    }
+}
+
+/// It is on another reef than at first, and nothing of it is on the first one.
+async fn has_moved(world: &World, instance: &'static str) {
+    let status = world.status(instance).await;
+    let place = status.placement.unwrap();
+    assert_eq!((place.generation, status.refused_on.len()), (2, 1));
+    let first = &status.refused_on[0];
+    assert!(first.generation == 1 && first.reef != place.reef, "{first:?} {place:?}");
+    let made = world.made(instance);
+    let group = format!("/resourceGroups/reef-sandbox-{}/", place.reef);
+    assert!(made.iter().all(|id| id.contains(&group)), "nothing is left on the first reef: {made:#?}");
+    assert_eq!(made.len(), 4, "identity, credential, database, share: {made:#?}");
+    let reefs = [world.reef("weu-1").await, world.reef("weu-2").await];
+    let kept = reefs.iter().flat_map(|reef| &reef.reservations).filter(|r| r.name == instance);
+    assert!(kept.count() <= 1, "no place is kept for it where it is not");
+}
+
+fn no_room_for_the_database() -> Row {
+    Row {
+        name: "Azure has no room for a new database on the reef, another reef has",
+        object: Object::Instance("roomy"),
+        wrong: |w| {
+            Box::pin(async move {
+                let text = "The elastic pool has reached its database count limit.";
+                let fault = json!({ "answer": { "status": 409, "code": "40881", "message": text } });
+                w.refuse("roomy", Part::Database, Some(1), &fault);
+                w.instance("roomy", json!({})).await;
+            })
+        },
+        sees: Sees {
+            condition: ("Ready", "True", "ReconcileSucceeded"),
+            says: &["in service"],
+            event: (
+                "QuotaExceeded",
+                &["database", "40881", "count limit", "taken off Reef weu-", "Reef weu-"],
+            ),
+        },
+        never: |w| {
+            Box::pin(async move {
+                has_moved(w, "roomy").await;
+                let taken = w.writes("roomy", Part::Database).iter().filter(|c| c.status < 300).count();
+                assert_eq!(taken, 1, "it is made once");
+            })
+        },
+        heal: Heal::Then(|w| {
+            Box::pin(async move {
+                w.event(Object::Instance("roomy"), "Scheduled", &["had no room for it there"]).await;
+            })
+        }),
+    }
+}
+
+/// Its database was made by then: it never was opened, so it goes too.
+fn no_room_for_the_share() -> Row {
+    Row {
+        name: "Azure has no room for a new file share on the reef, another reef has",
+        object: Object::Instance("shelved"),
+        wrong: |w| {
+            Box::pin(async move {
+                w.refuse("shelved", Part::Share, Some(2), &answer(409, "ResourceQuotaExceeded"));
+                w.instance("shelved", json!({})).await;
+                // The first time its database may still be being made, and nothing is taken away under an operation.
+                w.shows(Object::Instance("shelved"), ("FileShareReady", "False", "QuotaExceeded")).await;
+                w.shows(Object::Instance("shelved"), ("DatabaseReady", "False", "WaitingForDependency"))
+                    .await;
+                w.look(Object::Instance("shelved")).await;
+            })
+        },
+        sees: Sees {
+            condition: ("Ready", "True", "ReconcileSucceeded"),
+            says: &["in service"],
+            event: ("QuotaExceeded", &["file share", "ResourceQuotaExceeded", "taken off Reef weu-"]),
+        },
+        never: |w| Box::pin(has_moved(w, "shelved")),
+        heal: Heal::Then(|w| Box::pin(async move { w.ready(Object::Instance("shelved")).await })),
+    }
+}
+
+fn no_room_anywhere() -> Row {
+    Row {
+        name: "Azure has no room for a new database on any reef",
+        object: Object::Instance("crowded"),
+        wrong: |w| {
+            Box::pin(async move {
+                w.refuse("crowded", Part::Database, None, &answer(409, "40881"));
+                w.instance("crowded", json!({})).await;
+                eventually("it has tried the other reef", || async {
+                    let found = instances(&w.client).get("crowded").await.ok()?.status?;
+                    let second = found.placement.is_some_and(|place| place.generation == 2);
+                    (second && w.writes("crowded", Part::Database).len() >= 2).then_some(())
+                })
+                .await;
+            })
+        },
+        sees: Sees {
+            condition: ("DatabaseReady", "False", "QuotaExceeded"),
+            says: &["database", "409 40881"],
+            event: ("QuotaExceeded", &["database", "40881"]),
+        },
+        never: |w| {
+            Box::pin(async move {
+                // It waits where it is, and does not go to and fro.
+                w.look(Object::Instance("crowded")).await;
+                eventually("one more try", || async {
+                    (w.writes("crowded", Part::Database).len() >= 3).then_some(())
+                })
+                .await;
+                w.shows(Object::Instance("crowded"), ("DatabaseReady", "False", "QuotaExceeded")).await;
+                let status = w.status("crowded").await;
+                assert!(status.leaving.is_none() && status.placement.unwrap().generation == 2);
+            })
+        },
+        heal: Heal::ThenReady(|w| {
+            Box::pin(async move {
+                w.sandbox.azure_healed_of("crowded");
+                w.look(Object::Instance("crowded")).await;
             })
         }),
     }

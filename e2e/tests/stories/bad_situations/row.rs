@@ -89,7 +89,9 @@ async fn steps(world: &World, row: &Row) {
         Heal::Then(heal) => heal(world).await,
         Heal::Deleted => {}
     }
-    world.delete(row.object).await;
+    if !row.object.is_shared() {
+        world.delete(row.object).await;
+    }
 }
 
 /// Nothing more has to be looked at.

@@ -38,7 +38,7 @@ static TAKEN_BACK: std::sync::OnceLock<Value> = std::sync::OnceLock::new();
 fn unreadable() -> Row {
     Row {
         name: "another schema has let in an instance that the operator cannot read",
-        object: Object::Instance("garbled"),
+        object: Object::InstanceAsItWas("garbled"),
         wrong: |w| {
             Box::pin(async move {
                 w.instance("garbled", json!({})).await;
@@ -75,9 +75,10 @@ fn unreadable() -> Row {
                 assert_eq!(w.made("garbled"), made, "it is left as it is");
             })
         },
-        heal: Heal::ThenReady(|w| {
+        heal: Heal::Then(|w| {
             Box::pin(async move {
                 w.patch(Object::Instance("garbled"), json!({ "spec": { "taskCap": 10 } })).await;
+                w.ready(Object::Instance("garbled")).await;
             })
         }),
     }

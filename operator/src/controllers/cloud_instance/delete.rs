@@ -124,7 +124,7 @@ pub enum Advance {
 const LONGEST_SECONDS: i64 = 900;
 
 /// Data of which it is not known that it ever was there, with the last time when making it was begun.
-fn begun(status: &CloudInstanceStatus) -> Vec<(Part, Timestamp)> {
+pub(super) fn begun(status: &CloudInstanceStatus) -> Vec<(Part, Timestamp)> {
     let database = status.database.as_ref().filter(|d| !d.ready).and_then(|d| d.begun_at.as_ref());
     let share = status.share.as_ref().filter(|s| !s.ready).and_then(|s| s.begun_at.as_ref());
     let all = [(Part::Database, database), (Part::Share, share)];

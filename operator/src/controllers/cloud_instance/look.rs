@@ -1,12 +1,12 @@
 //! One look at a CloudInstance.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{Api, Resource, ResourceExt, runtime::controller::Action};
 use reef_crds::{
-    CloudInstance, CloudInstanceStatus, Reef,
+    CloudInstance, CloudInstanceStatus,
     condition::{ConditionType, Reason, ours},
     meta::{CONFIRM_RECREATION, INSTANCE_FINALIZER, RECONCILE_REQUESTED_AT},
 };
@@ -17,16 +17,16 @@ use super::{
     delete,
     done::Done,
     in_cluster::{self, InCluster, Routes, Wanted},
-    intake::{self, Found},
+    intake,
     jobs::Agent,
     keys::{self, Keys},
     manifests::Server,
     observe,
     parts::Part,
-    placing::{self, Placing},
+    placed,
     plan::{self, Facts, Plan},
     references::{self, Home},
-    report, restorable, steady,
+    report, restorable, steady, unplace,
 };
 use crate::{
     cluster::{self, ReefCluster},
@@ -41,7 +41,7 @@ use crate::{
         references::{Held, hold_now},
         teardown::annotated,
     },
-    resources::{Pauses, Verdict, act, failed, memory::Memory, observe::poll},
+    resources::{Pauses, Seen, Verdict, act, failed, memory::Memory, observe::poll},
 };
 
 /// Pause while something that wakes us is waited for.
@@ -72,7 +72,7 @@ pub(super) async fn look(instance: &CloudInstance, shared: &Shared) -> Result<Ac
         finalizers::add(context, &api, instance, INSTANCE_FINALIZER).await?;
         return Ok(Action::await_change());
     }
-    let instance = match placed(instance, shared).await? {
+    let instance = match placed::placed(instance, shared).await? {
         Ok(instance) => instance,
         Err(Held(trouble, stalled)) => return held(instance, shared, &trouble, stalled).await,
     };
@@ -87,7 +87,12 @@ pub(super) async fn look(instance: &CloudInstance, shared: &Shared) -> Result<Ac
         memory.asked(Timestamp::now());
         shared.steady.forget(&uid);
     }
-    let result = work(&instance, shared, &home, &mut memory).await;
+    let leaves = instance.status.as_ref().is_some_and(|s| s.leaving.is_some());
+    let result = if leaves {
+        unplace::step(&instance, shared, &home, &mut memory).await
+    } else {
+        work(&instance, shared, &home, &mut memory).await
+    };
     shared.memories.put(&uid, memory);
     result
 }
@@ -95,78 +100,6 @@ pub(super) async fn look(instance: &CloudInstance, shared: &Shared) -> Result<Ac
 /// Where CloudInstances of this namespace are.
 pub(super) fn api(context: &Context, instance: &CloudInstance) -> Api<CloudInstance> {
     Api::namespaced(context.client.clone(), &instance.namespace().unwrap_or_default())
-}
-
-/// The instance with its place and names in the status, which stand there before anything is made.
-async fn placed(instance: &CloudInstance, shared: &Shared) -> Result<Result<CloudInstance, Held>, Error> {
-    let context = &*shared.context;
-    if instance.status.as_ref().is_some_and(|s| s.placement.is_some()) {
-        return Ok(Ok(instance.clone()));
-    }
-    let region = match references::region(context, instance).await? {
-        Ok(region) => region,
-        Err(held) => return Ok(Err(held)),
-    };
-    let now = Timestamp::now();
-    let uid = instance.uid().unwrap_or_default();
-    let mut memory = shared.memories.take(&uid);
-    let found = intake::search(context, instance, &region, &mut memory, now).await;
-    shared.memories.put(&uid, memory);
-    let found = match found? {
-        Ok(found) => found,
-        Err(held) => return Ok(Err(held)),
-    };
-    if let Found::Nowhere(arm) = &found {
-        let reefs = match intake::reefs(context, &region).await? {
-            Ok(reefs) => reefs,
-            Err(held) => return Ok(Err(held)),
-        };
-        placing::prepare(context, arm, &reefs, now).await;
-    }
-    let turn = shared.turn(&region.name_any());
-    let mut listed = turn.lock().await;
-    let mut note = None;
-    let placement = match found {
-        Found::There(placement) => placement,
-        Found::Nowhere(_) => {
-            // The reefs first, and the instances after: what a reef no longer keeps a place for stands in its instance.
-            let reefs = match intake::reefs(context, &region).await? {
-                Ok(reefs) => reefs,
-                Err(held) => return Ok(Err(held)),
-            };
-            let placing = Placing { context, listed: &mut listed, note: &mut note };
-            match placing::place(placing, instance, &reefs, now).await? {
-                Ok(placement) => placement,
-                Err(held) => {
-                    refused(instance, shared, &held.0, note).await;
-                    return Ok(Err(held));
-                }
-            }
-        }
-    };
-    let reefs = Api::<Reef>::all(context.client.clone());
-    let reef = reefs.get(&placement.reef).await.map_err(Error::api("read the Reef"))?;
-    let note = note.unwrap_or_else(|| format!("{}: {}", placing::placement(&placement), placement.reason));
-    let next = intake::named(context, instance, &region, &reef, placement);
-    // Only while the instance is as it was placed: somebody else may have placed it.
-    write_status(instance, shared, &next, true).await?;
-    drop(listed);
-    publish(&shared.recorder, &instance.object_ref(&()), Reason::Scheduled, false, "Place", &note).await;
-    // The place stands in the instance's own status now. If this fails, the next placement on that reef does it.
-    if let Err(error) = placing::release(context, instance, &reef).await {
-        tracing::debug!(%error, name = instance.name_any(), "reservation");
-    }
-    Ok(Ok(CloudInstance { status: Some(next), ..instance.clone() }))
-}
-
-/// Tells why each reef was refused, when that is news.
-async fn refused(instance: &CloudInstance, shared: &Shared, trouble: &Trouble, note: Option<String>) {
-    let conditions = instance.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
-    let ready = conditions.iter().find(|c| c.type_ == ConditionType::Ready.as_str());
-    let is_known = ready.is_some_and(|c| c.reason == trouble.reason.as_str() && c.message == trouble.message);
-    if let Some(note) = note.filter(|_| !is_known && shared.context.claim.check().is_ok()) {
-        publish(&shared.recorder, &instance.object_ref(&()), trouble.reason, true, "Place", &note).await;
-    }
 }
 
 /// Settings of the waits.
@@ -199,17 +132,8 @@ async fn work(
     };
     inputs.keys_hash = keys.hash();
     let was_published = memory_of(&status);
-    let mut facts = Facts {
-        inputs: &inputs,
-        seen: &seen,
-        taken_for_good: (has_served && !memory.is_doubtful).then_some(Part::Federation),
-        had: (status.database.is_some_and(|d| d.ready), status.share.is_some_and(|s| s.ready)),
-        may_adopt: intake::may_adopt(instance, &home.region, now),
-        may_recreate: annotated(instance, CONFIRM_RECREATION) && !status.recreation_spent,
-        is_spent: status.recreation_spent,
-        unpublished: Some("the server, which has to serve first"),
-        now,
-    };
+    let mut facts = facts(instance, home, (&inputs, &seen), now);
+    facts.taken_for_good = (has_served && !memory.is_doubtful).then_some(Part::Federation);
     let first = plan::plan(&facts);
     if doubtful(&first, &inputs, memory) {
         return Ok(Action::requeue(Duration::from_millis(10)));
@@ -234,8 +158,35 @@ async fn work(
     let done = carry_out(context, home, &mut plan, memory, times).await;
     let next = report::report(instance, &plan, &seen, &in_cluster, &context.policy, now);
     write(instance, shared, &next).await?;
+    if let Some(why) = unplace::refused(&next, &inputs, (&plan, &seen), memory) {
+        let instance = CloudInstance { status: Some(next), ..instance.clone() };
+        if unplace::leave(&instance, shared, home, why, now).await? {
+            return Ok(Action::requeue(Duration::from_millis(50)));
+        }
+    }
     let pause = again(&plan, &in_cluster, memory, done, times.0, now);
     Ok(Action::requeue(stops.cap(pause, now)))
+}
+
+/// What the plan of an instance follows from that is not published yet.
+fn facts<'a>(
+    instance: &CloudInstance,
+    home: &Home,
+    (inputs, seen): (&'a Inputs, &'a BTreeMap<Part, Seen>),
+    now: Timestamp,
+) -> Facts<'a> {
+    let status = instance.status.clone().unwrap_or_default();
+    Facts {
+        inputs,
+        seen,
+        taken_for_good: None,
+        had: (status.database.is_some_and(|d| d.ready), status.share.is_some_and(|s| s.ready)),
+        may_adopt: intake::may_adopt(instance, &home.region, now),
+        may_recreate: annotated(instance, CONFIRM_RECREATION) && !status.recreation_spent,
+        is_spent: status.recreation_spent,
+        unpublished: Some("the server, which has to serve first"),
+        now,
+    }
 }
 
 /// Does what is planned. True if something is done already, so that what waits for it can go on.
@@ -261,7 +212,7 @@ fn doubtful(plan: &Plan, inputs: &Inputs, memory: &mut Memory) -> bool {
     bad.filter(|(part, _)| memory.doubt(&inputs.id(**part))).count() > 0
 }
 
-/// What the verdicts say about when to read again.
+/// What the verdicts mean for the next looks.
 fn remember(plan: &Plan, inputs: &Inputs, memory: &mut Memory, now: Timestamp) {
     for (part, verdict) in &plan.verdicts {
         match verdict {
@@ -446,7 +397,7 @@ pub(super) async fn write(
 }
 
 /// The same; `as_read` only while the instance is as it was read.
-async fn write_status(
+pub(super) async fn write_status(
     instance: &CloudInstance,
     shared: &Shared,
     next: &CloudInstanceStatus,

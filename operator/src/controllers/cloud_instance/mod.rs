@@ -16,6 +16,7 @@ mod manifests;
 pub mod names;
 mod observe;
 mod parts;
+mod placed;
 mod placing;
 mod plan;
 mod pod;
@@ -31,6 +32,7 @@ mod steady;
 mod teardown;
 #[cfg(test)]
 mod tests;
+mod unplace;
 mod volume;
 
 use std::{

@@ -1,5 +1,6 @@
 //! What an instance asks for, from its spec (pure).
 
+use jiff::Timestamp;
 use kube::ResourceExt;
 use reef_crds::{
     CloudInstance,
@@ -18,18 +19,24 @@ pub fn who(instance: &CloudInstance) -> Instance {
     Instance { namespace: instance.namespace().unwrap_or_default(), name: instance.name_any() }
 }
 
-/// What it asks for, for its first placement.
-pub fn demand(instance: &CloudInstance) -> Demand {
+/// How long an instance is not placed again where Azure had no room for it, seconds.
+const REFUSED_SECONDS: i64 = 1800;
+
+/// What it asks for, for its first placement, or the next after those that were given up.
+pub fn demand(instance: &CloudInstance, now: Timestamp) -> Demand {
+    let refused_on = instance.status.as_ref().map(|s| s.refused_on.as_slice()).unwrap_or_default();
+    let is_recent = |at: Timestamp| now.as_second() - at.as_second() < REFUSED_SECONDS;
     let wishes = instance.spec.placement.clone().unwrap_or_default();
     Demand {
         instance: who(instance),
         claim: instance.uid().unwrap_or_default(),
         revision: instance.metadata.generation.unwrap_or(0),
-        generation: 1,
+        generation: 1 + refused_on.iter().map(|refused| refused.generation).max().unwrap_or(0),
         region: instance.spec.region_ref.name.clone(),
         ask: ask(instance),
         reef: wishes.reef_ref.map(|reference| reference.name),
         labels: wishes.reef_selector.map(|selector| selector.match_labels).unwrap_or_default(),
+        refused_on: { refused_on.iter() }.filter(|r| is_recent(r.at.0)).map(|r| r.reef.clone()).collect(),
     }
 }
 

@@ -49,6 +49,14 @@ pub struct Placing<'a> {
     pub note: &'a mut Option<String>,
 }
 
+/// A decision with what it was made from.
+struct Decided {
+    decision: Decision,
+    demand: Demand,
+    candidates: Vec<Candidate>,
+    used: Used,
+}
+
 /// Decides and keeps the place. `reefs` are those of the region, as they were read before.
 pub async fn place(
     placing: Placing<'_>,
@@ -57,6 +65,49 @@ pub async fn place(
     now: Timestamp,
 ) -> Result<Result<PlacementStatus, Held>, Error> {
     let Placing { context, listed, note } = placing;
+    let decided = match decide(context, listed, instance, reefs, now).await? {
+        Ok(decided) => decided,
+        Err(held) => return Ok(Err(held)),
+    };
+    let Decided { decision, demand, candidates, used } = decided;
+    tracing::info!(name = instance.name_any(), decision = decision.event(), "placement");
+    let Some(chosen) = &decision.chosen else {
+        if decision.held_by.is_some() {
+            // It has its place by now, and this is an old view of it.
+            return Err(Error::Outdated(decision.summary()));
+        }
+        *note = Some(decision.event());
+        return Ok(Err(Held(Trouble::new(Reason::NoReefFits, decision.summary()), false)));
+    };
+    if !chosen.is_reserved()
+        && let Some((reef, fresh)) =
+            reefs.iter().zip(&candidates).find(|(_, fresh)| fresh.name == chosen.placement.reef)
+    {
+        keep(context, reef, (&demand, fresh), &chosen.placement, &used, now).await?;
+    }
+    *note = Some(decision.event());
+    Ok(Ok(status(&decision, &chosen.placement)))
+}
+
+/// The reef on which an instance would be placed, with all that its status says by now; nothing is kept for it there.
+pub async fn elsewhere(
+    context: &Context,
+    listed: &mut Cache,
+    instance: &CloudInstance,
+    reefs: &[Reef],
+    now: Timestamp,
+) -> Result<Option<String>, Error> {
+    let decided = decide(context, listed, instance, reefs, now).await?;
+    Ok(decided.ok().and_then(|decided| Some(decided.decision.chosen?.placement.reef)))
+}
+
+async fn decide(
+    context: &Context,
+    listed: &mut Cache,
+    instance: &CloudInstance,
+    reefs: &[Reef],
+    now: Timestamp,
+) -> Result<Result<Decided, Held>, Error> {
     // The order matters: docs/adr/0007-reservations-and-the-order-of-reads.md.
     let (mut used, mut known) = (Used::default(), Known::default());
     each::<CloudInstance>(&context.client, "list CloudInstances", |instance| match instance {
@@ -88,25 +139,9 @@ pub async fn place(
         }
         candidates.push(candidate);
     }
-    let demand = demand::demand(instance);
+    let demand = demand::demand(instance, now);
     let decision = placement::place(&demand, &candidates);
-    tracing::info!(name = instance.name_any(), decision = decision.event(), "placement");
-    let Some(chosen) = &decision.chosen else {
-        if decision.held_by.is_some() {
-            // It has its place by now, and this is an old view of it.
-            return Err(Error::Outdated(decision.summary()));
-        }
-        *note = Some(decision.event());
-        return Ok(Err(Held(Trouble::new(Reason::NoReefFits, decision.summary()), false)));
-    };
-    if !chosen.is_reserved()
-        && let Some((reef, fresh)) =
-            reefs.iter().zip(&candidates).find(|(_, fresh)| fresh.name == chosen.placement.reef)
-    {
-        keep(context, reef, (&demand, fresh), &chosen.placement, &used, now).await?;
-    }
-    *note = Some(decision.event());
-    Ok(Ok(status(&decision, &chosen.placement)))
+    Ok(Ok(Decided { decision, demand, candidates, used }))
 }
 
 /// How long a reef may take to say what is on it before it takes nobody.

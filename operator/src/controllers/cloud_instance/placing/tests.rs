@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use reef_crds::{CloudInstance, Reef, ReefClassSpec, RetainedInstance, reef::ReservationStatus};
 use serde_json::{Value, json};
 
-use super::{candidate::candidate, demand::demand, reservations, used::Used};
+use super::{candidate::candidate, reservations, used::Used};
 use crate::{
     observed::Observed,
     placement::{
@@ -14,6 +14,10 @@ use crate::{
 
 const GI: u64 = 1 << 30;
 const UID: &str = "00000000-0000-0000-0000-00000000000";
+
+fn demand(instance: &CloudInstance) -> Demand {
+    super::demand::demand(instance, now())
+}
 
 fn now() -> Timestamp {
     Timestamp::from_second(10_000).unwrap()
@@ -264,10 +268,8 @@ fn a_reservation_stands_in_the_reef_as_it_was_made() {
     // It is found again, counts for others, and those of its group do not come.
     let reef = seen(&reef_of(json!({ "status": { "reservations": list } })), &used);
     assert!(place(&demand, std::slice::from_ref(&reef)).chosen.unwrap().is_reserved());
-    let other = super::demand::demand(&instance_of(
-        2,
-        json!({ "spec": { "placement": { "antiAffinityGroup": "blue" } } }),
-    ));
+    let blue = json!({ "spec": { "placement": { "antiAffinityGroup": "blue" } } });
+    let other = super::demand::demand(&instance_of(2, blue), now());
     assert_eq!(verdict(&other, &reef).refusals, [Refusal::GroupPresent("blue".to_owned())]);
 }
 
@@ -296,4 +298,28 @@ fn reservations_that_are_of_no_use_are_not_seen() {
         assert_eq!(!reef.reservations.is_empty(), stays, "{case}");
     }
     assert_eq!(used.seen(&demand(&instance_of(9, json!({}))).instance), Observed::Absent);
+}
+
+#[test]
+fn an_instance_that_cannot_be_read_takes_its_room_all_the_same() {
+    let raw = json!({
+        "metadata": { "name": "garbled", "namespace": "tenant", "uid": "u", "generation": 4 },
+        "spec": { "taskCap": "many" },
+        "status": { "placement": { "reef": "weu-1", "pool": "pool-1", "storageAccount": "a", "generation": 2 } },
+    });
+    let mut used = Used::default();
+    used.add_unreadable(&raw);
+    used.add_unreadable(&json!({ "metadata": {} }));
+    let instance = Instance { namespace: "tenant".to_owned(), name: "garbled".to_owned() };
+    let Observed::Present(seen) = used.seen(&instance) else { panic!("it is there") };
+    assert_eq!((seen.claim.as_str(), seen.revision), ("u", 4));
+    assert_eq!(seen.placement.unwrap().generation, 2);
+    let room = [
+        (Dimension::Instances, Gauge { limit: 9, used: 0 }),
+        (Dimension::Cpu, Gauge { limit: 9000, used: 0 }),
+    ];
+    let mut reef = Candidate { name: "weu-1".to_owned(), room: room.into(), ..Candidate::default() };
+    used.count_on(&mut reef);
+    assert!(reef.counted.contains(&instance), "it is not placed a second time");
+    assert_eq!((reef.room[&Dimension::Instances].used, reef.room[&Dimension::Cpu].used), (1, 3500));
 }
