@@ -307,6 +307,12 @@ impl Story {
             })
             .await;
         }
+        if !parts.contains(&Part::Operator) && !parts.contains(&Part::Management) {
+            // What Azure does not say now was good before.
+            for server in &self.servers {
+                instance_ready(&self.client, server.name).await;
+            }
+        }
         let (away, pods) = (began.elapsed(), self.pods().await);
         let mut marks = self.marks();
         for part in parts.iter().rev() {
@@ -325,7 +331,6 @@ impl Story {
         assert_eq!((self.records(), self.sandbox.azure_ids()), (records, resources), "{parts:?}");
         assert_eq!(self.to_azure().len(), azure, "{parts:?}: nothing was written to Azure");
         self.all_serve("after the return").await;
-        // Whose server stopped while Azure was silent is Ready again only now that it answers.
         for server in &self.servers {
             instance_ready(&self.client, server.name).await;
         }

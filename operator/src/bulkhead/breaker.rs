@@ -95,6 +95,11 @@ impl Breaker {
         }
     }
 
+    /// Whether the last call that ended was answered.
+    pub fn answers(&self) -> bool {
+        self.failures == 0 && self.open.is_none()
+    }
+
     /// Whether it is open or half-open.
     pub fn is_open(&self) -> bool {
         self.open.is_some()
@@ -114,6 +119,7 @@ mod tests {
         let mut breaker = Breaker::default();
         for n in 1..=FAILURES {
             breaker.ask(s(0)).unwrap();
+            assert_eq!(breaker.answers(), n == 1);
             assert_eq!(breaker.tell(Outcome::Failed, s(0), s(1)), n == FAILURES, "failure {n}");
         }
         breaker

@@ -18,6 +18,9 @@ use crate::metrics::{ByCell, ByReef, Metrics};
 /// Calls to Azure at once for one reef.
 const CALLS: usize = 32;
 
+/// Who gives up a call after less knows nothing of the service. Nearly all reads are answered within two seconds.
+const LONG: Duration = Duration::from_secs(4);
+
 /// What a reef depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Service {
@@ -118,6 +121,11 @@ impl Cell {
         Ok(Call { cell: self.clone(), service, began, is_told: false })
     }
 
+    /// Whether the last call to a service was answered: who chooses a reef takes one that answers.
+    pub fn answers(&self, service: Service) -> bool {
+        self.breaker(service).answers()
+    }
+
     /// Whether calls to a service are held back because it fails.
     pub fn is_open(&self, service: Service) -> bool {
         self.breaker(service).is_open()
@@ -150,7 +158,8 @@ impl Cell {
     }
 }
 
-/// A call that was let through. Dropped before it is told how it went, it counts as given up by its caller.
+/// A call that was let through. Dropped before it is told how it went, it counts as given up by its caller; after
+/// [`LONG`] as one without an answer.
 pub struct Call {
     cell: Arc<Cell>,
     service: Service,
@@ -169,7 +178,9 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         if !self.is_told {
-            self.cell.tell(self.service, Outcome::Unknown, self.began);
+            let is_long = self.cell.now().saturating_sub(self.began) >= LONG;
+            let outcome = if is_long { Outcome::Failed } else { Outcome::Unknown };
+            self.cell.tell(self.service, outcome, self.began);
         }
     }
 }

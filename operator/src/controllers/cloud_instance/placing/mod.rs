@@ -194,7 +194,7 @@ fn lists(reef: &Reef) -> Paths {
 fn readiness(context: &Context, reef: &Reef, known: &Known, listed: &mut Cache) -> Readiness {
     let (name, lists) = (reef.name_any(), lists(reef));
     let cell = context.cells.reef(&name);
-    if [Service::Azure, Service::Cluster].into_iter().any(|service| cell.is_open(service)) {
+    if [Service::Azure, Service::Cluster].into_iter().any(|service| !cell.answers(service)) {
         return Readiness::NotReady(Reason::CircuitOpen.to_string());
     }
     let listing = |path: &str| context.lists.known(path);
