@@ -104,7 +104,7 @@ pub struct RunArgs {
     pub concurrency: u16,
 
     /// An object that nothing happened to is looked at again after about this long, seconds.
-    #[arg(long, env = "REEF_OPERATOR_RESYNC_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(10..=86_400))]
+    #[arg(long, env = "REEF_OPERATOR_RESYNC_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(5..=86_400))]
     pub resync_seconds: u32,
 
     /// An Azure operation about which Azure does not say when to ask again is asked about after this long,
@@ -184,7 +184,7 @@ mod tests {
             ("--fleet", "a-", "lower-case letter"),
             ("--listen", "8080", "socket address"),
             ("--lease-duration-seconds", "1", "not in 3..=3600"),
-            ("--resync-seconds", "5", "not in 10..=86400"),
+            ("--resync-seconds", "4", "not in 5..=86400"),
             ("--concurrency", "0", "not in 1..=1000"),
             ("--log-level", "loud=x=y", "for example"),
             ("--namespace", "A", "name of a namespace"),
