@@ -24,14 +24,17 @@ const SAMPLES: [&str; 3] = [
     include_str!("../../../docs/samples/30-reefs.yaml"),
 ];
 
-const COUNT: usize = 60;
+/// How many; `REEF_INSTANCES` asks for another number, which has to be even.
+fn count() -> usize {
+    std::env::var("REEF_INSTANCES").ok().and_then(|n| n.parse().ok()).unwrap_or(60)
+}
 
 /// Cycles of routine looks during which nothing may happen.
 const CYCLES: f64 = 20.0;
 
 fn manifests() -> String {
     let mut text = format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {CUSTOMERS}\n");
-    for n in 0..COUNT {
+    for n in 0..count() {
         write!(
             text,
             "---\napiVersion: cloud.octopus.com/v1alpha1\nkind: CloudInstance\nmetadata:\n  name: i{n}\n  namespace: {CUSTOMERS}\n\
@@ -57,8 +60,8 @@ async fn sixty_instances_come_and_then_it_is_quiet() {
     let began = Instant::now();
     ok(&sandbox.kubectl_with(&["apply", "-f", "-"], &manifests()));
     let all = all_ready(&client).await;
-    println!("{COUNT} instances Ready {:.0} s after they were applied", began.elapsed().as_secs_f64());
-    Calls::of(&sandbox, &client).await.since(&before).print("making one instance", COUNT);
+    println!("{} instances Ready {:.0} s after they were applied", count(), began.elapsed().as_secs_f64());
+    Calls::of(&sandbox, &client).await.since(&before).print("making one instance", count());
     they_are_spread(&client, &all).await;
     each_is_itself(&sandbox, &client, &all).await;
     then_it_is_quiet(&sandbox, &client).await;
@@ -70,8 +73,8 @@ async fn sixty_instances_come_and_then_it_is_quiet() {
         left.is_empty().then_some(())
     })
     .await;
-    println!("{COUNT} instances gone after {:.0} s", began.elapsed().as_secs_f64());
-    Calls::of(&sandbox, &client).await.since(&before).print("deleting one instance", COUNT);
+    println!("{} instances gone after {:.0} s", count(), began.elapsed().as_secs_f64());
+    Calls::of(&sandbox, &client).await.since(&before).print("deleting one instance", count());
     let left: Vec<_> =
         sandbox.azure_ids().into_iter().filter(|id| id.contains("/db-") || id.contains("/id-")).collect();
     assert!(left.is_empty(), "{left:#?}");
@@ -84,7 +87,7 @@ async fn all_ready(client: &Client) -> Vec<CloudInstance> {
             let conditions = i.status.iter().flat_map(|s| &s.conditions);
             conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
         };
-        (all.iter().filter(ready).count() == COUNT).then_some(all)
+        (all.iter().filter(ready).count() == count()).then_some(all)
     })
     .await
 }
@@ -103,7 +106,7 @@ async fn they_are_spread(client: &Client, all: &[CloudInstance]) {
         *within.entry(place.storage_account.clone()).or_default() += 1;
     }
     println!("on reefs {on:?}, in storage accounts {within:?}");
-    assert_eq!(on.values().copied().collect::<Vec<_>>(), [COUNT / 2, COUNT / 2]);
+    assert_eq!(on.values().copied().collect::<Vec<_>>(), [count() / 2, count() / 2]);
     assert!(within.values().all(|shares| *shares <= 50), "{within:?}");
     let reefs = Api::<Reef>::all(client.clone()).list(&ListParams::default()).await.unwrap();
     for reef in reefs {
@@ -125,11 +128,11 @@ async fn each_is_itself(sandbox: &Sandbox, client: &Client, all: &[CloudInstance
 async fn then_it_is_quiet(sandbox: &Sandbox, client: &Client) {
     set(sandbox, "resyncSeconds=5");
     // The new leader looks at all of them once.
-    looked(client, 2.0 * f64::from(u32::try_from(COUNT).unwrap())).await;
+    looked(client, 2.0 * f64::from(u32::try_from(count()).unwrap())).await;
     all_ready(client).await;
     let before = Calls::of(sandbox, client).await;
     let began = Instant::now();
-    looked(client, CYCLES * f64::from(u32::try_from(COUNT).unwrap())).await;
+    looked(client, CYCLES * f64::from(u32::try_from(count()).unwrap())).await;
     let calls = Calls::of(sandbox, client).await.since(&before);
     let cycles = usize::try_from(began.elapsed().as_secs() / 5).unwrap();
     println!("quiet for {cycles} cycles of 5 s");
