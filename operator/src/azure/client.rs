@@ -11,7 +11,7 @@ use azure_core::{
     credentials::TokenCredential,
     http::{
         ClientOptions, Context, Method, Pipeline, PipelineSendOptions, Request, RetryOptions, Transport, Url,
-        headers::HeaderName,
+        UserAgentOptions, headers::HeaderName,
     },
 };
 use azure_identity::{
@@ -26,6 +26,7 @@ use super::{
     turn,
 };
 use crate::{
+    actor::Actor,
     bulkhead::{Cell, Gate, Rates},
     causes,
     controller::{stop::Ban, trouble::Trouble},
@@ -97,12 +98,13 @@ pub struct Arms {
     args: AzureArgs,
     http: reqwest::Client,
     metrics: Arc<Metrics>,
+    actor: Actor,
     clients: Mutex<HashMap<Identity, Arc<Arm>>>,
 }
 
 impl Arms {
-    /// Prepares what all clients share. Makes no call.
-    pub fn new(args: AzureArgs, metrics: Arc<Metrics>) -> Result<Self, Error> {
+    /// Prepares what all clients of `actor` share. Makes no call.
+    pub fn new(args: AzureArgs, metrics: Arc<Metrics>, actor: Actor) -> Result<Self, Error> {
         let mut builder = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(20))
             .read_timeout(ANSWER)
@@ -121,7 +123,7 @@ impl Arms {
             builder = builder.tls_certs_only(certificates);
         }
         let http = builder.build().map_err(|e| Error::Http(causes(&e)))?;
-        Ok(Self { args, http, metrics, clients: Mutex::default() })
+        Ok(Self { args, http, metrics, actor, clients: Mutex::default() })
     }
 
     /// The client for what belongs to a cell: of the identity that its region names, or of the operator's own.
@@ -152,6 +154,7 @@ pub struct Arm {
     /// The rates of this identity.
     pub(super) gate: Arc<Gate>,
     pub(super) cell: Arc<Cell>,
+    actor: Actor,
     /// What it refuses to do for now.
     ban: Ban,
 }
@@ -179,6 +182,7 @@ impl Arm {
         let options = || ClientOptions {
             retry: RetryOptions::none(),
             transport: transport(),
+            user_agent: UserAgentOptions { application_id: arms.actor.application() },
             ..ClientOptions::default()
         };
         let credential = WorkloadIdentityCredential::new(Some(WorkloadIdentityCredentialOptions {
@@ -198,8 +202,8 @@ impl Arm {
         );
         let args = &arms.args;
         let gate = Gate::new(Rates::new(args.azure_reads_per_second, args.azure_writes_per_second));
-        let (metrics, ban) = (arms.metrics.clone(), Ban::default());
-        Ok(Self { identity, credential, pipeline, metrics, gate, cell, ban })
+        let (metrics, actor, ban) = (arms.metrics.clone(), arms.actor.clone(), Ban::default());
+        Ok(Self { identity, credential, pipeline, metrics, gate, cell, actor, ban })
     }
 
     /// The same client for what belongs to another cell.
@@ -210,6 +214,11 @@ impl Arm {
     /// The same client, which refuses what is forbidden. Reads, polls and actions that only read go on.
     pub fn under(self: &Arc<Self>, ban: &Ban) -> Arc<Self> {
         if self.ban == *ban { self.clone() } else { Arc::new(Self { ban: ban.clone(), ..(**self).clone() }) }
+    }
+
+    /// Who calls with it.
+    pub fn actor(&self) -> &Actor {
+        &self.actor
     }
 
     /// Where its calls are counted.
@@ -340,6 +349,9 @@ impl Arm {
             request.set_body(body.to_string());
         }
         let turn = self.turn(request.url().path(), request.method()).await?;
+        if [Method::Put, Method::Delete].contains(&request.method()) {
+            self.actor.may_write()?;
+        }
         let began = Instant::now();
         let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
         let limit = if request.method() == Method::Get { ANSWER_TO_READ } else { ANSWER };
@@ -457,7 +469,9 @@ mod tests {
             ("/nowhere.pem", "No such file"),
             (concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"), "no certificate"),
         ] {
-            let Err(error) = Arms::new(args(path), Arc::default()) else { panic!("{path} was taken") };
+            let Err(error) = Arms::new(args(path), Arc::default(), Actor::default()) else {
+                panic!("{path} was taken")
+            };
             let text = error.to_string();
             assert!(text.contains(path) && text.contains(expect), "{text}");
         }
@@ -473,7 +487,7 @@ mod tests {
             azure_reads_per_second: 25,
             azure_writes_per_second: 10,
         };
-        let arm = Arms::new(args, Arc::default())
+        let arm = Arms::new(args, Arc::default(), Actor::default())
             .unwrap()
             .client("t", None, Cells::new(1, Arc::default()).reef("r"))
             .unwrap();
@@ -495,7 +509,7 @@ mod tests {
             azure_reads_per_second: 25,
             azure_writes_per_second: 10,
         };
-        let arms = Arms::new(args, Arc::default()).unwrap();
+        let arms = Arms::new(args, Arc::default(), Actor::default()).unwrap();
         let Err(error) = arms.client("t", None, Cells::new(1, Arc::default()).reef("r")) else {
             panic!("a client")
         };
