@@ -58,8 +58,8 @@ check: tools cargo-deny ## Format, lints, licences, generated files, charts
 .PHONY: cargo-deny
 cargo-deny: prerequisites
 	@cargo deny --version 2>/dev/null | grep -qF " $(DENY_VERSION)" || { \
-	  echo "installing cargo-deny $(DENY_VERSION) (about four minutes, once)"; \
-	  cargo install cargo-deny --locked --quiet --version $(DENY_VERSION); }
+	  echo "installing cargo-deny $(DENY_VERSION) (about two minutes, once)"; \
+	  cargo install cargo-deny --locked --quiet --debug --version $(DENY_VERSION); }
 
 .PHONY: clean
 clean: ## Remove what was built here (the tools in the cache stay)

@@ -32,7 +32,12 @@ impl Sandbox {
 
     /// Stops the management cluster's API server where it stands, so that every call to it hangs, or lets it go on.
     pub fn management(&self, on: bool) {
-        let prefix = format!("\0--etcd-prefix=/{MANAGEMENT}\0");
+        self.api_server(MANAGEMENT, on);
+    }
+
+    /// The same for the API server of a reef's cluster, by the name of its slot.
+    pub fn api_server(&self, cluster: &str, on: bool) {
+        let prefix = format!("\0--etcd-prefix=/{cluster}\0");
         let server = self.processes().into_iter().find(|p| p.command.contains(&prefix));
         send(server.expect("its API server").pid, if on { Signal::CONT } else { Signal::STOP });
     }

@@ -10,6 +10,7 @@
 mod api;
 mod azure;
 mod bad_situations;
+mod bulkheads;
 mod files;
 mod gateway;
 mod instance;

@@ -3,12 +3,14 @@
 //! One client per Azure identity, on the pipeline of `azure_core` with its retries off: the controllers
 //! retry, and see each failure. Knows nothing of what our kinds mean.
 
+mod args;
 mod client;
 pub mod compare;
 pub mod error;
 pub mod operation;
 mod turn;
 
-pub use client::{Arm, Arms, AzureArgs, Error as AzureError, Identity, Unless};
+pub use args::AzureArgs;
+pub use client::{Arm, Arms, Error as AzureError, Identity, Unless};
 pub use error::{ArmError, Class};
 pub use operation::{Begun, Operation, Progress};

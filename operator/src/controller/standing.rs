@@ -55,6 +55,8 @@ pub struct Before<'a> {
     pub observed: Option<i64>,
     /// The object's generation.
     pub generation: i64,
+    /// Whether all in Azure was good for this generation when it was last seen.
+    pub was_good: bool,
 }
 
 impl Before<'_> {
@@ -72,10 +74,11 @@ pub fn conditions(
     now: Timestamp,
 ) -> Vec<Condition> {
     let before = of_this_spec(old.conditions, old.generation);
-    // What is worst; what could not be looked at only if there is nothing else and all was not well before.
-    let worst = standings.iter().filter(|s| s.status != Some(true)).min_by_key(|s| s.rank);
-    let blind = standings.iter().find(|s| is_blind(s, &before, now));
-    let bad = worst.filter(|s| s.status.is_some() || !old.was_ready()).or(blind);
+    // What is worst; what could not be looked at only if there is nothing else and it was not well before.
+    let excused =
+        |s: &Standing| s.status.is_none() && (old.was_ready() || (old.was_good && is_in_azure(s.type_)));
+    let worst = standings.iter().filter(|s| s.status != Some(true) && !excused(s)).min_by_key(|s| s.rank);
+    let bad = worst.or_else(|| standings.iter().find(|s| is_blind(s, &before, now)));
     let ready = match bad {
         None => (Some(true), Reason::ReconcileSucceeded, well.to_owned()),
         Some(bad) => (Some(false), bad.trouble.reason, bad.trouble.message.clone()),
@@ -98,6 +101,11 @@ pub fn conditions(
         message: s.trouble.message,
     }));
     merge(&before, &decided, old.generation, now)
+}
+
+/// Whether a condition is about what Azure alone says.
+fn is_in_azure(type_: ConditionType) -> bool {
+    !matches!(type_, ConditionType::WorkloadAvailable | ConditionType::Configured | ConditionType::Placed)
 }
 
 /// How long it may be unknown whether a server serves before its object no longer says that it does.
@@ -188,7 +196,7 @@ mod tests {
         };
         let at = |second: i64| Timestamp::from_second(second).unwrap();
         let look = |before: &[Condition], reason, now: i64| {
-            let old = Before { conditions: before, observed: Some(1), generation: 1 };
+            let old = Before { conditions: before, observed: Some(1), generation: 1, was_good: false };
             let trouble = Trouble::new(reason, "why");
             let held = held(old, &trouble, false, &[], &policy, at(now)).unwrap();
             let verdict = Verdict::Failed(trouble);
@@ -211,6 +219,34 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_comes_back_while_azure_is_silent_is_ready_if_all_was_good_there() {
+        let policy = Policy {
+            resync: Duration::from_secs(600),
+            progress_deadline: Duration::from_secs(1800),
+            azure_poll: Duration::from_secs(15),
+        };
+        let silent = Verdict::Unknown(Trouble::new(Reason::AzureUnavailable, "no answer"));
+        let starts = Verdict::Working("it starts".to_owned());
+        let look = |before: &[Condition], azure: &Verdict, server: &Verdict, was_good: bool| {
+            let old = Before { conditions: before, observed: Some(1), generation: 1, was_good };
+            let both = vec![
+                standing(ConditionType::DatabaseReady, &[azure]),
+                standing(ConditionType::WorkloadAvailable, &[server]),
+            ];
+            conditions(old, both, "serves", &policy, Timestamp::UNIX_EPOCH)
+        };
+        let ready = |list: &[Condition]| true_since(list, ConditionType::Ready).is_some();
+        let well = look(&[], &Verdict::Good, &Verdict::Good, true);
+        let down = look(&well, &silent, &starts, true);
+        assert!(ready(&well) && !ready(&down));
+        assert!(ready(&look(&down, &silent, &Verdict::Good, true)));
+        assert!(!ready(&look(&down, &silent, &Verdict::Good, false)), "nobody knows what it was like");
+        assert!(!ready(&look(&down, &silent, &silent, true)), "whether it serves has to be seen");
+        let refused = Verdict::Failed(Trouble::new(Reason::Unauthorized, "no"));
+        assert!(!ready(&look(&down, &refused, &Verdict::Good, true)));
+    }
+
+    #[test]
     fn a_server_of_which_nothing_is_known_for_long_is_not_said_to_serve() {
         let policy = Policy {
             resync: Duration::from_secs(600),
@@ -221,7 +257,7 @@ mod tests {
         let look = |before: &[Condition], type_, known: bool, now: i64| {
             let trouble = Trouble::new(Reason::ClusterUnreachable, "no answer");
             let verdict = if known { Verdict::Good } else { Verdict::Unknown(trouble) };
-            let old = Before { conditions: before, observed: Some(1), generation: 1 };
+            let old = Before { conditions: before, observed: Some(1), generation: 1, was_good: false };
             conditions(old, vec![standing(type_, &[&verdict])], "serves", &policy, at(now))
         };
         let ready = |list: &[Condition]| true_since(list, ConditionType::Ready).is_some();

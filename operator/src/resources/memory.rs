@@ -37,6 +37,8 @@ pub struct Memory {
     pub nowhere: Option<(Timestamp, String)>,
     /// Whether somebody asked for a look at Azure itself, and not at what was read or listed before.
     pub is_asked: bool,
+    /// For which generation of the object all was good when it was last seen.
+    pub good_for: Option<i64>,
     /// Whether the object is not well, so that what is taken for good may be the cause.
     pub is_doubtful: bool,
     /// Whether the last look of a deletion saw that things are absent, which is looked at twice.

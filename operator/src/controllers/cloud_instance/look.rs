@@ -150,6 +150,7 @@ async fn work(
     let stops = hold_now(context, (&home.region, &home.stops), held_back, what).await?;
     restorable::tell(&home.arm, &inputs, &mut plan).await;
     remember(&plan, &inputs, memory, now);
+    plan.was_good = was_good(&plan, instance, memory);
     let begun = begun(instance, &plan, now);
     if let Some(next) = &begun {
         write(instance, shared, next).await?;
@@ -210,6 +211,17 @@ async fn carry_out(
 fn doubtful(plan: &Plan, inputs: &Inputs, memory: &mut Memory) -> bool {
     let bad = plan.verdicts.iter().filter(|(_, verdict)| **verdict != Verdict::Good);
     bad.filter(|(part, _)| memory.doubt(&inputs.id(**part))).count() > 0
+}
+
+/// Whether all in Azure was good for this spec when it was last seen: what cannot be seen now may be as it was.
+fn was_good(plan: &Plan, instance: &CloudInstance, memory: &mut Memory) -> bool {
+    let generation = instance.metadata.generation;
+    if plan.verdicts.values().all(|verdict| *verdict == Verdict::Good) {
+        memory.good_for = generation;
+    } else if plan.verdicts.values().any(|v| !matches!(v, Verdict::Good | Verdict::Unknown(_))) {
+        memory.good_for = None;
+    }
+    generation.is_some() && memory.good_for == generation
 }
 
 /// What the verdicts mean for the next looks.

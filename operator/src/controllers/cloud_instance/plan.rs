@@ -54,11 +54,13 @@ pub struct Plan {
     pub verdicts: BTreeMap<Part, Verdict>,
     /// What to write now.
     pub writes: Vec<Write<Part>>,
+    /// Whether all was good for this spec when it was last seen.
+    pub was_good: bool,
 }
 
 /// Decides.
 pub fn plan(facts: &Facts<'_>) -> Plan {
-    let mut plan = Plan { verdicts: BTreeMap::new(), writes: Vec::new() };
+    let mut plan = Plan { verdicts: BTreeMap::new(), writes: Vec::new(), was_good: false };
     let (record, _) = decided(facts, Part::Record, &plan.verdicts, false);
     // Who cannot have its name needs nothing else.
     let has_no_name = matches!(record, Verdict::Blocked(_));

@@ -43,7 +43,7 @@ fn before<'a>(instance: &CloudInstance, status: &'a CloudInstanceStatus, generat
     // That it goes is told although it was good.
     let leaving = instance.metadata.deletion_timestamp.is_some();
     let observed = status.observed_generation.filter(|_| !leaving);
-    Before { conditions: &status.conditions, observed, generation }
+    Before { conditions: &status.conditions, observed, generation, was_good: false }
 }
 
 fn requested(instance: &CloudInstance) -> Option<String> {
@@ -89,8 +89,13 @@ pub fn report(
         placed.trouble.message = placing::placement(place).to_string();
     }
     let well = "the server is in service";
-    let mut conditions =
-        standing::conditions(before(instance, &old, generation), standings, well, policy, now);
+    let mut conditions = standing::conditions(
+        Before { was_good: plan.was_good, ..before(instance, &old, generation) },
+        standings,
+        well,
+        policy,
+        now,
+    );
     conditions.extend(merge(&old.conditions, &[resized(in_cluster)], generation, now));
     let good = |part: Part| plan.verdicts.get(&part) == Some(&Verdict::Good);
     let database = old.database.clone().map(|mut database| {

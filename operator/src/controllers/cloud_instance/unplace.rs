@@ -229,7 +229,11 @@ mod tests {
             whole: None,
             why: "absent".to_owned(),
         };
-        let plan = Plan { verdicts: BTreeMap::new(), writes: if asked { vec![write] } else { Vec::new() } };
+        let plan = Plan {
+            verdicts: BTreeMap::new(),
+            writes: if asked { vec![write] } else { Vec::new() },
+            was_good: false,
+        };
         refused(status, &inputs, (&plan, &[(Part::Database, seen)].into()), &memory).is_some()
     }
 

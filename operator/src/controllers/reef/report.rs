@@ -50,7 +50,12 @@ pub fn held(reef: &Reef, trouble: &Trouble, stalled: bool, policy: &Policy, now:
 }
 
 fn before(status: &ReefStatus, generation: i64) -> Before<'_> {
-    Before { conditions: &status.conditions, observed: status.observed_generation, generation }
+    Before {
+        conditions: &status.conditions,
+        observed: status.observed_generation,
+        generation,
+        was_good: false,
+    }
 }
 
 fn requested(reef: &Reef) -> Option<String> {

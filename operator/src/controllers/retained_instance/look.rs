@@ -166,7 +166,12 @@ async fn keep(
         .zip([&database, &share])
         .map(|(type_, verdict)| standing::standing(type_, &[verdict]))
         .collect();
-    let before = Before { conditions: &old.conditions, observed: old.observed_generation, generation };
+    let before = Before {
+        conditions: &old.conditions,
+        observed: old.observed_generation,
+        generation,
+        was_good: false,
+    };
     let well = "database and file share are kept until this object is deleted";
     let now = Timestamp::now();
     let conditions = standing::conditions(before, standings, well, &context.policy, now);
@@ -259,7 +264,7 @@ pub(super) async fn held(
     // That it goes is told although it was good.
     let observed =
         if retained.metadata.deletion_timestamp.is_some() { None } else { old.observed_generation };
-    let before = Before { conditions: &old.conditions, observed, generation };
+    let before = Before { conditions: &old.conditions, observed, generation, was_good: false };
     if let Some(conditions) = standing::held(before, trouble, stalled, &CONDITIONS, policy, Timestamp::now())
     {
         write(retained, shared, &with(retained, conditions)).await?;
