@@ -13,6 +13,7 @@ use k8s_openapi::api::{
 use kube::{Api, Client, ResourceExt, api::ListParams};
 use reef_crds::CloudInstanceStatus;
 use reef_e2e::{
+    canaries,
     harness::{Sandbox, ok},
     instance_harness::{CUSTOMERS, call, cluster_of, hash_of, instance_gone, instance_ready, retained},
     kill::{kill_leaders, seed},
@@ -79,6 +80,7 @@ async fn instances_survive_their_operator() {
     let places = |name: &str| all[name].placement.as_ref().unwrap().reef.clone();
     assert_ne!(places("d"), places("e"));
     each_serves_alone(&sandbox, &client, &all).await;
+    canaries::nothing_secret_shows(&sandbox, &client).await;
 
     let (stop, killer) = kill_leaders(client.clone(), seed ^ 0x5eed);
     ok(&sandbox.kubectl(&["-n", CUSTOMERS, "delete", "ci", "--all", "--wait=false"]));

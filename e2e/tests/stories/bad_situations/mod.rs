@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use futures::{StreamExt, stream};
 use reef_e2e::{
+    canaries,
     harness::{Sandbox, ok},
     reef_harness::{ready, set},
 };
@@ -77,4 +78,5 @@ async fn bad_situations_are_told_harm_nothing_and_heal() {
     assert!(bad.is_empty(), "rows that failed: {bad:?}");
     assert_eq!(outcomes.len(), count, "all rows ran");
     world.nothing_is_left().await;
+    canaries::nothing_secret_shows(&world.sandbox, &world.client).await;
 }
