@@ -62,11 +62,12 @@ async fn who_does_not_lead_writes_nothing_and_no_room_is_sold_twice() {
     canaries::nothing_secret_shows(&sandbox, &client).await;
 }
 
-/// Azure and the reefs stay reachable for it, so all that keeps it from writing is its own claim.
+/// In the middle of making things. Azure and the reefs stay reachable for it: only its own claim keeps it from writing.
 async fn the_leader_is_cut_off(sandbox: &Sandbox, client: &Client) {
     let round = Round::begin(sandbox, client, "cut").await;
     let (old, pid) = leader_of(client).await;
-    place_is_kept(client).await;
+    eventually("the first resource is being made", || async { (!round.made().is_empty()).then_some(()) })
+        .await;
     cut_off(client, &old, true).await;
     let began = Timestamp::now();
     let new = another_leads(client, &old).await;
@@ -84,16 +85,14 @@ async fn the_leader_is_cut_off(sandbox: &Sandbox, client: &Client) {
     round.end().await;
 }
 
-/// It goes on in the middle of what it was doing, when another has long led.
+/// In the middle of placing, and it goes on with its old view of the reefs when another has filled them.
 async fn the_leader_stands_still(sandbox: &Sandbox, client: &Client) {
     let round = Round::begin(sandbox, client, "still").await;
     let (old, pid) = leader_of(client).await;
-    eventually("the first resource is being made", || async { (!round.made().is_empty()).then_some(()) })
-        .await;
+    place_is_kept(client).await;
     send(pid, Signal::STOP);
     let began = Timestamp::now();
     let new = another_leads(client, &old).await;
-    // There is something to write: the other has not done it all yet.
     send(pid, Signal::CONT);
     eventually("the old leader's process ends", || async { (operator_of(&old) != Some(pid)).then_some(()) })
         .await;
@@ -135,8 +134,9 @@ impl<'a> Round<'a> {
         let names: Vec<_> = (1..=WANTED).map(|n| format!("{prefix}-{n}")).collect();
         let (began, calls) = (Timestamp::now(), sandbox.azure_journal().len());
         let (stop, looks) = keep_looking(client.clone());
-        let documents: Vec<_> = names.iter().map(|name| instance(name).to_string()).collect();
-        ok(&sandbox.kubectl_with(&["apply", "-f", "-"], &documents.join("\n---\n")));
+        let items: Vec<_> = names.iter().map(|name| instance(name)).collect();
+        let all = json!({ "apiVersion": "v1", "kind": "List", "items": items });
+        ok(&sandbox.kubectl_with(&["apply", "-f", "-"], &all.to_string()));
         Self { sandbox, client, names, began, calls, stop, looks }
     }
 
