@@ -3,14 +3,21 @@
 //! process may.
 #![expect(clippy::expect_used, clippy::missing_panics_doc, reason = "a step that fails is to fail its story")]
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::BTreeMap,
+    fs,
+    sync::{Arc, Mutex, PoisonError},
+};
 
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::{
     Api, Client, ResourceExt,
     api::{ListParams, LogParams, ObjectMeta, PostParams},
+    runtime::{WatchStreamExt, watcher},
 };
 use reef_crds::Reef;
+use tokio::task::JoinHandle;
 
 use crate::{
     azure::SUBSCRIPTION,
@@ -42,10 +49,43 @@ struct Reachable {
     kubeconfig: String,
 }
 
-/// Fails if anything secret shows anywhere in a sandbox. Needs a Ready operator and, for their keys, instances.
-pub async fn nothing_secret_shows(sandbox: &Sandbox, client: &Client) {
+/// What is secret, also what was and is gone: the Secrets of the management cluster are followed from the beginning.
+pub struct Canaries {
+    seen: Arc<Mutex<Secrets>>,
+    following: JoinHandle<()>,
+}
+
+impl Drop for Canaries {
+    fn drop(&mut self) {
+        self.following.abort();
+    }
+}
+
+impl Canaries {
+    /// Follows the Secrets of the management cluster from now on.
+    pub fn begin(client: &Client) -> Self {
+        let seen = Arc::<Mutex<Secrets>>::default();
+        let (all, into) = (Api::<Secret>::all(client.clone()), seen.clone());
+        let following = watcher(all, watcher::Config::default()).default_backoff().for_each(move |event| {
+            if let Ok(watcher::Event::Apply(secret) | watcher::Event::InitApply(secret)) = event {
+                let mut seen = into.lock().unwrap_or_else(PoisonError::into_inner);
+                of_secret("management", secret, &mut seen);
+            }
+            std::future::ready(())
+        });
+        Self { seen, following: tokio::spawn(following) }
+    }
+
+    /// Fails if anything secret shows anywhere in a sandbox. Needs a Ready operator.
+    pub async fn do_not_show(&self, sandbox: &Sandbox, client: &Client) {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        assert!(!seen.is_empty(), "Secrets are followed");
+        nothing_secret_shows(sandbox, client, seen).await;
+    }
+}
+
+async fn nothing_secret_shows(sandbox: &Sandbox, client: &Client, mut secrets: Secrets) {
     let clusters = clusters(sandbox, client).await;
-    let mut secrets = Secrets::new();
     for (number, secret) in sandbox.azure_secrets().into_iter().enumerate() {
         secrets.insert(format!("Azure's secret {number}"), secret);
     }
@@ -100,20 +140,29 @@ async fn of_cluster(cluster: &Reachable, secrets: &mut Secrets) {
     let all = Api::<Secret>::all(cluster.client.clone()).list(&ListParams::default()).await;
     let mut count = 0;
     for secret in all.expect("Secrets") {
-        if secret.type_.as_deref() == Some("helm.sh/release.v1") {
-            continue;
-        }
-        let name = secret.name_any();
-        for (key, value) in secret.data.unwrap_or_default() {
-            let Ok(text) = String::from_utf8(value.0) else { continue };
-            if PUBLIC.contains(&key.as_str()) || text.trim().len() < SHORTEST {
-                continue;
-            }
-            count += 1;
-            add(secrets, &format!("{} Secret {name} {key}", cluster.name), text.trim());
-        }
+        count += of_secret(&cluster.name, secret, secrets);
     }
     assert!(count > 0, "cluster {} has secrets", cluster.name);
+}
+
+/// What is in a Secret; how many texts.
+fn of_secret(cluster: &str, secret: Secret, secrets: &mut Secrets) -> usize {
+    if secret.type_.as_deref() == Some("helm.sh/release.v1") {
+        return 0;
+    }
+    let name = secret.name_any();
+    let uid = secret.metadata.uid.clone().unwrap_or_default();
+    let mut count = 0;
+    for (key, value) in secret.data.unwrap_or_default() {
+        let Ok(text) = String::from_utf8(value.0) else { continue };
+        if !PUBLIC.contains(&key.as_str()) && text.trim().len() >= SHORTEST {
+            count += 1;
+            // One that was made anew, or renewed, is another.
+            let version = secret.metadata.resource_version.as_deref().unwrap_or_default();
+            add(secrets, &format!("{cluster} Secret {name} ({uid}, {version}) {key}"), text.trim());
+        }
+    }
+    count
 }
 
 /// A secret as it is, each long line of it, and as manifests hold it.

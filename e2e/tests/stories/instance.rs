@@ -12,7 +12,7 @@ use kube::{
 use reef_crds::{CloudInstance, CloudInstanceStatus, Reef};
 use reef_e2e::{
     azure::{PLATFORM_GROUP, SUBSCRIPTION},
-    canaries,
+    canaries::Canaries,
     harness::{Sandbox, eventually, ok, refused},
     install::NAMESPACE,
     instance_harness::{
@@ -40,6 +40,7 @@ type All = BTreeMap<&'static str, CloudInstanceStatus>;
 async fn instances_come_serve_and_go() {
     let sandbox = Sandbox::start(env!("CARGO_BIN_EXE_reef-sandbox"), &["--reef-slots=2", "--time-scale=200"]);
     let client = sandbox.client().await;
+    let canaries = Canaries::begin(&client);
     set(&sandbox, "resyncSeconds=10");
     for sample in &SAMPLES[..3] {
         ok(&sandbox.kubectl_with(&["apply", "-f", "-"], sample));
@@ -64,14 +65,14 @@ async fn instances_come_serve_and_go() {
     what_fits_nowhere_says_why(&sandbox, &client, &all).await;
     each_is_reached_and_is_itself(&sandbox, &client, &all).await;
     what_they_are_made_of_is_theirs(&sandbox, &client, &all).await;
-    canaries::nothing_secret_shows(&sandbox, &client).await;
+    canaries.do_not_show(&sandbox, &client).await;
     nothing_is_written_when_nothing_is_to_do(&sandbox, &client).await;
     what_is_changed_by_hand_is_put_back(&sandbox, &client, &all).await;
     what_can_change_changes(&sandbox, &client, &all).await;
     a_subdomain_is_taken_once(&sandbox, &client).await;
     deletion_needs_a_confirmation(&sandbox, &client, &all).await;
     what_is_kept_and_what_goes(&sandbox, &client, &all).await;
-    canaries::nothing_secret_shows(&sandbox, &client).await;
+    canaries.do_not_show(&sandbox, &client).await;
 }
 
 async fn they_have_their_places(client: &Client, all: &All) {

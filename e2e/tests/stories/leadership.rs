@@ -12,7 +12,7 @@ use kube::{
 };
 use reef_crds::{CloudInstance, Reef};
 use reef_e2e::{
-    canaries,
+    canaries::Canaries,
     harness::{Sandbox, eventually, ok, processes, ready_pods, send},
     install::NAMESPACE,
     instance_harness::{CUSTOMERS, call, instance_gone, instances},
@@ -41,6 +41,7 @@ const FAIL_OVER_SECONDS: f64 = 20.0;
 async fn who_does_not_lead_writes_nothing_and_no_room_is_sold_twice() {
     let sandbox = Sandbox::start(env!("CARGO_BIN_EXE_reef-sandbox"), &["--reef-slots=2", "--time-scale=100"]);
     let client = sandbox.client().await;
+    let canaries = Canaries::begin(&client);
     let narrow = CLASS
         .replace("name: standard", "name: narrow")
         .replace("      capacity: 200\n", &format!("      capacity: 200\n      maxDatabases: {LIMIT}\n"));
@@ -59,7 +60,7 @@ async fn who_does_not_lead_writes_nothing_and_no_room_is_sold_twice() {
     the_leader_is_cut_off(&sandbox, &client).await;
     the_leader_stands_still(&sandbox, &client).await;
     two_believe_that_they_lead(&sandbox, &client).await;
-    canaries::nothing_secret_shows(&sandbox, &client).await;
+    canaries.do_not_show(&sandbox, &client).await;
 }
 
 /// In the middle of making things. Azure and the reefs stay reachable for it: only its own claim keeps it from writing.
