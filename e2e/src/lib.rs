@@ -6,6 +6,7 @@
 //! on loopback or on sockets in one folder, needs no privileges, and is gone when its first process is.
 
 pub mod azure;
+pub mod canaries;
 pub mod cluster;
 mod curls;
 pub mod dir;

@@ -74,6 +74,14 @@ impl Sandbox {
         assert!(answer.contains(" 204 "), "{answer}");
     }
 
+    /// The names of the slots that a reef's API server runs in.
+    pub fn slots(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.folder().join("logs")).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let slots = names.filter_map(|name| name.strip_suffix("-audit.log").map(str::to_owned));
+        slots.filter(|slot| slot != MANAGEMENT).collect()
+    }
+
     /// The audit log of a reef's API server, one event each, by the name of its slot.
     pub fn audit_of(&self, slot: &str) -> Vec<Value> {
         let path = self.folder().join(format!("logs/{slot}-audit.log"));

@@ -11,13 +11,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    actor::Actor,
     admin::{self, Readiness},
     args::RunArgs,
     azure::{Arms, AzureError},
     check, client,
     controller::Context,
     controllers::{cloud_instance, reef, reef_class, region, retained_instance},
-    leader::{Election, Standing},
+    leader::{Claim, Election, Standing},
     metrics::Metrics,
 };
 
@@ -69,8 +70,11 @@ pub async fn run(args: RunArgs) -> Result<(), Error> {
     let stopped_serving = CancellationToken::new();
     let serving =
         tokio::spawn(admin::serve(listener, readiness.clone(), metrics.clone(), stopped_serving.clone()));
-    let arms = Arc::new(Arms::new(args.azure.clone(), metrics.clone())?);
-    let result = lead(args, (client::new(metrics.clone()).await?, arms), readiness, metrics, stop).await;
+    let claim = Claim::default();
+    let actor = Actor::replica(&args.identity, claim.clone());
+    let client = client::new(metrics.clone(), &actor).await?;
+    let arms = Arc::new(Arms::new(args.azure.clone(), metrics.clone(), actor)?);
+    let result = lead(args, (client, arms, claim), readiness, metrics, stop).await;
     stopped_serving.cancel();
     // A client that keeps its connection does not keep us.
     let _ = tokio::time::timeout(Duration::from_secs(1), serving).await;
@@ -92,7 +96,7 @@ fn stop_on_signal() -> Result<CancellationToken, Error> {
 
 async fn lead(
     args: RunArgs,
-    (client, arms): (Client, Arc<Arms>),
+    (client, arms, claim): (Client, Arc<Arms>, Claim),
     readiness: Readiness,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
@@ -100,8 +104,9 @@ async fn lead(
     if !wait_for_crds(&client, &readiness, &stop).await {
         return Ok(());
     }
-    let election = Election::new(client.clone(), &args.place, args.lease.clone(), &args.identity);
-    let (claim, mut standing) = (election.claim(), election.standing());
+    let election =
+        Election::new(client.clone(), &args.place, args.lease.clone(), &args.identity, claim.clone());
+    let mut standing = election.standing();
     // The lease is given back last, when nothing writes any more.
     let release = CancellationToken::new();
     let election = tokio::spawn(election.run(release.clone()));

@@ -12,7 +12,7 @@ use k8s_openapi::{
 use kube::{Api, Client, ResourceExt, api::PostParams};
 use reef_crds::meta::{API_REVISION, API_REVISION_ANNOTATION, GROUP};
 
-use crate::{args::CheckArgs, client};
+use crate::{actor::Actor, args::CheckArgs, client};
 
 /// What stands in the way of a CRD that is there (pure).
 pub fn crd_problem(crd: &CustomResourceDefinition) -> Option<String> {
@@ -111,7 +111,7 @@ const PERMISSIONS: [Permission; 40] = [
 
 /// Asks everything once and prints the answers.
 pub async fn run(args: &CheckArgs) -> Result<(), String> {
-    let client = client::new(Arc::default()).await.map_err(|e| e.to_string())?;
+    let client = client::new(Arc::default(), &Actor::default()).await.map_err(|e| e.to_string())?;
     let version = client.apiserver_version().await.map_err(|e| format!("API server: {e}"))?;
     println!("API server {}", version.git_version);
     crds(&client).await?;

@@ -5,9 +5,9 @@ use std::{sync::Arc, time::Duration};
 use http::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
 use kube::{Client, Config, client::ClientBuilder};
-use tower::timeout::TimeoutLayer;
+use tower::{filter::FilterLayer, timeout::TimeoutLayer};
 
-use crate::{metrics::Metrics, requests::CountLayer};
+use crate::{actor::Actor, metrics::Metrics, requests::CountLayer};
 
 /// How long the API server may take to begin an answer. A watch begins its answer at once, so this does
 /// not bound its length.
@@ -33,15 +33,18 @@ pub enum Error {
 }
 
 /// A client from the pod's service account or the kubeconfig, through the proxy that `HTTPS_PROXY` and
-/// `NO_PROXY` name. It does not retry by itself: the controllers do, and see each failure.
-pub async fn new(metrics: Arc<Metrics>) -> Result<Client, Error> {
+/// `NO_PROXY` name, for `actor`. It does not retry by itself: the controllers do, and see each failure.
+pub async fn new(metrics: Arc<Metrics>, actor: &Actor) -> Result<Client, Error> {
     let mut config = Config::infer().await?;
     config.proxy_url = proxy(&config.cluster_url)?;
     config.default_retry = false;
+    config.headers.extend(actor.header());
     config.connect_timeout = Some(Duration::from_secs(5));
     let count = CountLayer { metrics, host: "management".to_owned() };
-    let builder =
-        ClientBuilder::try_from(config)?.with_layer(&TimeoutLayer::new(FIRST_BYTE)).with_layer(&count);
+    let builder = ClientBuilder::try_from(config)?
+        .with_layer(&FilterLayer::new(actor.clone()))
+        .with_layer(&TimeoutLayer::new(FIRST_BYTE))
+        .with_layer(&count);
     Ok(builder.build())
 }
 

@@ -4,7 +4,7 @@
 //! own clock*: clocks of other machines are not trusted. Each write carries the resourceVersion that was
 //! read, so of two that try at once one gets a conflict. The holder counts its claim from the *start* of
 //! its last good renewal and gives it up a margin before others may take it; whoever acts checks the
-//! claim right before writing ([`Claim::check`]).
+//! claim right before writing ([`Claim::check`]), and so do the clients ([`crate::actor`]).
 //!
 //! A lease is no fence: a process that was paused between check and write still writes. Names are fixed
 //! and writes conditional for that reason.
@@ -125,23 +125,18 @@ pub struct Election {
 }
 
 impl Election {
-    /// Prepares an election among the replicas that share a Lease.
-    pub fn new(client: Client, place: &CheckArgs, args: LeaseArgs, me: &str) -> Self {
+    /// Prepares an election among the replicas that share a Lease, for a claim that is not current yet.
+    pub fn new(client: Client, place: &CheckArgs, args: LeaseArgs, me: &str, claim: Claim) -> Self {
         Self {
             api: Api::namespaced(client, &place.namespace),
             name: place.lease_name.clone(),
             args,
             me: me.to_owned(),
-            claim: Claim::default(),
+            claim,
             standing: watch::channel(Standing::Unknown).0,
             seen: None,
             saw_other: None,
         }
-    }
-
-    /// Our claim.
-    pub fn claim(&self) -> Claim {
-        self.claim.clone()
     }
 
     /// How the election goes.

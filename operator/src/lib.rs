@@ -2,6 +2,7 @@
 //!
 //! `docs/architecture.md` tells how the parts work together; start reading at [`app`].
 
+pub mod actor;
 pub mod admin;
 pub mod agent;
 pub mod app;

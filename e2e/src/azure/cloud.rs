@@ -29,7 +29,7 @@ pub struct Cloud {
     pub(super) slots: Slots,
     /// Account and name of shares that went and whose files are still where they were.
     pub(super) gone_shares: Vec<(String, String)>,
-    operations: Operations,
+    pub(super) operations: Operations,
     pub(super) registered: BTreeSet<String>,
     pub(super) writes: u64,
 }

@@ -19,6 +19,7 @@ mod operations;
 mod put;
 mod refuse;
 pub mod roles;
+mod secrets;
 pub mod server;
 pub mod slots;
 pub mod sql;

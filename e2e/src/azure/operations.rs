@@ -106,6 +106,11 @@ impl Operations {
         })
     }
 
+    /// The signatures of all URLs.
+    pub fn signatures(&self) -> impl Iterator<Item = String> {
+        self.0.values().map(|operation| operation.signature.clone())
+    }
+
     /// The signed URL of an operation. Azure's are over 3 kB long because they carry a certificate.
     pub fn url(&self, base: &str, path: &str, id: &str, api_version: &str, started_at: u64) -> String {
         let signature = self.0.get(id).map_or("", |o| o.signature.as_str());

@@ -30,7 +30,7 @@ use super::{
     faults::{Fault, Faults, Rule, TOKENS},
     files::MountRequest,
     id::Target,
-    roles,
+    roles, secrets,
     slots::{Event, Slot},
 };
 use crate::{
@@ -111,6 +111,7 @@ impl Azure {
             .route("/faults", post(add_fault).delete(clear_faults))
             .route("/faults/{label}", delete(remove_faults))
             .route("/tokens", post(token_life))
+            .route("/secrets", get(secrets::all))
             .route("/sql/sessions", delete(end_sessions))
             .with_state(azure.clone());
         tokio::spawn(async move { axum::serve(control, router).await });
@@ -261,9 +262,11 @@ impl Azure {
             .map_or(u64::MAX, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
     }
 
-    fn note(&self, method: &str, path: &str, status: u16, client: &str) {
+    /// `client` is the identity that calls, `agent` what the program says of itself.
+    fn note(&self, (method, path): (&str, &str), status: u16, client: &str, agent: &str) {
         lock(&self.0.journal).push(json!({
             "time": Timestamp::now(), "method": method, "path": path, "status": status, "client": client,
+            "agent": agent,
         }));
     }
 
@@ -322,7 +325,7 @@ fn token_fault(azure: &Azure, tenant: &str, client: &str) -> Option<Result<HttpR
         Fault::Hang => (0, Err(NoAnswer::Hang)),
         Fault::LostAnswer | Fault::FailLate { .. } => (0, Err(NoAnswer::Cut)),
     };
-    azure.note("POST", &format!("/{tenant}/oauth2/v2.0/token"), status, client);
+    azure.note(("POST", &format!("/{tenant}/oauth2/v2.0/token")), status, client, "");
     Some(answer)
 }
 
@@ -351,7 +354,7 @@ async fn token(
         Err(refusal) if refusal.error == "invalid_client" => (StatusCode::UNAUTHORIZED, refusal.body()),
         Err(refusal) => (StatusCode::BAD_REQUEST, refusal.body()),
     };
-    azure.note("POST", &format!("/{tenant}/oauth2/v2.0/token"), status.as_u16(), client);
+    azure.note(("POST", &format!("/{tenant}/oauth2/v2.0/token")), status.as_u16(), client, "");
     (status, Json(body)).into_response()
 }
 
@@ -406,7 +409,8 @@ async fn arm(
         },
     };
     let status = answer.as_ref().map_or(0, |a| a.status);
-    azure.note(method.as_str(), &path, status, &client);
+    let agent = text(header::USER_AGENT).unwrap_or_default();
+    azure.note((method.as_str(), &path), status, &client, &agent);
     match answer {
         Ok(answer) => http(answer),
         Err(NoAnswer::Hang) => pending::<HttpResponse>().await,

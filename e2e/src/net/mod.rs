@@ -5,6 +5,7 @@
 //! carries the bytes. There is no packet filter, no UDP and no DNS.
 
 pub mod connect;
+pub mod cut;
 mod head;
 pub mod metadata;
 pub mod policy;

@@ -37,13 +37,21 @@ async fn handle(mut stream: UnixStream, caller: &Caller, network: &ClusterNetwor
         return refuse(&mut stream, "405 Method Not Allowed", why).await;
     };
     let (host, port) = (asked.host.as_str(), asked.port);
+    // Who is cut off hears nothing until it no longer is, and then has to connect anew.
+    network.whole(caller, host).await;
     match network.connect(caller, host, port).await {
         Ok(mut target) => {
             match asked.head {
                 None => stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await?,
                 Some(head) => target.write_all(head.as_bytes()).await?,
             }
-            copy_bidirectional(&mut stream, &mut target).await.map(drop)
+            tokio::select! {
+                ended = copy_bidirectional(&mut stream, &mut target) => ended.map(drop),
+                () = network.cut(caller, host) => {
+                    network.whole(caller, host).await;
+                    Ok(())
+                }
+            }
         }
         Err(error) => {
             tracing::info!(cluster = network.name, ?caller, host, port, %error, "no connection");

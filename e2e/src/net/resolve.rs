@@ -111,6 +111,16 @@ impl ClusterNetwork {
         policy::check(&self.policies(), &from, to, port).map_err(NoRoute::Refused)
     }
 
+    /// Whether `host` is the API server of this cluster.
+    pub(super) fn is_api(&self, host: &str) -> bool {
+        let service = match host.parse() {
+            Ok(IpAddr::V4(ip)) => self.service_at(ip),
+            Ok(IpAddr::V6(_)) => None,
+            Err(_) => self.service_named(host),
+        };
+        service.is_some_and(|service| is_api_service(&service))
+    }
+
     fn service_at(&self, ip: Ipv4Addr) -> Option<std::sync::Arc<Service>> {
         let address = ip.to_string();
         self.services

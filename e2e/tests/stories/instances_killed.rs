@@ -13,6 +13,7 @@ use k8s_openapi::api::{
 use kube::{Api, Client, ResourceExt, api::ListParams};
 use reef_crds::CloudInstanceStatus;
 use reef_e2e::{
+    canaries::Canaries,
     harness::{Sandbox, ok},
     instance_harness::{CUSTOMERS, call, cluster_of, hash_of, instance_gone, instance_ready, retained},
     kill::{kill_leaders, seed},
@@ -58,6 +59,7 @@ async fn instances_survive_their_operator() {
     println!("REEF_SEED={seed}");
     let sandbox = Sandbox::start(env!("CARGO_BIN_EXE_reef-sandbox"), &["--reef-slots=2", "--time-scale=100"]);
     let client = sandbox.client().await;
+    let canaries = Canaries::begin(&client);
     // A short lease, so that there are many kills in little time.
     set(&sandbox, "lease.durationSeconds=3");
     for sample in SAMPLES {
@@ -79,6 +81,7 @@ async fn instances_survive_their_operator() {
     let places = |name: &str| all[name].placement.as_ref().unwrap().reef.clone();
     assert_ne!(places("d"), places("e"));
     each_serves_alone(&sandbox, &client, &all).await;
+    canaries.do_not_show(&sandbox, &client).await;
 
     let (stop, killer) = kill_leaders(client.clone(), seed ^ 0x5eed);
     ok(&sandbox.kubectl(&["-n", CUSTOMERS, "delete", "ci", "--all", "--wait=false"]));

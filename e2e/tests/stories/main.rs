@@ -19,6 +19,7 @@ mod instance_troubles;
 mod instances_adopted;
 mod instances_killed;
 mod isolation;
+mod leadership;
 mod network;
 mod node;
 mod operator;

@@ -12,6 +12,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::{
+    actor::Actor,
     azure::{Arms, AzureArgs},
     bulkhead::Cells,
     metrics::Metrics,
@@ -76,7 +77,8 @@ async fn give_access(args: &AgentArgs, access: &Access) -> Result<Value, String>
         }
         None => None,
     };
-    let arms = Arms::new(args.azure.clone(), Arc::new(Metrics::new())).map_err(|e| e.to_string())?;
+    let arms = Arms::new(args.azure.clone(), Arc::new(Metrics::new()), Actor::default())
+        .map_err(|e| e.to_string())?;
     let cell = Cells::new(1, Arc::new(Metrics::new())).reef("agent");
     let arm = arms.client(&access.tenant, None, cell).map_err(|e| e.to_string())?;
     let bearer = arm.bearer(SQL_SCOPE).await.map_err(|e| e.to_string())?;

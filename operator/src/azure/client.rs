@@ -10,7 +10,7 @@ use azure_core::{
     credentials::TokenCredential,
     http::{
         ClientOptions, Context, Method, Pipeline, PipelineSendOptions, Request, RetryOptions, Transport, Url,
-        headers::HeaderName,
+        UserAgentOptions, headers::HeaderName,
     },
 };
 use azure_identity::{
@@ -24,6 +24,7 @@ use super::{
     turn,
 };
 use crate::{
+    actor::Actor,
     bulkhead::{Cell, Gate, Rates},
     causes,
     controller::{stop::Ban, trouble::Trouble},
@@ -66,12 +67,13 @@ pub struct Arms {
     args: AzureArgs,
     http: reqwest::Client,
     metrics: Arc<Metrics>,
+    actor: Actor,
     clients: Mutex<HashMap<Identity, Arc<Arm>>>,
 }
 
 impl Arms {
-    /// Prepares what all clients share. Makes no call.
-    pub fn new(args: AzureArgs, metrics: Arc<Metrics>) -> Result<Self, Error> {
+    /// Prepares what all clients of `actor` share. Makes no call.
+    pub fn new(args: AzureArgs, metrics: Arc<Metrics>, actor: Actor) -> Result<Self, Error> {
         let mut builder = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(20))
             .read_timeout(ANSWER)
@@ -90,7 +92,7 @@ impl Arms {
             builder = builder.tls_certs_only(certificates);
         }
         let http = builder.build().map_err(|e| Error::Http(causes(&e)))?;
-        Ok(Self { args, http, metrics, clients: Mutex::default() })
+        Ok(Self { args, http, metrics, actor, clients: Mutex::default() })
     }
 
     /// The client for what belongs to a cell: of the identity that its region names, or of the operator's own.
@@ -121,6 +123,7 @@ pub struct Arm {
     /// The rates of this identity.
     pub(super) gate: Arc<Gate>,
     pub(super) cell: Arc<Cell>,
+    actor: Actor,
     /// What it refuses to do for now.
     ban: Ban,
 }
@@ -148,6 +151,7 @@ impl Arm {
         let options = || ClientOptions {
             retry: RetryOptions::none(),
             transport: transport(),
+            user_agent: UserAgentOptions { application_id: arms.actor.application() },
             ..ClientOptions::default()
         };
         let credential = WorkloadIdentityCredential::new(Some(WorkloadIdentityCredentialOptions {
@@ -167,8 +171,8 @@ impl Arm {
         );
         let args = &arms.args;
         let gate = Gate::new(Rates::new(args.azure_reads_per_second, args.azure_writes_per_second));
-        let (metrics, ban) = (arms.metrics.clone(), Ban::default());
-        Ok(Self { identity, credential, pipeline, metrics, gate, cell, ban })
+        let (metrics, actor, ban) = (arms.metrics.clone(), arms.actor.clone(), Ban::default());
+        Ok(Self { identity, credential, pipeline, metrics, gate, cell, actor, ban })
     }
 
     /// The same client for what belongs to another cell.
@@ -179,6 +183,11 @@ impl Arm {
     /// The same client, which refuses what is forbidden. Reads, polls and actions that only read go on.
     pub fn under(self: &Arc<Self>, ban: &Ban) -> Arc<Self> {
         if self.ban == *ban { self.clone() } else { Arc::new(Self { ban: ban.clone(), ..(**self).clone() }) }
+    }
+
+    /// Who calls with it.
+    pub fn actor(&self) -> &Actor {
+        &self.actor
     }
 
     /// Where its calls are counted.
@@ -309,6 +318,9 @@ impl Arm {
             request.set_body(body.to_string());
         }
         let turn = self.turn(request.url().path(), request.method()).await?;
+        if [Method::Put, Method::Delete].contains(&request.method()) {
+            self.actor.may_write()?;
+        }
         let began = Instant::now();
         let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
         let limit = if request.method() == Method::Get { ANSWER_TO_READ } else { ANSWER };
@@ -426,7 +438,9 @@ mod tests {
             ("/nowhere.pem", "No such file"),
             (concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"), "no certificate"),
         ] {
-            let Err(error) = Arms::new(args(path), Arc::default()) else { panic!("{path} was taken") };
+            let Err(error) = Arms::new(args(path), Arc::default(), Actor::default()) else {
+                panic!("{path} was taken")
+            };
             let text = error.to_string();
             assert!(text.contains(path) && text.contains(expect), "{text}");
         }
@@ -442,7 +456,7 @@ mod tests {
             azure_reads_per_second: 25,
             azure_writes_per_second: 10,
         };
-        let arm = Arms::new(args, Arc::default())
+        let arm = Arms::new(args, Arc::default(), Actor::default())
             .unwrap()
             .client("t", None, Cells::new(1, Arc::default()).reef("r"))
             .unwrap();
@@ -464,7 +478,7 @@ mod tests {
             azure_reads_per_second: 25,
             azure_writes_per_second: 10,
         };
-        let arms = Arms::new(args, Arc::default()).unwrap();
+        let arms = Arms::new(args, Arc::default(), Actor::default()).unwrap();
         let Err(error) = arms.client("t", None, Cells::new(1, Arc::default()).reef("r")) else {
             panic!("a client")
         };

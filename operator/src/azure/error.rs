@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::controller::trouble::Trouble;
+use crate::{controller::trouble::Trouble, leader::NotLeader};
 
 /// How to go on after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,9 @@ pub enum ArmError {
     /// Nothing was called: an emergency stop or a pause forbids it.
     #[error("{}", .0.message)]
     Forbidden(Trouble),
+    /// Not called: another replica may lead by now.
+    #[error(transparent)]
+    NotLeader(#[from] NotLeader),
 }
 
 impl ArmError {
@@ -115,9 +118,11 @@ impl ArmError {
     pub fn class(&self) -> Class {
         match self {
             Self::NoToken { refused: true, .. } => Class::Auth,
-            Self::NoToken { .. } | Self::NoAnswer(_) | Self::HeldBack { .. } | Self::Forbidden(_) => {
-                Class::Transient
-            }
+            Self::NoToken { .. }
+            | Self::NoAnswer(_)
+            | Self::HeldBack { .. }
+            | Self::Forbidden(_)
+            | Self::NotLeader(_) => Class::Transient,
             Self::Queued { .. } => Class::Throttled,
             Self::Answer { status, code, .. } => classify(*status, code),
             // What was accepted and failed often works the next time.
@@ -151,7 +156,7 @@ impl ArmError {
                 | Class::NotRegistered
                 | Class::Missing
         );
-        by_class || matches!(self, Self::Failed { .. } | Self::Forbidden(_))
+        by_class || matches!(self, Self::Failed { .. } | Self::Forbidden(_) | Self::NotLeader(_))
     }
 
     /// ARM's code; empty where there was no answer.
@@ -162,7 +167,8 @@ impl ArmError {
             | Self::NoAnswer(_)
             | Self::HeldBack { .. }
             | Self::Queued { .. }
-            | Self::Forbidden(_) => "",
+            | Self::Forbidden(_)
+            | Self::NotLeader(_) => "",
         }
     }
 

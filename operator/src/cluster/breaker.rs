@@ -13,6 +13,7 @@ use tower::{BoxError, Layer, Service};
 use crate::{
     azure::ArmError,
     bulkhead::{self, Cell, Outcome},
+    leader::NotLeader,
 };
 
 /// Why a call was not made.
@@ -64,8 +65,8 @@ where
                 Ok(answer) if matches!(answer.status().as_u16(), 500 | 502..=504) => Outcome::Failed,
                 // 429 and the like are answers: the API server is there.
                 Ok(_) => Outcome::Answered,
-                // Without a token nobody was asked.
-                Err(error) if error.is::<ArmError>() => Outcome::Unknown,
+                // Without a token, or a claim to lead, nobody was asked.
+                Err(error) if error.is::<ArmError>() || error.is::<NotLeader>() => Outcome::Unknown,
                 Err(_) => Outcome::Failed,
             });
             answer

@@ -23,7 +23,7 @@ use serde_json::Value;
 use tower::{
     BoxError,
     buffer::BufferLayer,
-    filter::{AsyncFilterLayer, AsyncPredicate},
+    filter::{AsyncFilterLayer, AsyncPredicate, FilterLayer},
     timeout::TimeoutLayer,
 };
 
@@ -168,9 +168,11 @@ async fn connect(arm: &Arc<Arm>, id: &str, api: &str, host: &str) -> Result<Clie
     config.root_cert = Some(ca);
     config.connect_timeout = Some(Duration::from_secs(5));
     config.default_retry = false;
+    config.headers.extend(arm.actor().header());
     let count = CountLayer { metrics: arm.metrics().clone(), host: arm.cell().name().to_owned() };
     Ok(ClientBuilder::try_from(config)
         .map_err(|e| Error::Client(e.to_string()))?
+        .with_layer(&FilterLayer::new(arm.actor().clone()))
         .with_layer(&BufferLayer::new(1024))
         .with_layer(&AsyncFilterLayer::new(Bearer(arm.clone())))
         .with_layer(&TimeoutLayer::new(FIRST_BYTE))

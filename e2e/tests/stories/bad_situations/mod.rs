@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use futures::{StreamExt, stream};
 use reef_e2e::{
+    canaries::Canaries,
     harness::{Sandbox, ok},
     reef_harness::{ready, set},
 };
@@ -40,6 +41,7 @@ async fn bad_situations_are_told_harm_nothing_and_heal() {
     let began = Instant::now();
     let sandbox = Sandbox::start(env!("CARGO_BIN_EXE_reef-sandbox"), &["--reef-slots=2", "--time-scale=200"]);
     let client = sandbox.client().await;
+    let canaries = Canaries::begin(&client);
     set(&sandbox, "resyncSeconds=10");
     for sample in SAMPLES {
         ok(&sandbox.kubectl_with(&["apply", "-f", "-"], sample));
@@ -77,4 +79,5 @@ async fn bad_situations_are_told_harm_nothing_and_heal() {
     assert!(bad.is_empty(), "rows that failed: {bad:?}");
     assert_eq!(outcomes.len(), count, "all rows ran");
     world.nothing_is_left().await;
+    canaries.do_not_show(&world.sandbox, &world.client).await;
 }
