@@ -277,7 +277,7 @@ fn files(sandbox: &Sandbox, word: &str) -> Vec<Place> {
 }
 
 fn journal(sandbox: &Sandbox, word: &str) -> Place {
-    let text = sandbox.azure_journal().iter().map(|entry| format!("{entry}\n")).collect();
+    let text = sandbox.azure_journal().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     Place { name: "Azure's journal".to_owned(), text, control: format!("resourceGroups/{word}") }
 }
 

@@ -65,7 +65,7 @@ async fn who_does_not_lead_writes_nothing_and_no_room_is_sold_twice() {
 
 /// In the middle of making things. Azure and the reefs stay reachable for it: only its own claim keeps it from writing.
 async fn the_leader_is_cut_off(sandbox: &Sandbox, client: &Client) {
-    let round = Round::begin(sandbox, client, "cut").await;
+    let round = Round::begin(sandbox, client, "cut");
     let (old, pid) = leader_of(client).await;
     eventually("the first resource is being made", || async { (!round.made().is_empty()).then_some(()) })
         .await;
@@ -88,7 +88,7 @@ async fn the_leader_is_cut_off(sandbox: &Sandbox, client: &Client) {
 
 /// In the middle of placing, and it goes on with its old view of the reefs when another has filled them.
 async fn the_leader_stands_still(sandbox: &Sandbox, client: &Client) {
-    let round = Round::begin(sandbox, client, "still").await;
+    let round = Round::begin(sandbox, client, "still");
     let (old, pid) = leader_of(client).await;
     place_is_kept(client).await;
     send(pid, Signal::STOP);
@@ -108,7 +108,7 @@ async fn two_believe_that_they_lead(sandbox: &Sandbox, client: &Client) {
     let leases = Api::<Lease>::namespaced(client.clone(), NAMESPACE);
     let other = eventually("another operator leads too", || async { holder(&leases, "two").await }).await;
     let first = leader_of(client).await.0;
-    let round = Round::begin(sandbox, client, "both").await;
+    let round = Round::begin(sandbox, client, "both");
     round.all_that_fit_are_ready().await;
     for pod in [&first, &other] {
         let writes = round.writes_of(pod);
@@ -131,7 +131,7 @@ struct Round<'a> {
 }
 
 impl<'a> Round<'a> {
-    async fn begin(sandbox: &'a Sandbox, client: &'a Client, prefix: &str) -> Self {
+    fn begin(sandbox: &'a Sandbox, client: &'a Client, prefix: &str) -> Self {
         let names: Vec<_> = (1..=WANTED).map(|n| format!("{prefix}-{n}")).collect();
         let (began, calls) = (Timestamp::now(), sandbox.azure_journal().len());
         let (stop, looks) = keep_looking(client.clone());
