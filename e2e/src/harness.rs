@@ -248,7 +248,7 @@ impl Drop for Sandbox {
     fn drop(&mut self) {
         if thread::panicking() && matches!(self.child.try_wait(), Ok(None)) {
             let format = "-o=jsonpath={range .items[*]}{.kind} {.metadata.name} {.metadata.annotations} {.status.conditions}{\"\\n\"}{end}";
-            let objects = self.kubectl(&["get", "reef-operator", format]);
+            let objects = self.kubectl(&["get", "reef-operator", "-A", format]);
             eprintln!("objects of the failed story:\n{}", String::from_utf8_lossy(&objects.stdout));
             let pods = self.kubectl(&[
                 "-n",

@@ -61,16 +61,17 @@ fn deletion() -> Row {
         object: Object::Instance("unwanted"),
         wrong: |w| {
             Box::pin(async move {
-                w.refuse("unwanted", Part::Share, None, &answer(503, "ServiceUnavailable"));
+                // A certain refusal: of what may still come a deletion waits for a quarter of an hour.
+                w.refuse("unwanted", Part::Share, None, &answer(403, "AuthorizationFailed"));
                 w.instance("unwanted", json!({})).await;
                 w.shows(Object::Instance("unwanted"), ("DatabaseReady", "False", "WaitingForDependency"))
                     .await;
             })
         },
         sees: Sees {
-            condition: ("FileShareReady", "False", "AzureUnavailable"),
-            says: &["file share", "503 ServiceUnavailable"],
-            event: ("AzureUnavailable", &["file share"]),
+            condition: ("FileShareReady", "False", "Unauthorized"),
+            says: &["file share", "403 AuthorizationFailed"],
+            event: ("Unauthorized", &["file share"]),
         },
         never: |w| Box::pin(async move { assert!(w.writes("unwanted", Part::Share).len() <= 4) }),
         heal: Heal::Then(|w| {
