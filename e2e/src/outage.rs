@@ -32,7 +32,12 @@ impl Sandbox {
 
     /// Stops the management cluster's API server where it stands, so that every call to it hangs, or lets it go on.
     pub fn management(&self, on: bool) {
-        let prefix = format!("\0--etcd-prefix=/{MANAGEMENT}\0");
+        self.api_server(MANAGEMENT, on);
+    }
+
+    /// The same for any API server, by the name of its cluster or slot.
+    pub fn api_server(&self, name: &str, on: bool) {
+        let prefix = format!("\0--etcd-prefix=/{name}\0");
         let server = self.processes().into_iter().find(|p| p.command.contains(&prefix));
         send(server.expect("its API server").pid, if on { Signal::CONT } else { Signal::STOP });
     }

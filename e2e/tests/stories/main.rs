@@ -21,6 +21,7 @@ mod isolation;
 mod network;
 mod node;
 mod operator;
+mod random_worlds;
 mod reef;
 mod reef_adopted;
 mod reef_killed;
