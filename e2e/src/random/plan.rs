@@ -113,6 +113,9 @@ pub enum Step {
 struct Guess {
     alive: Vec<(&'static str, New)>,
     deleted: Vec<&'static str>,
+    paused: Vec<&'static str>,
+    cordoned: Vec<&'static str>,
+    faults: bool,
     stopped: bool,
 }
 
@@ -139,13 +142,19 @@ fn any(dice: &mut Dice, guess: &mut Guess, instances: usize) -> Option<Step> {
         14..24 => edit(dice, guess),
         24..33 => delete(dice, guess),
         33..36 => Some(Step::Ask(alive(dice, guess)?)),
-        36..41 => {
+        36..40 => {
+            let name = alive(dice, guess)?;
             let seconds = dice.chance(70).then(|| small(dice, 2, 8));
-            Some(Step::Pause(alive(dice, guess)?, seconds))
+            guess.paused.push(name);
+            Some(Step::Pause(name, seconds))
         }
-        41..43 => Some(Step::Unpause(alive(dice, guess)?)),
-        43..46 => Some(Step::Cordon(dice.one(&REEFS)?)),
-        46..49 => Some(Step::Uncordon(dice.one(&REEFS)?)),
+        40..43 => taken(dice, &mut guess.paused).map(Step::Unpause),
+        43..46 => {
+            let reef = dice.one(&REEFS).filter(|reef| !guess.cordoned.contains(reef))?;
+            guess.cordoned.push(reef);
+            Some(Step::Cordon(reef))
+        }
+        46..49 => taken(dice, &mut guess.cordoned).map(Step::Uncordon),
         49..58 => {
             let pieces = [
                 Piece::Pod,
@@ -158,22 +167,32 @@ fn any(dice: &mut Dice, guess: &mut Guess, instances: usize) -> Option<Step> {
             Some(Step::Break(alive(dice, guess)?, dice.one(&pieces)?))
         }
         58..62 => Some(Step::Lose(alive(dice, guess)?, dice.one(&[Lost::Record, Lost::Credential])?)),
-        62..72 => Some(Step::Fault(fault(dice)?)),
-        72..77 => Some(Step::Heal),
+        62..72 => {
+            guess.faults = true;
+            Some(Step::Fault(fault(dice)?))
+        }
+        72..77 => std::mem::take(&mut guess.faults).then_some(Step::Heal),
         77..80 => {
             guess.stopped = true;
             Some(Step::Stop(dice.one(&["Provision", "Delete", "All"])?, small(dice, 2, 8)))
         }
         80..82 => std::mem::take(&mut guess.stopped).then_some(Step::Lift),
         82..87 => Some(Step::Kill),
-        87..89 => Some(Step::Freeze(small(dice, 4000, 7000))),
+        87..89 => Some(Step::Freeze(small(dice, 6000, 9000))),
         89..92 => {
             let servers = [Server::Management, Server::Reef(REEFS[0]), Server::Reef(REEFS[1])];
             Some(Step::Outage(dice.one(&servers)?, small(dice, 500, 5000)))
         }
-        92..95 => Some(Step::Settle(alive(dice, guess)?, 15)),
-        _ => Some(Step::Wait(small(dice, 200, 4000))),
+        92..94 => Some(Step::Settle(alive(dice, guess)?, 12)),
+        _ => Some(Step::Wait(small(dice, 500, 4000))),
     }
+}
+
+/// One of these, which is taken out.
+fn taken(dice: &mut Dice, of: &mut Vec<&'static str>) -> Option<&'static str> {
+    let found = dice.one(of)?;
+    of.retain(|other| *other != found);
+    Some(found)
 }
 
 /// From `low` to `high`.

@@ -71,7 +71,7 @@ async fn world() -> World {
     let sandbox = Sandbox::start(env!("CARGO_BIN_EXE_reef-sandbox"), &["--reef-slots=2", "--time-scale=200"]);
     let client = sandbox.client().await;
     // A short lease, so that a new leader is there soon.
-    set(&sandbox, "resyncSeconds=10,lease.durationSeconds=3");
+    set(&sandbox, "resyncSeconds=10,lease.durationSeconds=5");
     let class = format!("{}\n  capacity:\n    maxInstances: {MOST}\n", CLASS.trim_end());
     let customers = format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {CUSTOMERS}\n");
     for manifest in [REGION, &class, REEF_SAMPLES, &customers] {
