@@ -65,9 +65,9 @@ pub async fn act(world: &Arc<World>, step: &Step) -> String {
             "Azure is well".to_owned()
         }
         Step::Stop(verb, seconds) => {
-            let stop =
+            let stops =
                 json!([{ "verb": verb, "reason": "a random world", "until": soon(*seconds).into_json() }]);
-            stop_region(world, &stop).await
+            stop_region(world, &stops).await
         }
         Step::Lift => stop_region(world, &Value::Null).await,
         Step::Kill => kill(world).await,

@@ -215,17 +215,17 @@ async fn quiet(world: &World, seed: u64) {
     let mut windows = 0;
     let deadline = Instant::now() + Duration::from_secs(REST);
     let (mut before, mut first) = (writes(world).len(), 0.0);
-    let mut seen = 0.0;
+    let mut last = 0.0;
     while windows < 4 {
         assert!(Instant::now() < deadline, "REEF_SEED={seed}: nobody looks at the instances: {noise:#?}");
         nothing_is_wrong(world, seed);
         tokio::time::sleep(Duration::from_millis(250)).await;
         let now = looks(&world.client, "cloud-instance").await;
         // On a busy machine a leader may lose its lease; another counts from zero.
-        if now < seen || first == 0.0 {
+        if now < last || first == 0.0 {
             (before, first) = (writes(world).len(), now);
         }
-        seen = now;
+        last = now;
         if first > 0.0 && now >= first + 2.0 * cycle {
             noise = writes(world).split_off(before);
             if noise.is_empty() {
