@@ -13,7 +13,7 @@ STORIES ?= 2
 
 .PHONY: help
 help: ## List what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: prerequisites
 prerequisites:
@@ -41,6 +41,10 @@ demo: tools build ## Run the sandbox with the operator and the samples; DEMO_EXI
 .PHONY: test
 test: tools build ## Run every test, unit to end to end
 	RUST_TEST_THREADS=$(STORIES) cargo test --workspace --locked --no-fail-fast
+
+.PHONY: random-worlds
+random-worlds: tools build ## Try SEEDS=20 new random worlds (about two minutes each); SEED=7 repeats one
+	$(if $(SEED),REEF_SEED=$(SEED),REEF_SEEDS=$(or $(SEEDS),20)) cargo test --package reef-e2e --test stories --locked -- --nocapture random_worlds::
 
 .PHONY: generate
 generate: ## Write the CRDs, the chart's copies of them and the API reference

@@ -22,6 +22,7 @@ pub mod outage;
 pub mod pki;
 pub mod probe;
 pub mod process;
+pub mod random;
 pub mod reef_harness;
 pub mod reefs;
 pub mod runtime;

@@ -23,6 +23,7 @@ mod leadership;
 mod network;
 mod node;
 mod operator;
+mod random_worlds;
 mod reef;
 mod reef_adopted;
 mod reef_killed;
