@@ -24,7 +24,7 @@ use crate::{cluster, probe, tools::Tools};
 
 /// Longest wait for anything, generous because the machine may be busy; nothing waits this long when all
 /// is well.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A running sandbox. Dropping it ends it.
 pub struct Sandbox {
