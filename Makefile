@@ -42,6 +42,10 @@ demo: tools build ## Run the sandbox with the operator and the samples; DEMO_EXI
 test: tools build ## Run every test, unit to end to end
 	RUST_TEST_THREADS=$(STORIES) cargo test --workspace --locked --no-fail-fast
 
+.PHONY: test-alone
+test-alone: tools build ## Run the end-to-end stories that need the machine for themselves, one at a time (about fifteen minutes)
+	cargo test --package reef-e2e --test stories --locked -- --ignored --test-threads=1
+
 .PHONY: random-worlds
 random-worlds: tools build ## Try SEEDS=20 new random worlds (about two minutes each); SEED=7 repeats one
 	$(if $(SEED),REEF_SEED=$(SEED),REEF_SEEDS=$(or $(SEEDS),20)) cargo test --package reef-e2e --test stories --locked -- --nocapture random_worlds::

@@ -51,7 +51,7 @@ pub type Versions = Arc<Mutex<HashMap<String, String>>>;
 #[derive(Default)]
 pub struct Record {
     versions: [Versions; KINDS],
-    /// How often a watch broke.
+    /// How often a watch broke or began.
     breaks: AtomicU64,
     /// How many changes there were, by the instance that they belong to.
     changes: Mutex<HashMap<String, u64>>,
@@ -144,6 +144,10 @@ where
                 Ok(Some(event)) => {
                     is_silent = false;
                     let event = without_kind(event);
+                    if matches!(event, watcher::Event::InitDone) {
+                        // What changed between a look and the first list of all is told by nobody.
+                        record.breaks.fetch_add(1, Ordering::Release);
+                    }
                     note(&event, &mut there);
                     changed(event, &mut listed, &record.versions[kind]).into_iter().for_each(tell);
                 }
