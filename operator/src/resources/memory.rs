@@ -133,9 +133,11 @@ impl Memory {
     /// Remembers a write that failed. `spread` is 0 to 1.
     pub fn failed(&mut self, id: &str, error: ArmError, spread: f64, now: Timestamp) {
         self.stale(id);
-        let count = self.failures.get(id).map_or(1, |f| f.count.saturating_add(1));
+        let before = self.failures.get(id);
+        let count = before.map_or(1, |f| f.count.saturating_add(1));
+        let is_certain = error.is_refusal() && before.is_none_or(|f| f.is_certain);
         let retry_at = after(now, pause(&error, count, spread));
-        self.failures.insert(id.to_owned(), Failure { error, count, retry_at });
+        self.failures.insert(id.to_owned(), Failure { error, count, is_certain, retry_at });
     }
 
     /// Whether a write is worth another try. Not if Azure took several for the same reason and yet shows what it
@@ -213,6 +215,22 @@ mod tests {
         assert_eq!(memory.failures["quota"].retry_at, now);
         assert_eq!(memory.failures["told"].retry_at, after(now, Duration::from_secs(77)));
         assert_eq!(memory.failures["quota"].count, 1, "the pauses go on growing");
+    }
+
+    #[test]
+    fn a_refusal_says_nothing_about_a_try_before_it_that_was_not_answered() {
+        let now = Timestamp::UNIX_EPOCH;
+        let refusal = || ArmError::from_answer(403, None, br#"{"code":"AuthorizationFailed"}"#);
+        let mut memory = Memory::default();
+        memory.failed("a", refusal(), 0.0, now);
+        memory.failed("a", refusal(), 0.0, now);
+        assert!(memory.failures["a"].is_certain);
+        memory.failed("a", ArmError::NoAnswer("cut".to_owned()), 0.0, now);
+        memory.failed("a", refusal(), 0.0, now);
+        assert!(!memory.failures["a"].is_certain, "the one without an answer may come");
+        memory.succeeded("a");
+        memory.failed("a", refusal(), 0.0, now);
+        assert!(memory.failures["a"].is_certain);
     }
 
     #[test]

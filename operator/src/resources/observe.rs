@@ -65,15 +65,19 @@ pub fn seen(memory: &Memory, id: &str, else_: Observed<Value>) -> Seen {
     }
 }
 
-/// Reads those of these resources that are due.
-pub async fn read(
-    arm: &Arc<Arm>,
-    memory: &mut Memory,
-    calls: Vec<(String, &'static str)>,
-    pauses: Pauses,
-    spread: f64,
-    now: Timestamp,
-) {
+/// A resource that may have to be read.
+#[derive(Clone)]
+pub struct Call {
+    /// Its id.
+    pub id: String,
+    /// Version of its API.
+    pub api: &'static str,
+    /// The client with which it, or its list, is read.
+    pub arm: Arc<Arm>,
+}
+
+/// Reads those of these resources that are due, all at once.
+pub async fn read(memory: &mut Memory, calls: Vec<Call>, (pauses, spread, now): (Pauses, f64, Timestamp)) {
     // What is due soon is read now: the reads of an object stay together.
     let soon = after(now, pauses.resync / 4);
     let due = |id: &String| {
@@ -81,8 +85,8 @@ pub async fn read(
         let busy = memory.operations.contains_key(id);
         !busy && read.is_none_or(|read| read.again_at <= if is_settled(&read.state) { soon } else { now })
     };
-    let due: Vec<_> = calls.into_iter().filter(|(id, _)| due(id)).collect();
-    let answers = join_all(due.into_iter().map(|(id, api)| async move {
+    let due: Vec<_> = calls.into_iter().filter(|call| due(&call.id)).collect();
+    let answers = join_all(due.into_iter().map(|Call { id, api, arm }| async move {
         let answer = arm.get(&id, api).await;
         (id, answer)
     }))
@@ -101,23 +105,13 @@ pub async fn read(
     }
 }
 
-/// A resource that is on a list which other objects need too.
-pub struct Listed {
-    /// Its id.
-    pub id: String,
-    /// Version of its API.
-    pub api: &'static str,
-    /// The client with which its list is read.
-    pub arm: Arc<Arm>,
-}
-
 /// Looks up those of these resources that are due in their lists, as far as a list will do: for what was settled when it
 /// was last read, or is `known` to have been so. What a list does not show as settled is read by itself afterwards, see
 /// [`read`].
 pub async fn look_up(
     lists: &Lists,
     memory: &mut Memory,
-    calls: &[Listed],
+    calls: &[Call],
     is_known: bool,
     (pauses, spread, now): (Pauses, f64, Timestamp),
 ) {

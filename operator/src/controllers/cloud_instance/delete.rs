@@ -142,7 +142,7 @@ fn may_come(
     let is_open = |(part, at): &&(Part, Timestamp)| {
         let state = if *part == Part::Share { &remains.share } else { &remains.database };
         let id = inputs.id(*part);
-        let refused = memory.failures.get(&id).is_some_and(|failure| failure.error.is_refusal());
+        let refused = memory.failures.get(&id).is_some_and(|failure| failure.is_certain);
         let young = now.as_second() - at.as_second() < LONGEST_SECONDS;
         *state == Observed::Absent && !memory.seen.contains(&id) && !refused && young
     };

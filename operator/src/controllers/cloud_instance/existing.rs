@@ -44,6 +44,18 @@ pub struct Existing {
     pub claim: String,
 }
 
+/// What came of a search.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// It is there.
+    There(Existing),
+    /// It is not there; whether each reef said so itself.
+    Nowhere {
+        /// Otherwise the subscription's list said it of some.
+        all_answered: bool,
+    },
+}
+
 /// Looks in all reefs at once, and for traces of reefs that nobody has applied yet. Of a reef that cannot be asked, the
 /// list of the subscription has to say that the instance is not there; and while what exists is being taken over after a
 /// loss of the management cluster, even that is not enough: a second copy with new keys would be worse than a wait.
@@ -54,7 +66,7 @@ pub async fn find(
     region: &Region,
     reefs: &[Reef],
     now: Timestamp,
-) -> Result<Option<Existing>, Held> {
+) -> Result<Answer, Held> {
     let search = Search {
         context,
         arm,
@@ -83,21 +95,20 @@ pub async fn find(
         );
         return Err(Held(Trouble::new(Reason::AdoptionRequired, message), true));
     }
-    if first.is_none() {
-        let listed = search.identities(reefs).await?;
-        for identity in &listed {
-            let id = identity["id"].as_str().unwrap_or_default();
-            search.reef_is_known(&identity["tags"], "managed identity", id, &known)?;
-        }
-        // A reef that does not answer holds up those only that may be on it: docs/adr/0010-a-reef-that-does-not-answer.md.
-        let is_recovery = may_adopt(instance, region, now);
-        if let Some((_, held)) =
-            silent.into_iter().find(|(reef, _)| is_recovery || search.is_on(reef, &listed))
-        {
-            return Err(held);
-        }
+    if let Some(first) = first {
+        return Ok(Answer::There(first));
     }
-    Ok(first)
+    let listed = search.identities(reefs).await?;
+    for identity in &listed {
+        let id = identity["id"].as_str().unwrap_or_default();
+        search.reef_is_known(&identity["tags"], "managed identity", id, &known)?;
+    }
+    // A reef that does not answer holds up those only that may be on it: docs/adr/0010-a-reef-that-does-not-answer.md.
+    let (is_recovery, all_answered) = (may_adopt(instance, region, now), silent.is_empty());
+    match silent.into_iter().find(|(reef, _)| is_recovery || search.is_on(reef, &listed)) {
+        Some((_, held)) => Err(held),
+        None => Ok(Answer::Nowhere { all_answered }),
+    }
 }
 
 /// What is looked for.

@@ -8,11 +8,11 @@ use reef_crds::{
     CloudInstance, CloudInstanceStatus, Reef, Region, RetainedInstance,
     cloud_instance::{DatabaseStatus, InstanceIdentityStatus, PlacementStatus, ShareStatus, VersionStatus},
     condition::{ConditionType, Reason, true_since},
-    meta::CONFIRM_ADOPTION,
+    meta::{CONFIRM_ADOPTION, RECONCILE_REQUESTED_AT},
 };
 
 use super::{
-    existing::{self, Existing},
+    existing::{self, Answer, Existing},
     names,
 };
 use crate::{
@@ -80,29 +80,31 @@ pub async fn search(
     };
     // While it waits for room it is not made by anybody, so it is not looked for each time.
     let fresh = |at: Timestamp| now.duration_since(at).unsigned_abs() < context.policy.resync;
-    let where_ = looked_for(&reefs);
+    let where_ = looked_for(&reefs, instance, may_adopt(instance, region, now));
     if memory.nowhere.as_ref().is_some_and(|(at, before)| fresh(*at) && *before == where_) {
         return Ok(nowhere(arm));
     }
     memory.nowhere = None;
     Ok(match existing::find(context, &arm, instance, region, &reefs, now).await {
         Err(held) => Err(held),
-        Ok(Some(found)) => taken_over(instance, region, found, now).map(Found::There),
-        Ok(None) => {
-            memory.nowhere = Some((now, where_));
+        Ok(Answer::There(found)) => taken_over(instance, region, found, now).map(Found::There),
+        Ok(Answer::Nowhere { all_answered }) => {
+            memory.nowhere = all_answered.then_some((now, where_));
             nowhere(arm)
         }
     })
 }
 
-/// The reefs, as far as a search follows from them.
-fn looked_for(reefs: &[Reef]) -> String {
+/// What a search follows from: the reefs, whether what exists is being taken over, and the last wish for a look.
+fn looked_for(reefs: &[Reef], instance: &CloudInstance, may_adopt: bool) -> String {
     let one = |reef: &Reef| {
         let status = reef.status.as_ref();
         let server = status.and_then(|s| s.sql_server.as_ref()).map_or("", |server| server.name.as_str());
         format!("{}/{server}", reef.name_any())
     };
-    reefs.iter().map(one).collect::<Vec<_>>().join(",")
+    let asked = instance.annotations().get(RECONCILE_REQUESTED_AT).cloned().unwrap_or_default();
+    let reefs: Vec<_> = reefs.iter().map(one).collect();
+    format!("{} {may_adopt} {asked}", reefs.join(","))
 }
 
 /// The reefs of a region, from the API server itself. While one of them cannot be read it is not known what is there.
@@ -194,5 +196,42 @@ pub fn named(
         identity: Some(InstanceIdentityStatus { name: names::identity(&hash), client_id: None }),
         placement: Some(placement),
         ..old
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_search_is_not_taken_for_done_when_something_else_is_asked() {
+        let reef = |name: &str, server: Option<&str>| -> Reef {
+            let status = server.map(|name| json!({ "sqlServer": { "name": name } }));
+            serde_json::from_value(json!({
+                "metadata": { "name": name }, "status": status,
+                "spec": { "regionRef": { "name": "r" }, "classRef": { "name": "c" } },
+            }))
+            .unwrap()
+        };
+        let instance = |asked: &str| -> CloudInstance {
+            serde_json::from_value(json!({
+                "metadata": { "name": "a", "annotations": { RECONCILE_REQUESTED_AT: asked } },
+                "spec": { "regionRef": { "name": "r" }, "subdomain": "a", "release": { "version": "2026.2.1" }, "taskCap": 5 },
+            }))
+            .unwrap()
+        };
+        let (one, more) = ([reef("a", Some("s"))], [reef("a", Some("s")), reef("b", None)]);
+        let before = looked_for(&one, &instance("1"), false);
+        assert_eq!(before, looked_for(&one, &instance("1"), false));
+        for other in [
+            looked_for(&more, &instance("1"), false),
+            looked_for(&[reef("a", None)], &instance("1"), false),
+            looked_for(&one, &instance("1"), true),
+            looked_for(&one, &instance("2"), false),
+        ] {
+            assert_ne!(before, other);
+        }
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     resources::{
         Pauses, Seen,
         memory::{Memory, after},
-        observe::{self, Listed},
+        observe::{self, Call},
     },
 };
 
@@ -30,30 +30,21 @@ pub async fn parts(
     has_served: bool,
     times: (Pauses, f64, Timestamp),
 ) -> BTreeMap<Part, Seen> {
-    let (pauses, spread, now) = times;
     let ids: BTreeMap<Part, String> = Part::ALL.iter().map(|part| (*part, inputs.id(*part))).collect();
     memory.retain(&ids.values().cloned().collect());
     // The zone is not the reef's.
     let zone = home.arm.in_cell(context.cells.region(&inputs.region));
-    let arm = |part: Part| if part == Part::Record { &zone } else { &home.arm };
-    let listed = Part::ALL.into_iter().filter(|part| *part != Part::Federation);
-    let listed: Vec<_> = listed
-        .map(|part| Listed { id: ids[&part].clone(), api: inputs.wanted(part).api, arm: arm(part).clone() })
-        .collect();
+    let call = |part: Part| {
+        let arm = if part == Part::Record { &zone } else { &home.arm };
+        Call { id: ids[&part].clone(), api: inputs.wanted(part).api, arm: arm.clone() }
+    };
+    let listed: Vec<_> = Part::ALL.into_iter().filter(|part| *part != Part::Federation).map(call).collect();
     // Who asks for a look wants one at Azure itself.
     let is_known = has_served && !memory.is_asked;
     observe::look_up(&context.lists, memory, &listed, is_known, times).await;
     let waits = postpone(&home.arm, &ids[&Part::Federation], memory, is_known, times);
-    let read = |own: bool| {
-        let parts = Part::ALL.into_iter().filter(move |part| (*part == Part::Record) != own);
-        parts
-            .filter(|part| !(waits && *part == Part::Federation))
-            .map(|part| (ids[&part].clone(), inputs.wanted(part).api))
-            .collect()
-    };
-    let (own, of_zone): (Vec<_>, Vec<_>) = (read(true), read(false));
-    observe::read(&home.arm, memory, own, pauses, spread, now).await;
-    observe::read(&zone, memory, of_zone, pauses, spread, now).await;
+    let calls = Part::ALL.into_iter().filter(|part| !(waits && *part == Part::Federation)).map(call);
+    observe::read(memory, calls.collect(), times).await;
     memory.is_asked = false;
     let unread = || Observed::Unknown("not read yet".to_owned());
     Part::ALL.into_iter().map(|part| (part, observe::seen(memory, &ids[&part], unread()))).collect()

@@ -58,8 +58,9 @@ pub fn refused(
     parts.into_iter().filter(never_there).find_map(|part| {
         let is_absent = seen.get(&part).is_some_and(|s| s.state == Observed::Absent && s.operation.is_none());
         let was_asked = plan.writes.iter().any(|write| write.part == part);
-        let error = &memory.failures.get(&inputs.id(part))?.error;
-        let for_want_of_room = error.class() == Class::Capacity && error.is_refusal();
+        let failure = memory.failures.get(&inputs.id(part))?;
+        let error = &failure.error;
+        let for_want_of_room = error.class() == Class::Capacity && failure.is_certain;
         (is_absent && was_asked && for_want_of_room).then(|| format!("{}: {error}", part.what()))
     })
 }

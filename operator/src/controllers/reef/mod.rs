@@ -75,6 +75,12 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
         gone.reconciles.forget(&reef.name_any());
         gone.memories.take(&reef.uid().unwrap_or_default());
         gone.context.cells.forget(&reef.name_any());
+        let status = reef.0.as_ref().ok().and_then(|reef| reef.status.as_ref());
+        if let Some((subscription, group)) =
+            status.and_then(|s| Some((s.subscription_id.as_ref()?, s.resource_group.as_ref()?)))
+        {
+            gone.context.lists.forget(&format!("/subscriptions/{subscription}/resourceGroups/{group}/"));
+        }
     };
     let (store, reefs) = objects::follow(&context, (CONTROLLER, "reefs"), readiness, forget);
     // Regions and classes wake the reefs that name them when their status changes too: a reef waits for them.

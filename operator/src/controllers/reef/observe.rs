@@ -11,7 +11,7 @@ use crate::{
     resources::{
         Pauses, Seen,
         memory::{Memory, Read},
-        observe::{read, seen},
+        observe::{Call, read, seen},
     },
 };
 
@@ -27,16 +27,18 @@ pub async fn parts(
     // With the seen of none the ids and versions are known, and that is all that is needed here.
     let nothing = BTreeMap::new();
     let group = inputs.wanted(Part::Group, &nothing);
-    read(arm, memory, vec![(group.id.clone(), group.api)], pauses, spread, now).await;
+    let call = |id: &str, api| Call { id: id.to_owned(), api, arm: arm.clone() };
+    let times = (pauses, spread, now);
+    read(memory, vec![call(&group.id, group.api)], times).await;
     let all: Vec<_> = inputs.parts().into_iter().map(|part| (part, inputs.wanted(part, &nothing))).collect();
     memory.retain(&all.iter().map(|(_, wanted)| wanted.id.clone()).collect());
     let group_is_absent = matches!(memory.read.get(&group.id), Some(Read { state: Observed::Absent, .. }));
     let calls = all
         .iter()
         .filter(|(part, wanted)| !wanted.id.is_empty() && (*part == Part::Record || !group_is_absent))
-        .map(|(_, wanted)| (wanted.id.clone(), wanted.api))
+        .map(|(_, wanted)| call(&wanted.id, wanted.api))
         .collect();
-    read(arm, memory, calls, pauses, spread, now).await;
+    read(memory, calls, times).await;
     if group_is_absent {
         // Nothing is in a group that is not there.
         let outside = [inputs.id(Part::Group), inputs.id(Part::Record)].into();
