@@ -101,8 +101,8 @@ pub struct ByReef {
 pub struct ByCell {
     /// Name of the Reef.
     pub reef: String,
-    /// `azure` or `cluster`.
-    pub service: &'static str,
+    /// A resource provider of Azure, or `cluster`.
+    pub service: String,
 }
 
 /// Labels of the count of requests to API servers.

@@ -328,7 +328,11 @@ impl Arm {
         let answer =
             tokio::time::timeout(limit, self.pipeline.send(&context, &mut request, Some(options))).await;
         let status = answer.as_ref().ok().and_then(|a| a.as_ref().ok()).map_or(0, |a| u16::from(a.status()));
-        let by = ByCall { service: service(id), method: method.as_ref().to_owned(), code: status };
+        let by = ByCall {
+            service: turn::provider(id).to_owned(),
+            method: method.as_ref().to_owned(),
+            code: status,
+        };
         self.metrics.azure_called(&by, began.elapsed());
         turn.call.ended(turn::outcome(status));
         let late = |_| ArmError::NoAnswer(format!("no answer within {} s", limit.as_secs()));
@@ -370,12 +374,6 @@ fn principal_of(header: &str) -> Option<String> {
     Some(claims["oid"].as_str()?.to_owned())
 }
 
-/// The provider that a path belongs to, for metrics: few values, no names of resources.
-fn service(id: &str) -> String {
-    let after = id.rsplit_once("/providers/").map_or("Microsoft.Resources", |(_, rest)| rest);
-    after.split('/').next().unwrap_or_default().to_owned()
-}
-
 fn no_token(identity: &Identity, error: &azure_core::Error) -> ArmError {
     let message = one_line(error);
     let refused = is_refused(&message);
@@ -411,17 +409,6 @@ mod tests {
             ("connection refused", false),
         ] {
             assert_eq!(is_refused(message), refused, "{message}");
-        }
-    }
-
-    #[test]
-    fn metrics_name_the_provider() {
-        for (id, expect) in [
-            ("/subscriptions/s", "Microsoft.Resources"),
-            ("/subscriptions/s/resourceGroups/g", "Microsoft.Resources"),
-            ("/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/dnsZones/z", "Microsoft.Network"),
-        ] {
-            assert_eq!(service(id), expect);
         }
     }
 

@@ -48,8 +48,10 @@ pub enum ArmError {
     #[error("ARM did not answer: {0}")]
     NoAnswer(String),
     /// Not asked, because it has not answered before for what this belongs to.
-    #[error("calls to ARM for {of} are held back, because it does not answer")]
+    #[error("calls to {provider} for {of} are held back, because it does not answer")]
     HeldBack {
+        /// The resource provider.
+        provider: String,
         /// The Reef, or `region/<name>`.
         of: String,
     },

@@ -13,6 +13,19 @@ use crate::{
 /// The pause after an answer that says that there were too many requests, and not when to ask again.
 const PAUSE: Duration = Duration::from_secs(10);
 
+/// What this operator calls.
+const PROVIDERS: [&str; 6] = [
+    "Microsoft.Authorization",
+    "Microsoft.ContainerService",
+    "Microsoft.ManagedIdentity",
+    "Microsoft.Network",
+    "Microsoft.Sql",
+    "Microsoft.Storage",
+];
+
+/// Resource groups, the registration of providers, and all else.
+const OTHER: &str = "Microsoft.Resources";
+
 /// What a status says of ARM; 0 is no answer.
 pub fn outcome(status: u16) -> Outcome {
     match status {
@@ -24,15 +37,15 @@ pub fn outcome(status: u16) -> Outcome {
 impl Arm {
     /// Waits for the turn of a call.
     pub(super) async fn turn(&self, path: &str, method: Method) -> Result<Turn<'_>, ArmError> {
-        let of = self.cell.name().to_owned();
-        match self.cell.turn(&self.gate, subscription(path), verb(method)).await {
+        let (of, provider) = (self.cell.name().to_owned(), provider(path));
+        match self.cell.turn(&self.gate, provider, (subscription(path), verb(method))).await {
             Ok(turn) => {
                 let waited = self.metrics.azure_waited_seconds.get_or_create(&ByReef { reef: of });
                 waited.observe(turn.waited.as_secs_f64());
                 drop(waited);
                 Ok(turn)
             }
-            Err(NoTurn::HeldBack) => Err(ArmError::HeldBack { of }),
+            Err(NoTurn::HeldBack) => Err(ArmError::HeldBack { of, provider: provider.to_owned() }),
             Err(NoTurn::Queued(wait)) => Err(ArmError::Queued { of, wait }),
         }
     }
@@ -61,6 +74,18 @@ fn verb(method: Method) -> Verb {
     }
 }
 
+/// The resource provider that a path belongs to: for breakers and metrics few values, and no names of resources.
+pub fn provider(path: &str) -> &str {
+    let mut name = "";
+    for part in path.split('/').rev() {
+        if part.eq_ignore_ascii_case("providers") && !name.is_empty() {
+            return PROVIDERS.iter().find(|known| known.eq_ignore_ascii_case(name)).copied().unwrap_or(OTHER);
+        }
+        name = part;
+    }
+    OTHER
+}
+
 /// The subscription in a path; empty for calls to none.
 fn subscription(path: &str) -> &str {
     let mut segments = path.split('/').skip_while(|segment| !segment.eq_ignore_ascii_case("subscriptions"));
@@ -70,6 +95,23 @@ fn subscription(path: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn providers_fail_and_are_counted_apart() {
+        for (path, expect) in [
+            ("/subscriptions/s", "Microsoft.Resources"),
+            ("/subscriptions/s/resourceGroups/g", "Microsoft.Resources"),
+            ("/subscriptions/s/resourceGroups/providers", "Microsoft.Resources"),
+            ("/subscriptions/s/resourceGroups/g/providers/microsoft.network/dnsZones/z", "Microsoft.Network"),
+            (
+                "/g/providers/Microsoft.Sql/servers/s/providers/Microsoft.Authorization/locks/l",
+                "Microsoft.Authorization",
+            ),
+            ("/subscriptions/s/providers/Microsoft.Unheard/of", "Microsoft.Resources"),
+        ] {
+            assert_eq!(provider(path), expect, "{path}");
+        }
+    }
 
     #[test]
     fn calls_are_counted_by_subscription() {

@@ -22,19 +22,20 @@ const CALLS: usize = 32;
 const LONG: Duration = Duration::from_secs(4);
 
 /// What a reef depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Service {
-    /// Azure Resource Manager, as far as the reef's resources go.
-    Azure,
+    /// A resource provider of Azure, as far as the reef's resources go, by its name (`Microsoft.Sql`). Azure Resource
+    /// Manager passes calls on to them, and each fails by itself.
+    Azure(String),
     /// The API server of its cluster.
     Cluster,
 }
 
 impl Service {
     /// For metrics and the log.
-    pub const fn name(self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
-            Self::Azure => "azure",
+            Self::Azure(provider) => provider,
             Self::Cluster => "cluster",
         }
     }
@@ -46,8 +47,7 @@ pub struct Cell {
     origin: Instant,
     looks: Semaphore,
     calls: Semaphore,
-    azure: Mutex<Breaker>,
-    cluster: Mutex<Breaker>,
+    breakers: Mutex<BTreeMap<Service, Breaker>>,
     /// Its share of the calls to Azure.
     pub share: Share,
     /// What is left of the routine calls that may wait for another cycle.
@@ -63,8 +63,7 @@ impl Cell {
             origin: all.origin,
             looks: Semaphore::new(all.looks),
             calls: Semaphore::new(CALLS),
-            azure: Mutex::default(),
-            cluster: Mutex::default(),
+            breakers: Mutex::default(),
             share: Share::default(),
             spare: Mutex::default(),
             metrics: all.metrics.clone(),
@@ -110,43 +109,49 @@ impl Cell {
     }
 
     /// Whether a call to a service would pass now.
-    pub fn may(&self, service: Service) -> Result<(), Refused> {
-        self.breaker(service).may(self.now())
+    pub fn may(&self, service: &Service) -> Result<(), Refused> {
+        self.breakers().get(service).map_or(Ok(()), |breaker| breaker.may(self.now()))
     }
 
     /// Asks to call a service.
     pub fn ask(self: &Arc<Self>, service: Service) -> Result<Call, Refused> {
         let began = self.now();
-        self.breaker(service).ask(began)?;
+        self.breakers().entry(service.clone()).or_insert_with(|| self.closed(&service)).ask(began)?;
         Ok(Call { cell: self.clone(), service, began, is_told: false })
     }
 
-    /// Whether the last call to a service was answered: who chooses a reef takes one that answers.
-    pub fn answers(&self, service: Service) -> bool {
-        self.breaker(service).answers()
+    /// The first breaker for a service.
+    fn closed(&self, service: &Service) -> Breaker {
+        let by = ByCell { reef: self.name.clone(), service: service.name().to_owned() };
+        self.metrics.breaker_open.get_or_create(&by).set(0);
+        Breaker::default()
     }
 
-    /// Whether calls to a service are held back because it fails.
-    pub fn is_open(&self, service: Service) -> bool {
-        self.breaker(service).is_open()
+    /// Whether the last call to each service was answered: who chooses a reef takes one that answers.
+    pub fn answers(&self) -> bool {
+        self.breakers().values().all(Breaker::answers)
     }
 
-    fn breaker(&self, service: Service) -> std::sync::MutexGuard<'_, Breaker> {
-        let breaker = match service {
-            Service::Azure => &self.azure,
-            Service::Cluster => &self.cluster,
-        };
-        breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The services that calls are held back from because they fail.
+    pub fn held_back(&self) -> Vec<Service> {
+        let breakers = self.breakers();
+        breakers.iter().filter(|(_, breaker)| breaker.is_open()).map(|(service, _)| service.clone()).collect()
     }
 
-    fn tell(&self, service: Service, outcome: Outcome, began: Duration) {
+    fn breakers(&self) -> std::sync::MutexGuard<'_, BTreeMap<Service, Breaker>> {
+        self.breakers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, service: &Service, outcome: Outcome, began: Duration) {
         let (changed, open) = {
-            let mut breaker = self.breaker(service);
+            let mut breakers = self.breakers();
+            let breaker = breakers.entry(service.clone()).or_default();
             (breaker.tell(outcome, began, self.now()), breaker.is_open())
         };
         if changed {
-            let (reef, service) = (self.name.clone(), service.name());
-            self.metrics.breaker_open.get_or_create(&ByCell { reef, service }).set(i64::from(open));
+            let service = service.name();
+            let by = ByCell { reef: self.name.clone(), service: service.to_owned() };
+            self.metrics.breaker_open.get_or_create(&by).set(i64::from(open));
             if open {
                 tracing::warn!(cell = self.name, service, "does not answer: calls are held back");
             } else {
@@ -171,7 +176,7 @@ impl Call {
     /// Tells whether the service answered.
     pub fn ended(mut self, outcome: Outcome) {
         self.is_told = true;
-        self.cell.tell(self.service, outcome, self.began);
+        self.cell.tell(&self.service, outcome, self.began);
     }
 }
 
@@ -180,7 +185,7 @@ impl Drop for Call {
         if !self.is_told {
             let is_long = self.cell.now().saturating_sub(self.began) >= LONG;
             let outcome = if is_long { Outcome::Failed } else { Outcome::Unknown };
-            self.cell.tell(self.service, outcome, self.began);
+            self.cell.tell(&self.service, outcome, self.began);
         }
     }
 }
@@ -225,9 +230,10 @@ impl Cells {
 
     /// Forgets the cell of a Reef that is gone.
     pub fn forget(&self, reef: &str) {
-        self.lock().remove(reef);
-        for service in [Service::Azure, Service::Cluster] {
-            self.metrics.breaker_open.remove(&ByCell { reef: reef.to_owned(), service: service.name() });
+        let gone = self.lock().remove(reef);
+        for service in gone.iter().flat_map(|cell| cell.breakers().keys().cloned().collect::<Vec<_>>()) {
+            let by = ByCell { reef: reef.to_owned(), service: service.name().to_owned() };
+            self.metrics.breaker_open.remove(&by);
         }
         self.metrics.cell_waiting.remove(&ByReef { reef: reef.to_owned() });
     }
@@ -237,10 +243,6 @@ impl Cells {
         if let Some(cell) = all.get(&name) {
             return cell.clone();
         }
-        for service in [Service::Azure, Service::Cluster] {
-            let by = ByCell { reef: name.clone(), service: service.name() };
-            self.metrics.breaker_open.get_or_create(&by).set(0);
-        }
         let cell = Arc::new(Cell::new(&name, self));
         all.insert(name, cell.clone());
         cell
@@ -248,5 +250,23 @@ impl Cells {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Cell>>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_provider_that_fails_holds_back_no_other() {
+        let cell = Cells::new(1, Arc::default()).reef("weu-1");
+        let azure = |name: &str| Service::Azure(name.to_owned());
+        while cell.may(&azure("Microsoft.Sql")).is_ok() {
+            cell.ask(azure("Microsoft.Sql")).unwrap().ended(Outcome::Failed);
+            cell.ask(azure("Microsoft.Storage")).unwrap().ended(Outcome::Answered);
+        }
+        assert_eq!(cell.held_back(), [azure("Microsoft.Sql")]);
+        assert!(cell.ask(Service::Cluster).is_ok() && cell.may(&azure("Microsoft.Storage")).is_ok());
+        assert!(!cell.answers(), "nobody is to get a place there");
     }
 }

@@ -1,5 +1,5 @@
 //! What keeps one reef's trouble from the others: each reef has a [`Cell`] with a bound for the looks and the calls that
-//! run at once, its own share of the calls to Azure, and a breaker for each of the two services that it depends on.
+//! run at once, its own share of the calls to Azure, and a breaker for each service that it depends on.
 //! Breakers and buckets are pure; time is a parameter of theirs.
 
 mod breaker;

@@ -54,7 +54,7 @@ fn answer(trouble: Trouble, n: u32) -> (Duration, Outcome, Option<Duration>) {
 async fn look(cell: &Arc<Cell>, gate: &Gate, trouble: Trouble, count: &AtomicU32) -> bool {
     let _permit = cell.look().await;
     for verb in [Verb::Read, Verb::Read, Verb::Read, Verb::Read, Verb::Write] {
-        let turn = match cell.turn(gate, "one", verb).await {
+        let turn = match cell.turn(gate, "Microsoft.Sql", ("one", verb)).await {
             Ok(turn) => turn,
             Err(NoTurn::HeldBack | NoTurn::Queued(_)) => return false,
         };

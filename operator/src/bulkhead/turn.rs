@@ -15,7 +15,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// Why a call is not made now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoTurn {
-    /// Azure does not answer.
+    /// The provider does not answer.
     HeldBack,
     /// The rates leave no room for so long.
     Queued(Duration),
@@ -32,14 +32,15 @@ pub struct Turn<'a> {
 }
 
 impl Cell {
-    /// Waits for the turn of a call to Azure.
+    /// Waits for the turn of a call to a resource provider of Azure.
     pub async fn turn(
         self: &Arc<Self>,
         gate: &Gate,
-        subscription: &str,
-        verb: Verb,
+        provider: &str,
+        (subscription, verb): (&str, Verb),
     ) -> Result<Turn<'_>, NoTurn> {
-        self.may(Service::Azure).map_err(|_| NoTurn::HeldBack)?;
+        let service = Service::Azure(provider.to_owned());
+        self.may(&service).map_err(|_| NoTurn::HeldBack)?;
         let permit = self.call().await;
         let waited =
             gate.pass(&self.share, subscription, verb, self.now(), LONGEST_WAIT).map_err(NoTurn::Queued)?;
@@ -47,7 +48,7 @@ impl Cell {
             tokio::time::sleep(waited).await;
         }
         // Asked last: a probe that waits for its turn is none.
-        let call = self.ask(Service::Azure).map_err(|_| NoTurn::HeldBack)?;
+        let call = self.ask(service).map_err(|_| NoTurn::HeldBack)?;
         Ok(Turn { call, waited, _permit: permit })
     }
 }

@@ -28,13 +28,12 @@ use super::{
     parts::Part,
     plan::{self, Facts, Plan},
     references::{self, Held, References},
-    report::{self, Around, HeldBack},
+    report::{self, Around},
     teardown::{self, Step, annotated},
     tenants,
 };
 use crate::{
     azure::Class,
-    bulkhead::Service,
     controller::{
         Context, Error, finalizers,
         objects::{Listed, each},
@@ -143,9 +142,8 @@ async fn work(
             plan.verdicts.insert(write.part, failed(&write.part.what(), &failure.error));
         }
     }
-    let cell = arm.cell();
-    let held_back = HeldBack { azure: cell.is_open(Service::Azure), cluster: cell.is_open(Service::Cluster) };
-    let around = Around { in_cluster: &in_cluster, held_back };
+    let held_back = arm.cell().held_back();
+    let around = Around { in_cluster: &in_cluster, held_back: &held_back };
     let next = report::report(reef, &inputs, &plan, &seen, around, &context.policy, now);
     write(reef, shared, &next).await?;
     let pause = again(&plan, &in_cluster, memory, &seen, done, pauses, now);

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::{bodies::Inputs, in_cluster::InCluster, names, parts::Part, plan::Plan};
 use crate::{
+    bulkhead::Service,
     controller::{
         Policy,
         standing::{self, Before, Standing},
@@ -62,22 +63,13 @@ fn requested(reef: &Reef) -> Option<String> {
     reef.annotations().get(RECONCILE_REQUESTED_AT).cloned()
 }
 
-/// Which services of a reef do not answer, so that calls to them are held back.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct HeldBack {
-    /// Azure Resource Manager.
-    pub azure: bool,
-    /// The API server of its cluster.
-    pub cluster: bool,
-}
-
 /// What was seen of a reef besides its parts in Azure.
 #[derive(Clone, Copy)]
 pub struct Around<'a> {
     /// What is in its cluster.
     pub in_cluster: &'a InCluster,
-    /// What does not answer.
-    pub held_back: HeldBack,
+    /// The services that do not answer, so that calls to them are held back.
+    pub held_back: &'a [Service],
 }
 
 /// The next status.
@@ -111,10 +103,12 @@ fn of_parts(type_: ConditionType, plan: &Plan, around: Around<'_>) -> Standing {
             format!("{what} did not answer several times in a row: calls are held back until it does");
         Verdict::Unknown(Trouble::new(Reason::CircuitOpen, message))
     };
-    let (azure, cluster) = (open("Azure Resource Manager"), open("the API server of the reef's cluster"));
+    let providers = held_back.iter().filter(|service| **service != Service::Cluster).map(Service::name);
+    let providers = providers.collect::<Vec<_>>().join(", ");
+    let (azure, cluster) = (open(&providers), open("the API server of the reef's cluster"));
     let verdicts: Vec<&Verdict> = match type_ {
-        ConditionType::AzureReachable => held_back.azure.then_some(&azure).into_iter().collect(),
-        ConditionType::ClusterReachable if held_back.cluster => vec![&cluster],
+        ConditionType::AzureReachable => (!providers.is_empty()).then_some(&azure).into_iter().collect(),
+        ConditionType::ClusterReachable if held_back.contains(&Service::Cluster) => vec![&cluster],
         ConditionType::ClusterReachable => vec![&in_cluster.objects],
         ConditionType::GatewayReady => vec![&in_cluster.gateway],
         _ => plan.verdicts.iter().filter(|(part, _)| part.condition() == type_).map(|(_, v)| v).collect(),

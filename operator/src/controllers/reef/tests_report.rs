@@ -15,7 +15,7 @@ use super::{
     look::again,
     names::{self, TAG_CLAIM},
     parts::Part,
-    report::{Around, HeldBack, held, report},
+    report::{Around, held, report},
     tests::{Given, build, complete, inputs, nothing, reef, seen},
 };
 use crate::{
@@ -46,7 +46,7 @@ fn in_service() -> InCluster {
 }
 
 fn status(reef: &Reef, given: &Given, cluster: &InCluster, now: i64) -> ReefStatus {
-    let around = Around { in_cluster: cluster, held_back: HeldBack::default() };
+    let around = Around { in_cluster: cluster, held_back: &[] };
     report(reef, &inputs(), &given.plan(), &given.seen, around, &POLICY, at(now))
 }
 

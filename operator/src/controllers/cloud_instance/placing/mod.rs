@@ -26,7 +26,6 @@ use used::Used;
 
 use crate::{
     azure::Arm,
-    bulkhead::Service,
     controller::{
         Context, Error,
         objects::{Listed, each},
@@ -194,7 +193,7 @@ fn lists(reef: &Reef) -> Paths {
 fn readiness(context: &Context, reef: &Reef, known: &Known, listed: &mut Cache) -> Readiness {
     let (name, lists) = (reef.name_any(), lists(reef));
     let cell = context.cells.reef(&name);
-    if [Service::Azure, Service::Cluster].into_iter().any(|service| !cell.answers(service)) {
+    if !cell.answers() {
         return Readiness::NotReady(Reason::CircuitOpen.to_string());
     }
     let listing = |path: &str| context.lists.known(path);
