@@ -41,7 +41,7 @@ pub async fn act<P>(
                 if answer.is_ok() {
                     memory.took(&write.id, &write.why);
                 }
-                done |= note(arm, &write.id, answer, memory, (pauses, spread, now)).await;
+                done |= note(arm, &write.id, answer, memory, (pauses, spread)).await;
             }
             None => memory.stale(&write.id),
         }
@@ -62,14 +62,16 @@ async fn write_one<P>(arm: &Arc<Arm>, claim: &Claim, write: &Write<P>) -> Option
     Some(arm.put(&write.id, write.api, &body, write.unless.clone()).await)
 }
 
-/// Remembers how a write went. True if it is done.
+/// Remembers how a write went that was answered just now: pauses begin then, and not when the look began, which may
+/// have waited for its turn. True if it is done.
 pub async fn note(
     arm: &Arc<Arm>,
     id: &str,
     answer: Result<Begun, ArmError>,
     memory: &mut Memory,
-    (pauses, spread, now): (Pauses, f64, Timestamp),
+    (pauses, spread): (Pauses, f64),
 ) -> bool {
+    let now = Timestamp::now();
     match answer {
         Ok(Begun::Done(_)) => {
             memory.succeeded(id);

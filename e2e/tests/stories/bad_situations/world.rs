@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt,
     api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams},
     core::{ApiResource, GroupVersionKind},
 };
-use reef_crds::{CloudInstanceStatus, ReefStatus};
+use reef_crds::{CloudInstanceStatus, ReefStatus, meta::RECONCILE_REQUESTED_AT};
 use reef_e2e::{
     azure::{PLATFORM_GROUP, SUBSCRIPTION},
     harness::{Sandbox, eventually},
@@ -172,10 +172,20 @@ impl World {
     }
 
     /// Waits until a condition of the newest spec stands like this; its message.
-    pub async fn shows(&self, object: Object, (type_, status, reason): (&str, &str, &str)) -> String {
+    pub async fn shows(&self, object: Object, condition: (&str, &str, &str)) -> String {
+        self.says(object, condition, &[]).await
+    }
+
+    /// The same, and its message has these words.
+    pub async fn says(
+        &self,
+        object: Object,
+        (type_, status, reason): (&str, &str, &str),
+        says: &[&str],
+    ) -> String {
         let (kind, _, name) = object.parts();
         let api = object.api(&self.client);
-        eventually(&format!("{kind} {name} shows {type_} {status} {reason}"), || async {
+        eventually(&format!("{kind} {name} shows {type_} {status} {reason} with {says:?}"), || async {
             let found = api.get_opt(name).await.ok()??;
             let current = found.data["status"]["observedGeneration"].as_i64() == found.metadata.generation;
             let conditions = found.data["status"]["conditions"].as_array()?;
@@ -183,9 +193,23 @@ impl World {
                 .iter()
                 .find(|c| c["type"] == type_ && c["status"] == status && c["reason"] == reason)?;
             let counts = current || matches!(object, Object::InstanceAsItWas(_));
-            counts.then(|| condition["message"].as_str().unwrap_or_default().to_owned())
+            let message = condition["message"].as_str().unwrap_or_default();
+            (counts && says.iter().all(|words| message.contains(words))).then(|| message.to_owned())
         })
         .await
+    }
+
+    /// Asks an instance for looks, one after the other, until it has this place.
+    pub async fn asked_until_placed(&self, name: &'static str, generation: i64) {
+        eventually(&format!("{name} has place {generation}"), || async {
+            let found = instances(&self.client).get(name).await.ok()?;
+            let (asked, status) = (found.annotations().get(RECONCILE_REQUESTED_AT), found.status.as_ref()?);
+            if asked == status.last_handled_reconcile_at.as_ref() {
+                self.look(Object::Instance(name)).await;
+            }
+            (status.placement.as_ref()?.generation == generation).then_some(())
+        })
+        .await;
     }
 
     pub async fn ready(&self, object: Object) {

@@ -305,7 +305,7 @@ async fn delete(
     }
     tracing::info!(controller = super::CONTROLLER, azure_resource_id = id, "deleting from Azure");
     let answer = arm.delete(&id, inputs.wanted(part).api).await;
-    act::note(arm, &id, answer, memory, times).await;
+    act::note(arm, &id, answer, memory, (times.0, times.1)).await;
 }
 
 /// Deletes the namespace, the volume, and the agent's Jobs of the instance.

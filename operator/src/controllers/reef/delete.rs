@@ -60,7 +60,7 @@ pub async fn step(
         }
         tracing::info!(controller = "reef", azure_resource_id = id, "deleting from Azure");
         let answer = arm.delete(&id, api).await;
-        act::note(arm, &id, answer, memory, times).await;
+        act::note(arm, &id, answer, memory, (times.0, times.1)).await;
     }
     step
 }

@@ -212,7 +212,7 @@ async fn remove(
             if !waits && !memory.operations.contains_key(&id) && context.claim.check().is_ok() {
                 tracing::info!(controller = super::CONTROLLER, azure_resource_id = id, "deleting from Azure");
                 let answer = arm.delete(&id, version(part)).await;
-                act::note(arm, &id, answer, memory, (pauses, spread, now)).await;
+                act::note(arm, &id, answer, memory, (pauses, spread)).await;
             }
             let trouble = match memory.failures.get(&id) {
                 Some(failure) => Trouble::azure(part.what(), &failure.error),
