@@ -102,6 +102,7 @@ fn no_room_for_the_share() -> Row {
                 // The first time its database may still be being made, and nothing is taken away under an operation; the
                 // other reef may not answer at the moment. By itself it is tried again after half a minute and more.
                 w.asked_until_placed("shelved", 2).await;
+                w.sandbox.azure_healed_of("shelved");
             })
         },
         sees: Sees {
