@@ -127,6 +127,7 @@ closed_list! {
         RetainedExists, User: "What is kept of a deleted instance of this name is not used again silently: delete the RetainedInstance, or choose another name."
         AddressSpaceExhausted, Platform: "The region's address space has no free range for another reef, or the range that the spec asks for is taken."
         ClusterUnreachable, Platform: "The API server of the reef's cluster does not answer or refuses the operator."
+        ClusterFull, Platform: "The API server of the reef's cluster refuses writes, because its etcd is full. What is there runs on."
         CircuitOpen, Platform: "Calls are held back, because the service did not answer several times in a row. One call at a time finds out when it does again; until then no instance gets a place there."
         Deleting, Nobody: "Being deleted; the message says what is still there."
         DeletionUnconfirmed, User: "Deletion was asked for and nothing was touched: annotate with `confirmation.cloud.octopus.com/deletion=true` if it is meant."

@@ -74,6 +74,12 @@ impl Sandbox {
         assert!(answer.contains(" 204 "), "{answer}");
     }
 
+    /// Lets all AKS clusters that are made present certificates of new authorities under their public names.
+    pub fn rotate_authorities(&self) {
+        let answer = self.azure_control("DELETE", "/aks/authorities", "");
+        assert!(answer.contains(" 204 "), "{answer}");
+    }
+
     /// The names of the slots that a reef's API server runs in.
     pub fn slots(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.folder().join("logs")).into_iter().flatten().flatten();

@@ -40,7 +40,6 @@ const FROM_AZURE: &str = "sandbox.reef/from-azure";
 pub struct Reefs {
     dir: Dir,
     tools: Tools,
-    etcd: String,
     azure: Azure,
     images: Vec<Image>,
     cpus: u32,
@@ -65,17 +64,10 @@ struct Reef {
 
 impl Reefs {
     /// Starts nothing yet.
-    pub fn new(
-        dir: &Dir,
-        tools: &Tools,
-        etcd: &str,
-        azure: &Azure,
-        (images, cpus): (Vec<Image>, u32),
-    ) -> Arc<Self> {
+    pub fn new(dir: &Dir, tools: &Tools, azure: &Azure, (images, cpus): (Vec<Image>, u32)) -> Arc<Self> {
         Arc::new(Self {
             dir: dir.clone(),
             tools: tools.clone(),
-            etcd: etcd.to_owned(),
             azure: azure.clone(),
             images,
             cpus,
@@ -92,7 +84,7 @@ impl Reefs {
             let name = format!("slot-{}", running.started);
             let trust = self.azure.trust_for_aks();
             let place = (name.as_str(), running.started);
-            let cluster = Cluster::start(&self.dir, &self.tools, &self.etcd, place, Some(&trust))?;
+            let cluster = Cluster::start(&self.dir, &self.tools, place, Some(&trust))?;
             let (stop, administrators) = (CancellationToken::new(), BTreeSet::new());
             running.clusters.push(Reef { cluster, stop, running: None, administrators });
         }
@@ -112,7 +104,7 @@ impl Reefs {
             self.azure.add_slot(Slot {
                 name: cluster.name.clone(),
                 port: cluster.port,
-                ca: cluster.ca.clone(),
+                ca: cluster.public_ca.clone(),
                 issuer: cluster.issuer(),
                 version: version.trim_start_matches('v').to_owned(),
             });
@@ -145,6 +137,7 @@ impl Reefs {
                 for event in reefs.azure.tick() {
                     let result = match &event {
                         Event::Created { slot, cluster } => reefs.created(slot, cluster).await,
+                        Event::Rotated { slot } => reefs.rotate(slot).await,
                         Event::Deleted { slot, cluster } => reefs.deleted(slot, cluster).await,
                     };
                     if let Err(error) = result {
@@ -182,6 +175,16 @@ impl Reefs {
             ports: self.dir.join("reefs").join(format!("{name}.gateways.json")),
         };
         tokio::spawn(reef.stop.clone().run_until_cancelled_owned(gateway::run(front)));
+        Ok(())
+    }
+
+    /// The public name of a cluster gets a certificate of another authority, which is what Azure hands out from now on.
+    async fn rotate(&self, slot: &Slot) -> Result<(), Error> {
+        let mut running = self.running.lock().await;
+        if let Some(reef) = running.clusters.iter_mut().find(|reef| reef.cluster.name == slot.name) {
+            reef.cluster.rotate_public()?;
+            self.azure.vouched(&slot.name, &reef.cluster.public_ca);
+        }
         Ok(())
     }
 

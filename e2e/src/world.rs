@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Context, Error,
     azure::server::Azure,
-    cluster::{Cluster, Etcd, MANAGEMENT},
+    cluster::{Cluster, MANAGEMENT},
     curls,
     dir::Dir,
     install::{self, Demo},
@@ -113,15 +113,13 @@ pub async fn run(args: WorldArgs) -> Result<(), Error> {
 
 #[derive(Default)]
 struct Running {
-    etcd: Option<Etcd>,
     management: Option<Cluster>,
     reefs: Option<Arc<Reefs>>,
 }
 
 impl Running {
     fn ended(&mut self) -> Option<String> {
-        let etcd = self.etcd.as_mut().and_then(Etcd::ended);
-        let ended = etcd.or_else(|| self.management.as_mut().and_then(Cluster::ended));
+        let ended = self.management.as_mut().and_then(Cluster::ended);
         match (&ended, &self.reefs) {
             (None, Some(reefs)) => reefs.ended(),
             _ => ended,
@@ -142,15 +140,13 @@ async fn live(args: &WorldArgs, dir: &Dir, running: &mut Running) -> Result<(), 
     let began = Instant::now();
     let tools = Tools::from_env();
     let operator = if args.no_operator { None } else { Some(args.operator()?) };
-    let etcd = Etcd::start(dir, &tools)?;
     let azure = Azure::start(args.seed, args.time_scale).await?;
     println!("Azure runs {} times as fast as the real one", args.time_scale);
     let images = images(dir, operator.clone())?;
-    let management = Cluster::start(dir, &tools, &etcd.url, (MANAGEMENT, 0), None)?;
+    let management = Cluster::start(dir, &tools, (MANAGEMENT, 0), None)?;
     let management = running.management.insert(management);
-    let reefs = Reefs::new(dir, &tools, &etcd.url, &azure, (images.clone(), args.node_cpus));
+    let reefs = Reefs::new(dir, &tools, &azure, (images.clone(), args.node_cpus));
     let on_node = OnNode { images, shares: None, cpus: args.node_cpus };
-    running.etcd = Some(etcd);
     running.reefs = Some(reefs.clone());
     reefs.start(args.reef_slots).await?;
     let stop = CancellationToken::new();

@@ -31,7 +31,7 @@ use super::{
     files::MountRequest,
     id::Target,
     roles, secrets,
-    slots::{Event, Slot},
+    slots::{self, Event, Slot},
 };
 use crate::{
     Context, Error,
@@ -113,6 +113,7 @@ impl Azure {
             .route("/tokens", post(token_life))
             .route("/secrets", get(secrets::all))
             .route("/sql/sessions", delete(end_sessions))
+            .route("/aks/authorities", delete(slots::rotate_authorities))
             .with_state(azure.clone());
         tokio::spawn(async move { axum::serve(control, router).await });
         Ok(azure)

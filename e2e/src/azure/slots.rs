@@ -1,8 +1,13 @@
 //! Which real API server stands behind which emulated AKS cluster.
 
+use axum::{extract::State, http::StatusCode};
 use serde_json::{Value, json};
 
-use super::{id::key, kinds::Kind};
+use super::{
+    id::key,
+    kinds::Kind,
+    server::{Azure, lock},
+};
 
 /// A running cluster that an AKS cluster can get.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +33,11 @@ pub enum Event {
         slot: Slot,
         /// Name of the AKS cluster.
         cluster: String,
+    },
+    /// The authority of its API server's public name is to be replaced by another.
+    Rotated {
+        /// The slot.
+        slot: Slot,
     },
     /// The AKS cluster is gone; so is what ran in its slot.
     Deleted {
@@ -100,6 +110,19 @@ impl Slots {
         }
     }
 
+    /// Replaces the authorities of all clusters that are made.
+    pub fn rotate(&mut self) {
+        self.events.extend(self.used.iter().map(|used| Event::Rotated { slot: used.slot.clone() }));
+    }
+
+    /// The certificate of the authority that vouches for the API server from now on.
+    pub fn vouched(&mut self, name: &str, ca: &str) {
+        self.used
+            .iter_mut()
+            .filter(|used| used.slot.name == name)
+            .for_each(|used| ca.clone_into(&mut used.slot.ca));
+    }
+
     /// What happened since the last call.
     pub fn take_events(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.events)
@@ -121,4 +144,17 @@ impl Slots {
         let made = self.used.iter().filter(|used| used.ready.is_some());
         made.map(|used| (used.key.clone(), used.slot.clone())).collect()
     }
+}
+
+impl Azure {
+    /// The certificate of the authority that vouches for a slot's API server from now on.
+    pub fn vouched(&self, slot: &str, ca: &str) {
+        lock(self.cloud()).slots.vouched(slot, ca);
+    }
+}
+
+/// Replaces the authorities of all AKS clusters, as `az aks rotate-certs` does for one.
+pub(super) async fn rotate_authorities(State(azure): State<Azure>) -> StatusCode {
+    lock(azure.cloud()).slots.rotate();
+    StatusCode::NO_CONTENT
 }

@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, path::Path};
 
 use super::Cluster;
-use crate::dir::Dir;
+use crate::{azure::LOCATIONS, dir::Dir};
 
 /// Address of the service `kubernetes`.
 pub const API_SERVICE_IP: &str = "172.16.0.1";
@@ -65,6 +65,27 @@ const CONTROLLERS: [&str; 21] = [
     "validatingadmissionpolicy-status-controller",
 ];
 
+/// Patterns of the names that AKS gives API servers.
+pub(super) fn public_names() -> Vec<String> {
+    LOCATIONS.map(|location| format!("*.hcp.{location}.azmk8s.io")).to_vec()
+}
+
+/// Nothing of it is kept for long, so it does not wait for the disk.
+pub(super) fn etcd(cluster: &Cluster, url: &str, peer: u16) -> Vec<String> {
+    let peer = format!("http://127.0.0.1:{peer}");
+    vec![
+        format!("--data-dir={}", cluster.folder.join("etcd").display()),
+        format!("--listen-client-urls={url}"),
+        format!("--advertise-client-urls={url}"),
+        format!("--listen-peer-urls={peer}"),
+        format!("--initial-advertise-peer-urls={peer}"),
+        format!("--initial-cluster=default={peer}"),
+        "--unsafe-no-fsync".to_owned(),
+        "--log-level=warn".to_owned(),
+        "--auto-compaction-retention=5m".to_owned(),
+    ]
+}
+
 pub(super) fn api_server(cluster: &Cluster, dir: &Dir, etcd: &str, entra: bool) -> Vec<String> {
     let file = |name: &str| cluster.folder.join(name).display().to_string();
     let mut flags = vec![
@@ -91,6 +112,12 @@ pub(super) fn api_server(cluster: &Cluster, dir: &Dir, etcd: &str, entra: bool) 
         format!("--audit-policy-file={}", file("audit-policy.yaml")),
         format!("--audit-log-path={}", dir.log(&format!("{}-audit", cluster.name)).display()),
         "--profiling=false".to_owned(),
+        format!(
+            "--tls-sni-cert-key={},{}:{}",
+            file("public.crt"),
+            file("public.key"),
+            public_names().join(",")
+        ),
     ];
     if entra {
         flags.push(format!("--authentication-config={}", file("authentication.json")));

@@ -1,4 +1,4 @@
-//! Control planes: one etcd for all, and for each cluster an API server with its own key prefix, a
+//! Control planes: each cluster has an etcd, an API server, a
 //! controller manager and a scheduler.
 
 mod flags;
@@ -18,7 +18,6 @@ use tokio::time::Instant;
 
 use crate::{
     Context, Error,
-    azure::LOCATIONS,
     dir::Dir,
     pki::{Authority, Identity, Subject, write_secret},
     process::Program,
@@ -30,13 +29,6 @@ pub const MANAGEMENT: &str = "management";
 
 /// How long a control plane may take, seconds. It takes about five on two cores.
 const READY_SECONDS: u64 = 120;
-
-/// The etcd that all clusters of a sandbox share.
-pub struct Etcd {
-    /// Where clients reach it.
-    pub url: String,
-    program: Program,
-}
 
 /// An issuer of tokens that an API server trusts.
 pub struct Trust {
@@ -78,47 +70,20 @@ pub struct Cluster {
     pub port: u16,
     /// Certificate of its authority, PEM.
     pub ca: String,
+    /// Certificate of the authority that vouches for its public name, PEM.
+    pub public_ca: String,
     /// Folder with its keys and settings.
     pub folder: PathBuf,
     authority: Authority,
     programs: Vec<Program>,
 }
 
-impl Etcd {
-    /// Starts etcd. Nothing of it is kept for long, so it does not wait for the disk.
-    pub fn start(dir: &Dir, tools: &Tools) -> Result<Self, Error> {
-        let [client, peer] = [free_port()?, free_port()?];
-        let url = format!("http://127.0.0.1:{client}");
-        let peer = format!("http://127.0.0.1:{peer}");
-        let arguments = [
-            format!("--data-dir={}", dir.join("run/etcd").display()),
-            format!("--listen-client-urls={url}"),
-            format!("--advertise-client-urls={url}"),
-            format!("--listen-peer-urls={peer}"),
-            format!("--initial-advertise-peer-urls={peer}"),
-            format!("--initial-cluster=default={peer}"),
-            "--unsafe-no-fsync".to_owned(),
-            "--log-level=warn".to_owned(),
-            "--auto-compaction-retention=5m".to_owned(),
-        ];
-        let program = Program::start("etcd", &tools.find("etcd")?, &arguments, &dir.log("etcd"))
-            .context("start etcd")?;
-        Ok(Self { url, program })
-    }
-
-    /// Whether it has ended by itself.
-    pub fn ended(&mut self) -> Option<String> {
-        self.program.ended()
-    }
-}
-
 impl Cluster {
-    /// Starts the API server of a cluster and returns without waiting for it; see [`Cluster::wait`]. With
+    /// Starts etcd and the API server of a cluster and returns without waiting for it; see [`Cluster::wait`]. With
     /// `entra` it also takes the tokens of that issuer, which has to run by then.
     pub fn start(
         dir: &Dir,
         tools: &Tools,
-        etcd: &str,
         (name, index): (&str, u8),
         entra: Option<&Trust>,
     ) -> Result<Self, Error> {
@@ -131,16 +96,20 @@ impl Cluster {
             index,
             port,
             ca: authority.cert(),
+            public_ca: String::new(),
             folder,
             authority,
             programs: Vec::new(),
         };
         cluster.write_files(dir)?;
+        cluster.rotate_public()?;
         if let Some(trust) = entra {
             let path = cluster.folder.join("authentication.json");
             fs::write(&path, trust.configuration()).context("write the authentication settings")?;
         }
-        let arguments = flags::api_server(&cluster, dir, etcd, entra.is_some());
+        let etcd = format!("http://127.0.0.1:{}", free_port()?);
+        cluster.run(dir, tools, "etcd", &flags::etcd(&cluster, &etcd, free_port()?))?;
+        let arguments = flags::api_server(&cluster, dir, &etcd, entra.is_some());
         cluster.run(dir, tools, "kube-apiserver", &arguments)?;
         Ok(cluster)
     }
@@ -166,9 +135,6 @@ impl Cluster {
             "kubernetes.default.svc.cluster.local",
             flags::API_SERVICE_IP,
         ];
-        // The names that AKS clusters get are known only when they are made.
-        let public = LOCATIONS.map(|location| format!("*.hcp.{location}.azmk8s.io"));
-        let names: Vec<&str> = names.into_iter().chain(public.iter().map(String::as_str)).collect();
         let server = self.authority.server(&Subject { user: "kube-apiserver", group: None }, &names)?;
         server.write(folder, "apiserver").context(io("apiserver.crt"))?;
         let kubelet_client = Subject { user: "kube-apiserver-kubelet-client", group: None };
@@ -189,6 +155,18 @@ impl Cluster {
         self.write_kubeconfig(&self.kubeconfig(dir), &admin)?;
         fs::write(folder.join("audit-policy.yaml"), flags::AUDIT_POLICY).context(io("audit policy"))?;
         fs::write(folder.join("egress.yaml"), flags::egress(&self.api_socket(dir))).context(io("egress"))
+    }
+
+    /// Gives its public name a certificate of a new authority, which the API server takes up by itself.
+    pub fn rotate_public(&mut self) -> Result<(), Error> {
+        let authority = Authority::new(&format!("{} public authority", self.name))?;
+        // The names that AKS clusters get are known only when they are made.
+        let names = flags::public_names();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let server = authority.server(&Subject { user: "kube-apiserver", group: None }, &names)?;
+        server.write(&self.folder, "public").context(format!("write public.crt of {}", self.name))?;
+        self.public_ca = authority.cert();
+        Ok(())
     }
 
     fn write_kubeconfig(&self, path: &Path, identity: &Identity) -> Result<(), Error> {

@@ -24,7 +24,7 @@ fn a_sandbox_comes_and_goes() {
     let version = ok(&first.kubectl(&["version", "-o", "yaml"]));
     assert!(version.contains("gitVersion: v1.36"), "{version}");
     assert!(ok(&first.kubectl(&["get", "nodes"])).contains("Ready"));
-    assert!(using(folder).len() > 5, "etcd and two control planes: {:?}", using(folder));
+    assert!(using(folder).len() > 5, "two control planes: {:?}", using(folder));
 
     // Company is refused, and the sandbox that was there first does not notice.
     let second = refused(&first.sandbox(&["up", "--dir", folder, "--no-operator"]));
@@ -43,7 +43,10 @@ fn a_sandbox_comes_and_goes() {
     until("the pod's process is gone", || {
         (!processes().iter().any(|p| p.command.contains("toolbox\0sleep"))).then_some(())
     });
-    assert!(temp.path().join("run/etcd").exists(), "a kill leaves files, or the next lines show nothing");
+    assert!(
+        temp.path().join("run/management/etcd").exists(),
+        "a kill leaves files, or the next lines show nothing"
+    );
 
     // The next one cleans up what the crash left, and nothing else.
     let mut next = Sandbox::start_in(PROGRAM, temp.path(), &EMPTY);

@@ -114,6 +114,10 @@ pub fn verdict(kind: &str, name: &str, error: &kube::Error) -> Verdict {
         return Verdict::Failed(Trouble::new(trouble.reason, message));
     }
     match error {
+        // What etcd says when its quota is used up (etcd.io/docs, "Maintenance", space quota).
+        kube::Error::Api(status) if status.message.contains("database space exceeded") => {
+            Verdict::Failed(Trouble::new(Reason::ClusterFull, message(&status.message)))
+        }
         kube::Error::Api(status) => match status.code {
             // A new cluster gets the kinds of its add-ons, and a new role its effect, after a while.
             404 => Verdict::Working(message("the cluster does not know this kind yet")),

@@ -3,15 +3,16 @@
 use std::sync::OnceLock;
 
 use k8s_openapi::{ByteString, api::apps::v1::StatefulSet};
-use kube::{Api, Client, Config};
+use kube::Api;
 use reef_e2e::{
-    harness::{eventually, processes, send},
+    harness::{eventually, send},
     instance_harness::{api_key, call},
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::{
+    control_plane::ControlPlane,
     row::{Heal, Row, Sees},
     world::{Object, Part, World},
 };
@@ -24,39 +25,12 @@ pub fn alone() -> Vec<Row> {
 /// What etcd held of the instance's namespace at first: key and value, both base64.
 static BEFORE: OnceLock<Vec<(Value, Value)>> = OnceLock::new();
 
-/// Process ids and flags of the programs of this sandbox whose command lines hold all these words.
-fn programs(world: &World, words: &[&str]) -> Vec<(u32, String)> {
-    let folder = world.sandbox.folder().to_string_lossy().into_owned();
-    let is_meant = |command: &str| command.contains(&folder) && words.iter().all(|w| command.contains(w));
-    processes().into_iter().filter(|p| is_meant(&p.command)).map(|p| (p.pid, p.command)).collect()
-}
-
-/// The API server of the first reef: its process, and the prefix of its keys in etcd.
-async fn api_server(world: &World) -> (u32, String) {
-    let issuer = world.reef("weu-1").await.cluster.unwrap().issuer.unwrap();
-    let slot = issuer.rsplit('/').nth(1).unwrap().to_owned();
-    let found = programs(world, &["kube-apiserver", &format!("/{slot}/")]);
-    assert_eq!(found.len(), 1, "{slot}");
-    let flags = found[0].1.split('\0').find_map(|flag| flag.strip_prefix("--etcd-prefix="));
-    (found[0].0, flags.unwrap().to_owned())
-}
-
-/// Calls etcd's JSON gateway.
-async fn etcd(world: &World, path: &str, body: &Value) -> Value {
-    let (_, command) = programs(world, &["--advertise-client-urls="]).remove(0);
-    let url = command.split('\0').find_map(|flag| flag.strip_prefix("--advertise-client-urls="));
-    let client = Client::try_from(Config::new(url.unwrap().parse().unwrap())).unwrap();
-    let request = http::Request::post(path).header("Content-Type", "application/json");
-    let text = client.request_text(request.body(body.to_string().into_bytes()).unwrap()).await.unwrap();
-    serde_json::from_str(&text).unwrap()
-}
-
 /// What etcd holds of a namespace of the first reef.
-async fn held(world: &World, prefix: &str, namespace: &str) -> Vec<(Value, Value)> {
+async fn held(cluster: &ControlPlane, namespace: &str) -> Vec<(Value, Value)> {
     let encode = |text: &str| base64(text.as_bytes());
-    // All keys that begin with the prefix: up to the one that would follow it.
-    let range = json!({ "key": encode(&format!("{prefix}/")), "range_end": encode(&format!("{prefix}0")) });
-    let answer = etcd(world, "/v3/kv/range", &range).await;
+    // All keys that begin with the slash: up to the one that would follow it.
+    let range = json!({ "key": encode("/"), "range_end": encode("0") });
+    let answer = cluster.etcd("/v3/kv/range", &range).await;
     let all = answer["kvs"].as_array().cloned().unwrap_or_default();
     let of_it = is_of(namespace);
     all.into_iter()
@@ -102,15 +76,15 @@ fn older_state() -> Row {
             Box::pin(async move {
                 w.instance("restored", json!({ "placement": { "reefRef": { "name": "weu-1" } } })).await;
                 w.ready(Object::Instance("restored")).await;
-                let (server, prefix) = api_server(w).await;
+                let cluster = ControlPlane::of(w, "weu-1").await;
                 let namespace = w.status("restored").await.namespace.unwrap();
-                let before = held(w, &prefix, &namespace).await;
+                let before = held(&cluster, &namespace).await;
                 assert!(before.len() > 10, "its objects are there: {}", before.len());
                 BEFORE.set(before).unwrap();
                 w.patch(Object::Instance("restored"), json!({ "spec": { "taskCap": 20 } })).await;
                 w.ready(Object::Instance("restored")).await;
                 DATA.set(cap(w).await).unwrap();
-                send(server, Signal::STOP);
+                send(cluster.server, Signal::STOP);
                 w.look(Object::Reef("weu-1")).await;
             })
         },
@@ -128,18 +102,18 @@ fn older_state() -> Row {
 async fn roll_back(w: &World) {
     // A reef that was good is good while its cluster cannot be asked, and nothing is made elsewhere.
     w.ready(Object::Reef("weu-1")).await;
-    let (server, prefix) = api_server(w).await;
+    let cluster = ControlPlane::of(w, "weu-1").await;
     let namespace = w.status("restored").await.namespace.unwrap();
     let before = BEFORE.get().unwrap();
-    for (key, _) in held(w, &prefix, &namespace).await {
+    for (key, _) in held(&cluster, &namespace).await {
         if !before.iter().any(|(known, _)| *known == key) {
-            etcd(w, "/v3/kv/deleterange", &json!({ "key": key })).await;
+            cluster.etcd("/v3/kv/deleterange", &json!({ "key": key })).await;
         }
     }
     for (key, value) in before {
-        etcd(w, "/v3/kv/put", &json!({ "key": key, "value": value })).await;
+        cluster.etcd("/v3/kv/put", &json!({ "key": key, "value": value })).await;
     }
-    send(server, Signal::CONT);
+    send(cluster.server, Signal::CONT);
 }
 
 async fn comes_back(w: &World) {

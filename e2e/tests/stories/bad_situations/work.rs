@@ -9,7 +9,7 @@ use super::{
 };
 
 pub fn rows() -> Vec<Row> {
-    vec![edit(), deletion()]
+    vec![edit(), deletion(), class()]
 }
 
 /// Rows that concern whole reefs, one after the other.
@@ -50,6 +50,58 @@ fn edit() -> Row {
                 assert_eq!(found["properties"]["maxSizeBytes"], 20_u64 << 30);
                 let taken = w.writes("changing", Part::Database).iter().filter(|c| c.status < 300).count();
                 assert_eq!(taken, 1, "it is made once, as it is wanted by then");
+            })
+        }),
+    }
+}
+
+/// Reefs that exist keep the revision of their class that they were made from.
+fn class() -> Row {
+    Row {
+        name: "the class of the reef is edited while an instance is being made on it",
+        object: Object::Instance("steadfast"),
+        wrong: |w| {
+            Box::pin(async move {
+                w.refuse("steadfast", Part::Database, None, &answer(409, "ConflictingServerOperation"));
+                w.instance("steadfast", json!({})).await;
+                w.shows(Object::Instance("steadfast"), ("DatabaseReady", "False", "AzureConflict")).await;
+                w.patch(
+                    Object::ReefClass("standard"),
+                    json!({ "spec": { "sql": { "pool": { "capacity": 400 } } } }),
+                )
+                .await;
+            })
+        },
+        sees: Sees {
+            condition: ("DatabaseReady", "False", "AzureConflict"),
+            says: &["409 ConflictingServerOperation"],
+            event: ("AzureConflict", &["database"]),
+        },
+        never: |w| {
+            Box::pin(async move {
+                for reef in ["weu-1", "weu-2"] {
+                    w.look(Object::Reef(reef)).await;
+                    w.ready(Object::Reef(reef)).await;
+                }
+            })
+        },
+        heal: Heal::ThenReady(|w| {
+            Box::pin(async move {
+                w.sandbox.azure_healed_of("steadfast");
+                w.look(Object::Instance("steadfast")).await;
+                w.ready(Object::Instance("steadfast")).await;
+                let pools: Vec<_> =
+                    w.sandbox.azure_ids().into_iter().filter(|id| id.contains("/elasticPools/")).collect();
+                assert!(pools.len() >= 2, "{pools:?}");
+                for pool in pools {
+                    let found = w.sandbox.arm("GET", &pool, None).1;
+                    assert_eq!(found["sku"]["capacity"], 200, "{pool} is as its reef was made");
+                }
+                w.patch(
+                    Object::ReefClass("standard"),
+                    json!({ "spec": { "sql": { "pool": { "capacity": 200 } } } }),
+                )
+                .await;
             })
         }),
     }

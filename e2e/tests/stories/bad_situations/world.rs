@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 pub enum Object {
     Region(&'static str),
     Reef(&'static str),
+    ReefClass(&'static str),
     Instance(&'static str),
     /// One whose status speaks of an earlier spec.
     InstanceAsItWas(&'static str),
@@ -41,6 +42,7 @@ impl Object {
         match self {
             Self::Region(name) => ("Region", "regions", name),
             Self::Reef(name) => ("Reef", "reefs", name),
+            Self::ReefClass(name) => ("ReefClass", "reefclasses", name),
             Self::Instance(name) | Self::InstanceAsItWas(name) => ("CloudInstance", "cloudinstances", name),
             Self::InstanceThat(is) => ("CloudInstance", "cloudinstances", is()),
         }

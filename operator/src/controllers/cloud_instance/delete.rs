@@ -162,8 +162,12 @@ pub async fn advance(
     if let Some(part) = Part::ALL.into_iter().find(|part| memory.operations.contains_key(&inputs.id(*part))) {
         return Ok(Advance::GoesOn(format!("{} is being changed or deleted", part.what())));
     }
-    let (mut remains, cluster) = look(context, home, inputs).await?;
-    remains.is_second_look = std::mem::take(&mut memory.looked);
+    let (mut remains, cluster) = look_for_server(context, home, inputs).await;
+    let is_second_look = std::mem::take(&mut memory.looked);
+    if teardown::server(inputs, &remains).is_none() {
+        look_for_data(context, home, inputs, &mut remains).await?;
+        remains.is_second_look = is_second_look;
+    }
     for (part, state) in [(Part::Database, &remains.database), (Part::Share, &remains.share)] {
         if matches!(state, Observed::Present(_)) {
             memory.seen.insert(inputs.id(part));
@@ -225,12 +229,14 @@ async fn finish(instance: &CloudInstance, context: &Context, why: &str) -> Resul
     Ok(Action::await_change())
 }
 
-/// What is still there. The object goes because of absences, so each is asked for anew.
-async fn look(context: &Context, home: &Home, inputs: &Inputs) -> Result<(Remains, Option<Client>), Error> {
-    let get =
-        async |part: Part| observe::observed(home.arm.get(&inputs.id(part), inputs.wanted(part).api).await);
-    let (record, identity, database, share) =
-        tokio::join!(get(Part::Record), get(Part::Identity), get(Part::Database), get(Part::Share));
+async fn get(home: &Home, inputs: &Inputs, part: Part) -> Observed<Value> {
+    observe::observed(home.arm.get(&inputs.id(part), inputs.wanted(part).api).await)
+}
+
+/// Whether a server is still there, and the record that leads to it. The rest is asked for when it is gone: a server takes
+/// its time to end, and each look costs calls to Azure. The object goes because of absences, so each is asked for anew.
+async fn look_for_server(context: &Context, home: &Home, inputs: &Inputs) -> (Remains, Option<Client>) {
+    let record = get(home, inputs, Part::Record).await;
     let client = connect(context, home).await.map(|cluster| cluster.client);
     let in_cluster = match &client {
         Ok(client) => match namespace(client, inputs).await {
@@ -242,22 +248,40 @@ async fn look(context: &Context, home: &Home, inputs: &Inputs) -> Result<(Remain
         Err(_) => Err("it is not there yet".to_owned()),
     };
     let (namespace, has_leftovers) = in_cluster.unwrap_or_else(|why| (Observed::Unknown(why), false));
-    let retained = Api::<RetainedInstance>::all(context.client.clone());
-    let is_retained =
-        retained.get_opt(&inputs.namespace()).await.map_err(Error::api("read the RetainedInstance"))?;
-    let is_retained = is_retained.is_some_and(|r| r.spec.origin.uid == inputs.uid);
+    let not_asked = || Observed::Unknown("not asked for while the server is there".to_owned());
     let remains = Remains {
         record,
         namespace,
         has_leftovers,
-        identity,
-        database,
-        share,
-        is_retained,
+        identity: not_asked(),
+        database: not_asked(),
+        share: not_asked(),
+        is_retained: false,
         may_come: None,
         is_second_look: false,
     };
-    Ok((remains, client.ok()))
+    (remains, client.ok())
+}
+
+/// What else is there.
+async fn look_for_data(
+    context: &Context,
+    home: &Home,
+    inputs: &Inputs,
+    remains: &mut Remains,
+) -> Result<(), Error> {
+    let retained = Api::<RetainedInstance>::all(context.client.clone());
+    let name = inputs.namespace();
+    let (identity, database, share, found) = tokio::join!(
+        get(home, inputs, Part::Identity),
+        get(home, inputs, Part::Database),
+        get(home, inputs, Part::Share),
+        retained.get_opt(&name)
+    );
+    (remains.identity, remains.database, remains.share) = (identity, database, share);
+    let found = found.map_err(Error::api("read the RetainedInstance"))?;
+    remains.is_retained = found.is_some_and(|r| r.spec.origin.uid == inputs.uid);
+    Ok(())
 }
 
 /// The namespace; none only when no pod of it is left either.

@@ -72,9 +72,40 @@ fn ours(inputs: &Inputs, part: Part, found: &Value) -> bool {
 
 /// Decides.
 pub fn next(policy: DeletionPolicy, inputs: &Inputs, remains: &Remains) -> Step {
-    let unknown = |what: &str, why: &str, reason| Step::Held(Trouble::new(reason, format!("{what}: {why}")));
+    server(inputs, remains).unwrap_or_else(|| data(policy, inputs, remains))
+}
+
+fn unknown(what: &str, why: &str, reason: Reason) -> Step {
+    Step::Held(Trouble::new(reason, format!("{what}: {why}")))
+}
+
+/// The next step as long as there is a server, or a record that leads to one. Nothing else of what remains is asked for
+/// by then.
+pub fn server(inputs: &Inputs, remains: &Remains) -> Option<Step> {
+    match &remains.record {
+        Observed::Unknown(why) => {
+            return Some(unknown(Part::Record.what(), why, Reason::AzureUnavailable));
+        }
+        Observed::Present(found) if ours(inputs, Part::Record, found) => {
+            return Some(Step::Delete(Part::Record));
+        }
+        _ => {}
+    }
+    match &remains.namespace {
+        Observed::Unknown(why) => Some(unknown("the reef's cluster", why, Reason::ClusterUnreachable)),
+        Observed::Present(namespace) if claimed(inputs, namespace) => {
+            let is_going = namespace["metadata"]["deletionTimestamp"].is_string();
+            let wait = || Step::Wait("the server's namespace is being deleted".to_owned());
+            Some(if is_going { wait() } else { Step::DeleteWorkload })
+        }
+        Observed::Absent if remains.has_leftovers => Some(Step::DeleteWorkload),
+        _ => None,
+    }
+}
+
+/// The next step when no server is left.
+fn data(policy: DeletionPolicy, inputs: &Inputs, remains: &Remains) -> Step {
     let azure = [
-        (Part::Record, &remains.record),
         (Part::Identity, &remains.identity),
         (Part::Database, &remains.database),
         (Part::Share, &remains.share),
@@ -88,19 +119,6 @@ pub fn next(policy: DeletionPolicy, inputs: &Inputs, remains: &Remains) -> Step 
         let state = azure.iter().find(|(p, _)| *p == part).map(|(_, state)| *state);
         matches!(state, Some(Observed::Present(found)) if ours(inputs, part, found))
     };
-    if is_there(Part::Record) {
-        return Step::Delete(Part::Record);
-    }
-    match &remains.namespace {
-        Observed::Unknown(why) => return unknown("the reef's cluster", why, Reason::ClusterUnreachable),
-        Observed::Present(namespace) if claimed(inputs, namespace) => {
-            let is_going = namespace["metadata"]["deletionTimestamp"].is_string();
-            let wait = || Step::Wait("the server's namespace is being deleted".to_owned());
-            return if is_going { wait() } else { Step::DeleteWorkload };
-        }
-        Observed::Absent if remains.has_leftovers => return Step::DeleteWorkload,
-        _ => {}
-    }
     if let Some(part) = remains.may_come {
         return Step::Wait(format!(
             "{}: making it was begun, and whether it comes is not known yet",

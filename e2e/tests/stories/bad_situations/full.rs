@@ -1,0 +1,114 @@
+//! A reef's cluster whose etcd takes no writes, and one whose authority is replaced.
+
+use reef_e2e::{
+    harness::{eventually, send},
+    instance_harness::call,
+    reef_harness::cluster_writes,
+};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::{
+    control_plane::ControlPlane,
+    row::{Heal, Row, Sees},
+    world::{Object, Part, World},
+};
+
+/// Rows that concern whole reefs, one after the other.
+pub fn alone() -> Vec<Row> {
+    vec![full_etcd(), rotated_authority()]
+}
+
+async fn on_the_first_reef(world: &World, name: &str) {
+    world.instance(name, json!({ "placement": { "reefRef": { "name": "weu-1" } } })).await;
+}
+
+async fn serves(world: &World, name: &str) {
+    let status = world.status(name).await;
+    let get = ("GET", "/api");
+    assert_eq!(call(&world.sandbox, &world.client, &status, get, None, &Value::Null).await.0, 200, "{name}");
+}
+
+/// What etcd does by itself when its quota is used up, and what its administrator does when there is room again.
+async fn alarm(world: &World, action: &str) {
+    let etcd = ControlPlane::of(world, "weu-1").await;
+    let answer = etcd.etcd("/v3/maintenance/alarm", &json!({ "action": action, "alarm": "NOSPACE" })).await;
+    assert!(answer["header"].is_object(), "{answer}");
+}
+
+fn full_etcd() -> Row {
+    Row {
+        name: "the etcd of a reef is full",
+        object: Object::Instance("overfull"),
+        wrong: |w| {
+            Box::pin(async move {
+                on_the_first_reef(w, "stored").await;
+                w.ready(Object::Instance("stored")).await;
+                alarm(w, "ACTIVATE").await;
+                on_the_first_reef(w, "overfull").await;
+            })
+        },
+        sees: Sees {
+            condition: ("WorkloadAvailable", "False", "ClusterFull"),
+            says: &["in the reef's cluster", "database space exceeded"],
+            event: ("ClusterFull", &["database space exceeded"]),
+        },
+        never: |w| {
+            Box::pin(async move {
+                // Who runs there serves on, and is asked for by nobody anew.
+                w.look(Object::Instance("stored")).await;
+                w.ready(Object::Instance("stored")).await;
+                serves(w, "stored").await;
+                assert_eq!(w.writes("stored", Part::Database).len(), 1);
+                let other = w.reef("weu-2").await;
+                let writes = cluster_writes(&w.sandbox, &other);
+                w.ready(Object::Reef("weu-2")).await;
+                assert_eq!(cluster_writes(&w.sandbox, &other), writes, "nothing is made elsewhere");
+            })
+        },
+        heal: Heal::ThenReady(|w| {
+            Box::pin(async move {
+                alarm(w, "DEACTIVATE").await;
+                w.look(Object::Instance("overfull")).await;
+                w.delete(Object::Instance("stored")).await;
+            })
+        }),
+    }
+}
+
+fn rotated_authority() -> Row {
+    Row {
+        name: "the authority of a reef's API server is replaced",
+        object: Object::Reef("weu-1"),
+        wrong: |w| {
+            Box::pin(async move {
+                on_the_first_reef(w, "rotated").await;
+                w.ready(Object::Instance("rotated")).await;
+                w.sandbox.rotate_authorities();
+                // As AKS does for that, the API server is away for a while, so that every connection is made anew.
+                let server = ControlPlane::of(w, "weu-1").await.server;
+                send(server, Signal::STOP);
+                w.look(Object::Reef("weu-1")).await;
+            })
+        },
+        sees: Sees {
+            condition: ("ClusterReachable", "Unknown", "ClusterUnreachable"),
+            says: &["in the reef's cluster"],
+            event: ("ReconcileSucceeded", &["the reef is in service"]),
+        },
+        never: |w| Box::pin(async move { serves(w, "rotated").await }),
+        heal: Heal::Then(|w| {
+            Box::pin(async move {
+                send(ControlPlane::of(w, "weu-1").await.server, Signal::CONT);
+                w.look(Object::Reef("weu-1")).await;
+                w.shows(Object::Reef("weu-1"), ("ClusterReachable", "True", "ReconcileSucceeded")).await;
+                // An edit goes through the new connection.
+                w.patch(Object::Instance("rotated"), json!({ "spec": { "taskCap": 20 } })).await;
+                w.ready(Object::Instance("rotated")).await;
+                serves(w, "rotated").await;
+                w.delete(Object::Instance("rotated")).await;
+                eventually("it is gone", || async { w.made("rotated").is_empty().then_some(()) }).await;
+            })
+        }),
+    }
+}
