@@ -62,6 +62,10 @@ pub struct WorldArgs {
     #[arg(long, value_name = "FILE", help = "The operator's program [default: beside reef-sandbox]")]
     pub operator_binary: Option<PathBuf>,
 
+    /// A file that the operator's image has besides, in its root folder under its own name.
+    #[arg(long, value_name = "FILE")]
+    pub operator_file: Option<PathBuf>,
+
     /// Apply the manifests of this folder when the operator runs, and say how they fare.
     #[arg(long, value_name = "DIR")]
     pub samples: Option<PathBuf>,
@@ -78,6 +82,7 @@ impl WorldArgs {
             vec![format!("--dir={}", self.dir.display()), format!("--reef-slots={}", self.reef_slots)];
         args.extend([format!("--time-scale={}", self.time_scale), format!("--seed={}", self.seed)]);
         args.push(format!("--node-cpus={}", self.node_cpus));
+        args.extend(self.operator_file.iter().map(|file| format!("--operator-file={}", file.display())));
         args.extend(self.no_operator.then(|| "--no-operator".to_owned()));
         args.extend(self.operator_binary.iter().map(|p| format!("--operator-binary={}", p.display())));
         args.extend(self.samples.iter().map(|p| format!("--samples={}", p.display())));
@@ -142,7 +147,7 @@ async fn live(args: &WorldArgs, dir: &Dir, running: &mut Running) -> Result<(), 
     let operator = if args.no_operator { None } else { Some(args.operator()?) };
     let azure = Azure::start(args.seed, args.time_scale).await?;
     println!("Azure runs {} times as fast as the real one", args.time_scale);
-    let images = images(dir, operator.clone())?;
+    let images = images(dir, operator.clone(), args.operator_file.clone())?;
     let management = Cluster::start(dir, &tools, (MANAGEMENT, 0), None)?;
     let management = running.management.insert(management);
     let reefs = Reefs::new(dir, &tools, &azure, (images.clone(), args.node_cpus));
@@ -221,7 +226,7 @@ pub(crate) async fn start_cluster(
 
 /// What nodes can run: the operator, the simulated Octopus Server, and the sandbox's own tools for network
 /// tests.
-fn images(dir: &Dir, operator: Option<PathBuf>) -> Result<Vec<Image>, Error> {
+fn images(dir: &Dir, operator: Option<PathBuf>, file: Option<PathBuf>) -> Result<Vec<Image>, Error> {
     let exe = std::env::current_exe().context("find this program")?;
     let program = |repository: &str, source: PathBuf, arguments: &[&str]| {
         let path = format!("/{repository}");
@@ -236,7 +241,12 @@ fn images(dir: &Dir, operator: Option<PathBuf>) -> Result<Vec<Image>, Error> {
     octopus.uid = OCTOPUS_UID;
     octopus.files.push((dir.join(install::AZURE_CA_FILE), octopus::AZURE_CA.into()));
     let mut images = vec![octopus, program("reef-toolbox", exe, &["toolbox"])];
-    images.extend(operator.map(|path| program("reef-operator", path, &[])));
+    let mut operator = operator.map(|path| program("reef-operator", path, &[]));
+    if let (Some(operator), Some(file)) = (&mut operator, file) {
+        let path = PathBuf::from("/").join(file.file_name().unwrap_or_default());
+        operator.files.push((file, path));
+    }
+    images.extend(operator);
     Ok(images)
 }
 
@@ -284,7 +294,7 @@ mod tests {
     fn octopus_server_is_an_image_of_any_release_with_azures_authority() {
         let temp = tempfile::tempdir().unwrap();
         let dir = Dir::create(temp.path()).unwrap();
-        let images = images(&dir, None).unwrap();
+        let images = images(&dir, None, None).unwrap();
         let reference = "octopusdeploy/octopusdeploy:2026.2.1234";
         let image = images.iter().find(|image| image.is(reference)).unwrap();
         assert_eq!(image.uid, 999);

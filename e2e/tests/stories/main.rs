@@ -32,5 +32,6 @@ mod region;
 mod resized;
 mod sandbox;
 mod sixty;
+mod skewed;
 mod stability;
 mod stopped;
