@@ -90,8 +90,12 @@ fn class() -> Row {
                 w.sandbox.azure_healed_of("steadfast");
                 w.look(Object::Instance("steadfast")).await;
                 w.ready(Object::Instance("steadfast")).await;
-                let pools: Vec<_> =
-                    w.sandbox.azure_ids().into_iter().filter(|id| id.contains("/elasticPools/")).collect();
+                let pools: Vec<_> = w
+                    .sandbox
+                    .azure_ids()
+                    .into_iter()
+                    .filter(|id| id.rsplit('/').nth(1) == Some("elasticPools"))
+                    .collect();
                 assert!(pools.len() >= 2, "{pools:?}");
                 for pool in pools {
                     let found = w.sandbox.arm("GET", &pool, None).1;
