@@ -37,7 +37,7 @@ pub fn kill_leaders(client: Client, seed: u64) -> (watch::Sender<bool>, tokio::t
             dice ^= dice >> 7;
             dice ^= dice << 17;
             // From at once to well into its work.
-            let pause = Duration::from_millis(50 + dice % 4000);
+            let pause = Duration::from_millis(50 + dice % 2500);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 _ = stopped.changed() => break,

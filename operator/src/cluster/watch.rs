@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use futures::{StreamExt, TryStreamExt, channel::mpsc};
@@ -42,6 +43,10 @@ pub type Heard = mpsc::UnboundedReceiver<Result<Changed, watcher::Error>>;
 
 /// Kinds that are followed.
 const KINDS: usize = 14;
+
+/// Between the first lists of two kinds. A new leader connects with all clusters at once, and has more urgent things to ask
+/// them than what has changed since it began.
+const APART: Duration = Duration::from_millis(150);
 
 /// The version in which each object of a kind in a cluster was last seen, by UID. It outlives a connection, so that what
 /// changes while there is none is noticed afterwards.
@@ -131,6 +136,7 @@ where
 {
     let ours = watcher::Config::default().labels(&format!("{LABEL_FLEET}={fleet}"));
     let task = tokio::spawn(async move {
+        tokio::time::sleep(APART * u32::try_from(kind).unwrap_or_default()).await;
         let mut events = watcher(api, ours).default_backoff().boxed();
         let (mut listed, mut there) = (Vec::new(), HashMap::new());
         let mut is_silent = false;
