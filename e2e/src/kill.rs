@@ -36,7 +36,7 @@ pub fn kill_leaders(client: Client, seed: u64) -> (watch::Sender<bool>, tokio::t
             dice ^= dice << 13;
             dice ^= dice >> 7;
             dice ^= dice << 17;
-            // From at once to well into its work.
+            // From at once to well into its work: the first write to Azure comes after a second or two.
             let pause = Duration::from_millis(50 + dice % 2500);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
