@@ -70,17 +70,17 @@ fn names(world: &World, instance: &CloudInstance) {
 
 /// No reef has more instances, placed or with a place kept for them, than its class allows.
 async fn capacity(world: &World) -> Result<(), String> {
-    if let Some(over) = oversold(world).await {
+    if let Some(over) = oversold(world, world.most).await {
         // The lists are not of one moment: only what shows twice is so.
         tokio::time::sleep(Duration::from_secs(1)).await;
-        if oversold(world).await.is_some() {
+        if oversold(world, world.most).await.is_some() {
             return Err(over);
         }
     }
     Ok(())
 }
 
-async fn oversold(world: &World) -> Option<String> {
+pub(super) async fn oversold(world: &World, most: usize) -> Option<String> {
     let reefs = Api::<Reef>::all(world.client.clone()).list(&ListParams::default()).await.ok()?;
     let all = instances(&world.client).list(&ListParams::default()).await.ok()?;
     let place = |i: &CloudInstance| i.status.as_ref()?.placement.as_ref().map(|p| p.reef.clone());
@@ -96,15 +96,15 @@ async fn oversold(world: &World) -> Option<String> {
             })
             .map(ResourceExt::name_any)
             .collect();
-        if on.len() > world.most {
-            return Some(format!("{name} takes {} instances and has {on:?}", world.most));
+        if on.len() > most {
+            return Some(format!("{name} takes {most} instances and has {on:?}"));
         }
     }
     None
 }
 
 /// Whether an instance that says Ready serves, with its own data and keys.
-async fn serves(world: &World, instance: &CloudInstance) -> Result<(), String> {
+pub(super) async fn serves(world: &World, instance: &CloudInstance) -> Result<(), String> {
     let name = instance.name_any();
     let (Some(status), Some(uid)) = (&instance.status, instance.uid()) else { return Ok(()) };
     let ready = status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
@@ -254,7 +254,7 @@ async fn call(
 }
 
 /// Nothing is made twice in Azure, and nothing is deleted there that may not go.
-fn azure(world: &World) -> Result<(), String> {
+pub(super) fn azure(world: &World) -> Result<(), String> {
     let from = *world.journal_from.lock().unwrap_or_else(PoisonError::into_inner);
     let journal = world.sandbox.azure_control("GET", "/journal", "");
     let mut made = BTreeSet::new();
@@ -312,7 +312,7 @@ fn life_at<'a>(lives: &'a BTreeMap<String, Vec<Life>>, name: &str, time: &Value)
 }
 
 /// Nobody but the driver deletes the namespace of an instance that is not to go.
-fn namespaces(world: &World) -> Result<(), String> {
+pub(super) fn namespaces(world: &World) -> Result<(), String> {
     for reef in &world.reefs {
         let path = world.sandbox.folder().join(format!("logs/{}-audit.log", reef.slot));
         let text = std::fs::read_to_string(path).unwrap_or_default();

@@ -1,10 +1,12 @@
 //! Random worlds: from a seed a plan of edits, faults, kills and waits ([`plan`]), what applies it to a sandbox ([`act`]),
-//! what has to hold meanwhile ([`check`]), and what has to come of it ([`end`]).
+//! what has to hold meanwhile ([`check`]), what has to come of it ([`end`]), and faults that are planted to see that they
+//! are found ([`planted`]).
 
 pub mod act;
 pub mod check;
 pub mod end;
 pub mod plan;
+pub mod planted;
 pub mod state;
 
 /// Dice that fall the same way for the same seed (splitmix64).

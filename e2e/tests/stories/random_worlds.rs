@@ -15,6 +15,7 @@ use reef_e2e::{
         check::{nothing_is_wrong, watch},
         end::{comes_to_rest, emptied},
         plan::{REEFS, plan},
+        planted,
         state::World,
     },
     reef_harness::{ready, set},
@@ -44,6 +45,9 @@ async fn random_worlds_come_to_rest() {
         let (steps, instances) = if seed % 4 == 3 { (2 * STEPS, 12) } else { (STEPS, INSTANCES) };
         one(&world, *seed, steps, instances).await;
         println!("REEF_SEED={seed}: well, {} looks", world.state().looks);
+        if KEPT.lines().any(|line| line.starts_with(&format!("{seed} "))) {
+            planted::are_found(&world).await;
+        }
         // The sandbox ends sooner than the last instances go.
         if at + 1 < seeds.len() {
             emptied(&world, *seed).await;
