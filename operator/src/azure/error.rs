@@ -161,6 +161,11 @@ impl ArmError {
         by_class || matches!(self, Self::Failed { .. } | Self::Forbidden(_) | Self::NotLeader(_))
     }
 
+    /// Whether what was asked for may yet come about, although this was the answer: it was sent, and nobody said no.
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::NoAnswer(_) | Self::Answer { status: 408 | 500..=599, .. })
+    }
+
     /// ARM's code; empty where there was no answer.
     pub fn code(&self) -> &str {
         match self {

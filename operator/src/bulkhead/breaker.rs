@@ -5,6 +5,9 @@ use std::time::Duration;
 /// So many failures in a row open it.
 const FAILURES: u32 = 5;
 
+/// For so long a single failure tells that the service does not answer.
+const RECENT: Duration = Duration::from_secs(60);
+
 /// How long it stays open the first time. Twice as long each further time, until a probe succeeds.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 
@@ -37,6 +40,8 @@ pub struct Refused {
 pub struct Breaker {
     /// Failures in a row while closed.
     failures: u32,
+    /// When the last of them ended.
+    failed_at: Option<Duration>,
     /// Since when the service fails, how often the breaker was opened in a row, and until when it is open.
     open: Option<Open>,
 }
@@ -71,10 +76,12 @@ impl Breaker {
         match (outcome, &mut self.open) {
             (Outcome::Answered, open) => {
                 self.failures = 0;
+                self.failed_at = None;
                 open.take().is_some()
             }
             (Outcome::Failed, None) => {
                 self.failures += 1;
+                self.failed_at = Some(now);
                 if self.failures < FAILURES {
                     return false;
                 }
@@ -95,9 +102,10 @@ impl Breaker {
         }
     }
 
-    /// Whether the last call that ended was answered.
-    pub fn answers(&self) -> bool {
-        self.failures == 0 && self.open.is_none()
+    /// Whether the last call that ended was answered, or is so long ago that it says nothing any more.
+    pub fn answers(&self, now: Duration) -> bool {
+        let is_recent = self.failed_at.is_some_and(|at| now.saturating_sub(at) < RECENT);
+        self.open.is_none() && (self.failures == 0 || !is_recent)
     }
 
     /// Whether it is open or half-open.
@@ -119,7 +127,8 @@ mod tests {
         let mut breaker = Breaker::default();
         for n in 1..=FAILURES {
             breaker.ask(s(0)).unwrap();
-            assert_eq!(breaker.answers(), n == 1);
+            assert_eq!(breaker.answers(s(1)), n == 1);
+            assert!(breaker.answers(s(1) + RECENT), "nobody has called it for long");
             assert_eq!(breaker.tell(Outcome::Failed, s(0), s(1)), n == FAILURES, "failure {n}");
         }
         breaker

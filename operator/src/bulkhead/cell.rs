@@ -129,7 +129,8 @@ impl Cell {
 
     /// Whether the last call to each service was answered: who chooses a reef takes one that answers.
     pub fn answers(&self) -> bool {
-        self.breakers().values().all(Breaker::answers)
+        let now = self.now();
+        self.breakers().values().all(|breaker| breaker.answers(now))
     }
 
     /// The services that calls are held back from because they fail.

@@ -174,10 +174,11 @@ async fn connect(arm: &Arc<Arm>, id: &str, api: &str, host: &str) -> Result<Clie
         .map_err(|e| Error::Client(e.to_string()))?
         .with_layer(&FilterLayer::new(arm.actor().clone()))
         .with_layer(&BufferLayer::new(1024))
-        .with_layer(&AsyncFilterLayer::new(Bearer(arm.clone())))
         .with_layer(&TimeoutLayer::new(FIRST_BYTE))
         .with_layer(&count)
         .with_layer(&BreakerLayer(arm.cell().clone()))
+        // Outermost: how long Entra takes says nothing about the API server.
+        .with_layer(&AsyncFilterLayer::new(Bearer(arm.clone())))
         .build())
 }
 

@@ -132,6 +132,15 @@ where
     }
 }
 
+/// The name of an object that cannot be read, unless it says at `path` that it belongs somewhere else.
+pub fn may_be_here(kind: &str, value: &Value, path: &str, name: &str) -> Option<String> {
+    let text = |path: &str| value.pointer(path).and_then(Value::as_str);
+    let is_elsewhere = text(path).is_some_and(|there| there != name);
+    let namespace = text("/metadata/namespace").map(|namespace| format!("{namespace}/")).unwrap_or_default();
+    let object = text("/metadata/name").unwrap_or_default();
+    (!is_elsewhere).then(|| format!("{kind} {namespace}{object}, which cannot be read"))
+}
+
 /// Namespace and name, or the name.
 pub fn key<K: Resource>(object: &K) -> String {
     match object.namespace() {

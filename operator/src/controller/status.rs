@@ -26,10 +26,11 @@ where
 {
     // With the UID, so that the status of a deleted object does not land on its namesake.
     let metadata = json!({ "uid": object.uid() });
-    apply(context, api, object, metadata, (current, next), resource).await
+    Ok(apply(context, api, object, metadata, (current, next), resource).await?.is_some())
 }
 
-/// The same, but only while the object is as it was read: a conflict is an error.
+/// The same, but only while the object is as it was read: a conflict is an error. The object as it is then, if something
+/// was written.
 pub async fn write_as_read<K, S>(
     context: &Context,
     api: &Api<K>,
@@ -37,7 +38,7 @@ pub async fn write_as_read<K, S>(
     current: Option<&S>,
     next: &S,
     resource: &'static str,
-) -> Result<bool, Error>
+) -> Result<Option<K>, Error>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug,
     S: Serialize + PartialEq,
@@ -53,7 +54,7 @@ async fn apply<K, S>(
     metadata: Value,
     (current, next): (Option<&S>, &S),
     resource: &'static str,
-) -> Result<bool, Error>
+) -> Result<Option<K>, Error>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug,
     S: Serialize + PartialEq,
@@ -61,7 +62,7 @@ where
     let count = |outcome| context.metrics.writes.get_or_create(&ByOutcome { resource, outcome }).inc();
     if current == Some(next) {
         count("skipped");
-        return Ok(false);
+        return Ok(None);
     }
     context.claim.check()?;
     let patch = json!({
@@ -71,9 +72,8 @@ where
         "status": next,
     });
     let params = PatchParams::apply(STATUS_FIELD_MANAGER).force();
-    api.patch_status(&object.name_any(), &params, &Patch::Apply(patch))
-        .await
-        .map_err(Error::api("write status"))?;
+    let written = api.patch_status(&object.name_any(), &params, &Patch::Apply(patch)).await;
+    let written = written.map_err(Error::api("write status"))?;
     count("changed");
-    Ok(true)
+    Ok(Some(written))
 }

@@ -98,6 +98,10 @@ async fn register(arm: &Arc<Arm>, id: &str) {
     let mut segments = id.split('/');
     let (Some(subscription), Some(provider)) = (segments.nth(2), provider(id)) else { return };
     let action = format!("/subscriptions/{subscription}/providers/{provider}/register");
+    // The write that was refused may have taken long.
+    if arm.actor().may_write().is_err() {
+        return;
+    }
     match arm.post(&action, PROVIDERS_API).await {
         Ok(_) => tracing::info!(provider, "registered the resource provider"),
         Err(error) => {

@@ -51,12 +51,15 @@ enum Last {
 /// One list: held while it is asked for, so that who needs it meanwhile waits for the same answer.
 type Slot = Arc<tokio::sync::Mutex<Option<Last>>>;
 
-/// All lists, by their path.
+/// Whose calls ask for a list, and its path: what one cell is refused says nothing to another.
+type Key = (String, String);
+
+/// All lists.
 #[derive(Default)]
 pub struct Lists {
-    slots: Mutex<HashMap<String, Slot>>,
+    slots: Mutex<HashMap<Key, Slot>>,
     /// The last good answers, to be looked at without waiting.
-    known: Mutex<HashMap<String, Arc<Listing>>>,
+    known: Mutex<HashMap<Key, Arc<Listing>>>,
 }
 
 impl Lists {
@@ -69,9 +72,10 @@ impl Lists {
         age: Duration,
         now: Timestamp,
     ) -> Result<Arc<Listing>, ArmError> {
+        let key = (arm.cell().name().to_owned(), path.to_owned());
         let slot = {
             let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-            slots.entry(path.to_owned()).or_default().clone()
+            slots.entry(key.clone()).or_default().clone()
         };
         let mut slot = slot.lock().await;
         let is_young = |at: Timestamp, age: Duration| now.duration_since(at).unsigned_abs() < age;
@@ -89,7 +93,7 @@ impl Lists {
                 let listing = Arc::new(Listing::new(now, items));
                 *slot = Some(Last::Good(listing.clone()));
                 let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-                known.insert(path.to_owned(), listing.clone());
+                known.insert(key, listing.clone());
                 Ok(listing)
             }
             Err(error) => {
@@ -99,15 +103,17 @@ impl Lists {
         }
     }
 
-    /// The last good answer, however old.
-    pub fn known(&self, path: &str) -> Option<Arc<Listing>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned()
+    /// The last good answer to a cell, however old.
+    pub fn known(&self, cell: &str, path: &str) -> Option<Arc<Listing>> {
+        let key = (cell.to_owned(), path.to_owned());
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
     }
 
     /// Forgets the lists below this path: what they are of is gone.
     pub fn forget(&self, below: &str) {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner).retain(|path, _| !path.starts_with(below));
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|path, _| !path.starts_with(below));
+        let stays = |(_, path): &Key| !path.starts_with(below);
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, _| stays(key));
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, _| stays(key));
     }
 }
 

@@ -20,6 +20,9 @@ use crate::{
 /// After so many writes for the same reason, each of which Azure took, the next ones wait.
 const WRITES_FOR_ONE_REASON: u32 = 3;
 
+/// Longest time that Azure takes to make something, seconds; the longest that was seen is 735.
+pub const LONGEST_SECONDS: i64 = 900;
+
 /// What is remembered of one object.
 #[derive(Default)]
 pub struct Memory {
@@ -31,6 +34,9 @@ pub struct Memory {
     pub failures: HashMap<String, Failure>,
     /// Writes that were taken, by id: what they were for, and how many in a row.
     pub taken: HashMap<String, (String, u32)>,
+    /// When something was last asked for of which it is not known whether it comes, by id; none before what an earlier
+    /// leader may have begun was noted.
+    open: Option<HashMap<String, Timestamp>>,
     /// What a deletion has seen to be there, by id: that it is absent afterwards is its own doing.
     pub seen: BTreeSet<String>,
     /// When it was last found that an object without a place exists nowhere, and on which reefs it was looked for.
@@ -121,6 +127,7 @@ impl Memory {
         self.read.retain(|id, _| ids.contains(id));
         self.failures.retain(|id, _| ids.contains(id));
         self.taken.retain(|id, _| ids.contains(id));
+        self.open.iter_mut().for_each(|open| open.retain(|id, _| ids.contains(id)));
     }
 
     /// Remembers an operation that was begun.
@@ -135,9 +142,28 @@ impl Memory {
         self.stale(id);
         let before = self.failures.get(id);
         let count = before.map_or(1, |f| f.count.saturating_add(1));
-        let is_certain = error.is_refusal() && before.is_none_or(|f| f.is_certain);
+        if error.is_open() {
+            self.lost(id, now);
+        }
         let retry_at = after(now, pause(&error, count, spread));
-        self.failures.insert(id.to_owned(), Failure { error, count, is_certain, retry_at });
+        self.failures.insert(id.to_owned(), Failure { error, count, retry_at });
+    }
+
+    /// Notes what an earlier leader may have begun: ids, and when. The first time only; what came after that is known.
+    pub fn inherit(&mut self, begun: impl IntoIterator<Item = (String, Timestamp)>) {
+        self.open.get_or_insert_with(|| begun.into_iter().collect());
+    }
+
+    /// Nothing more is heard of what was asked for: whether it comes about is open.
+    pub fn lost(&mut self, id: &str, now: Timestamp) {
+        self.open.get_or_insert_default().insert(id.to_owned(), now);
+    }
+
+    /// Whether Azure refused a write for certain: it said no, and no earlier try may yet come about.
+    pub fn is_refused(&self, id: &str, now: Timestamp) -> bool {
+        let is_over = |at: &Timestamp| now.as_second() - at.as_second() >= LONGEST_SECONDS;
+        self.failures.get(id).is_some_and(|failure| failure.error.is_refusal())
+            && self.open.iter().flatten().find(|(open, _)| *open == id).is_none_or(|(_, at)| is_over(at))
     }
 
     /// Whether a write is worth another try. Not if Azure took several for the same reason and yet shows what it
@@ -218,19 +244,29 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_nothing_about_a_try_before_it_that_was_not_answered() {
-        let now = Timestamp::UNIX_EPOCH;
+    fn a_refusal_says_nothing_about_a_try_before_it_that_may_yet_come() {
+        let at = |second| Timestamp::from_second(second).unwrap();
         let refusal = || ArmError::from_answer(403, None, br#"{"code":"AuthorizationFailed"}"#);
+        let throttled = || ArmError::from_answer(429, None, br#"{"code":"TooManyRequests"}"#);
         let mut memory = Memory::default();
-        memory.failed("a", refusal(), 0.0, now);
-        memory.failed("a", refusal(), 0.0, now);
-        assert!(memory.failures["a"].is_certain);
-        memory.failed("a", ArmError::NoAnswer("cut".to_owned()), 0.0, now);
-        memory.failed("a", refusal(), 0.0, now);
-        assert!(!memory.failures["a"].is_certain, "the one without an answer may come");
-        memory.succeeded("a");
-        memory.failed("a", refusal(), 0.0, now);
-        assert!(memory.failures["a"].is_certain);
+        memory.failed("a", throttled(), 0.0, at(0));
+        assert!(!memory.is_refused("a", at(0)), "it was asked to wait");
+        memory.failed("a", refusal(), 0.0, at(1));
+        assert!(memory.is_refused("a", at(1)), "what was not taken does not come");
+        memory.failed("a", ArmError::NoAnswer("cut".to_owned()), 0.0, at(2));
+        memory.failed("a", refusal(), 0.0, at(3));
+        assert!(!memory.is_refused("a", at(3)), "the one without an answer may come");
+        assert!(memory.is_refused("a", at(2 + LONGEST_SECONDS)), "not any more");
+        memory.lost("a", at(2000));
+        assert!(!memory.is_refused("a", at(2001)));
+
+        let mut memory = Memory::default();
+        memory.inherit([("a".to_owned(), at(0))]);
+        memory.failed("a", refusal(), 0.0, at(1));
+        assert!(!memory.is_refused("a", at(1)), "an earlier leader began it");
+        memory.inherit([("b".to_owned(), at(0))]);
+        memory.failed("b", refusal(), 0.0, at(1));
+        assert!(memory.is_refused("b", at(1)), "its own tries are known");
     }
 
     #[test]

@@ -40,8 +40,6 @@ pub struct Failure {
     pub error: ArmError,
     /// How many in a row.
     pub count: u32,
-    /// Whether it is certain that nothing comes of any of them: an earlier one may have been taken without an answer.
-    pub is_certain: bool,
     /// When to try again.
     pub retry_at: Timestamp,
 }

@@ -33,7 +33,10 @@ pub async fn poll(arm: &Arc<Arm>, memory: &mut Memory, pauses: Pauses, spread: f
     for (id, answer) in answers {
         match answer {
             Ok(Progress::Running(operation)) => memory.began(&id, operation, pauses.poll, now),
-            Ok(Progress::Succeeded | Progress::Lost) => {
+            Ok(ended @ (Progress::Succeeded | Progress::Lost)) => {
+                if ended == Progress::Lost {
+                    memory.lost(&id, now);
+                }
                 memory.operations.remove(&id);
                 memory.succeeded(&id);
                 memory.stale(&id);

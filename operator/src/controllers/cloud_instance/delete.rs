@@ -36,14 +36,24 @@ use super::{
 use crate::{
     azure::Arm,
     causes,
-    controller::{Context, Error, finalizers, objects::key, stop, trouble::Trouble},
+    cluster::keep,
+    controller::{
+        Context, Error, finalizers,
+        objects::{Listed, each, key},
+        stop,
+        trouble::Trouble,
+    },
     controllers::reef::{
         bodies::NAMESPACE,
         references::{Held, stops_now},
         teardown::annotated,
     },
     observed::Observed,
-    resources::{Pauses, Verdict, act, memory::Memory, observe},
+    resources::{
+        Pauses, Verdict, act,
+        memory::{LONGEST_SECONDS, Memory},
+        observe,
+    },
 };
 
 /// Pause while Kubernetes works.
@@ -91,13 +101,22 @@ pub(super) async fn step(
             if trouble.reason == Reason::ClusterUnreachable
                 && annotated(instance, CONFIRM_FORCE_DELETION) =>
         {
+            // What is removed later is what is there by then: nothing may still be on its way.
+            if let Some((part, at)) = begun.iter().find(|(_, at)| is_young(*at, now)) {
+                let message = format!(
+                    "deletion by force waits: making the {} was begun at {at}, and whether it comes is known {LONGEST_SECONDS} s after that",
+                    part.what()
+                );
+                return held(instance, shared, &Trouble::new(Reason::ClusterUnreachable, message), false)
+                    .await;
+            }
             let tombstone = Some(Tombstone { deletion_policy: policy });
             if let Some(trouble) = make_retained(context, instance, &inputs, tombstone).await? {
                 return held(instance, shared, &trouble, true).await;
             }
             finish(instance, context, "by force: a RetainedInstance says what is still to be removed").await
         }
-        Advance::Held(trouble) => held(instance, shared, &trouble, false).await,
+        Advance::Held(trouble) | Advance::Refused(trouble) => held(instance, shared, &trouble, false).await,
         Advance::GoesOn(what) => goes_on(instance, shared, &what, memory, now).await,
         Advance::MakeRetained => {
             if let Some(trouble) = make_retained(context, instance, &inputs, None).await? {
@@ -114,14 +133,13 @@ pub enum Advance {
     Done(&'static str),
     /// It cannot go on.
     Held(Trouble),
+    /// The reef's cluster answers, and does not do what it is asked to.
+    Refused(Trouble),
     /// What is being removed.
     GoesOn(String),
     /// What is kept has to be written down before it goes on.
     MakeRetained,
 }
-
-/// Longest time that Azure takes to make something, seconds; the longest that was seen is 735.
-const LONGEST_SECONDS: i64 = 900;
 
 /// Data of which it is not known that it ever was there, with the last time when making it was begun.
 pub(super) fn begun(status: &CloudInstanceStatus) -> Vec<(Part, Timestamp)> {
@@ -129,6 +147,11 @@ pub(super) fn begun(status: &CloudInstanceStatus) -> Vec<(Part, Timestamp)> {
     let share = status.share.as_ref().filter(|s| !s.ready).and_then(|s| s.begun_at.as_ref());
     let all = [(Part::Database, database), (Part::Share, share)];
     all.into_iter().filter_map(|(part, at)| Some((part, at?.0))).collect()
+}
+
+/// Whether something that was begun then may still come.
+fn is_young(at: Timestamp, now: Timestamp) -> bool {
+    now.as_second() - at.as_second() < LONGEST_SECONDS
 }
 
 /// Of what was begun, that which may still come: it is absent, was never seen, and was not refused.
@@ -142,9 +165,8 @@ fn may_come(
     let is_open = |(part, at): &&(Part, Timestamp)| {
         let state = if *part == Part::Share { &remains.share } else { &remains.database };
         let id = inputs.id(*part);
-        let refused = memory.failures.get(&id).is_some_and(|failure| failure.is_certain);
-        let young = now.as_second() - at.as_second() < LONGEST_SECONDS;
-        *state == Observed::Absent && !memory.seen.contains(&id) && !refused && young
+        let refused = memory.is_refused(&id, now);
+        *state == Observed::Absent && !memory.seen.contains(&id) && !refused && is_young(*at, now)
     };
     begun.iter().find(is_open).map(|(part, _)| *part)
 }
@@ -158,6 +180,7 @@ pub async fn advance(
     memory: &mut Memory,
     times: (Pauses, f64, Timestamp),
 ) -> Result<Advance, Error> {
+    memory.inherit(begun.iter().map(|(part, at)| (inputs.id(*part), *at)));
     observe::poll(&home.arm, memory, times.0, times.1, times.2).await;
     if let Some(part) = Part::ALL.into_iter().find(|part| memory.operations.contains_key(&inputs.id(*part))) {
         return Ok(Advance::GoesOn(format!("{} is being changed or deleted", part.what())));
@@ -195,7 +218,7 @@ pub async fn advance(
         Step::Held(trouble) => Advance::Held(trouble),
         Step::Wait(what) => Advance::GoesOn(what),
         Step::Delete(part) => {
-            delete(context, &home.arm, inputs, part, memory, times).await;
+            delete(context, &home.arm_of(context, part), inputs, part, memory, times).await;
             Advance::GoesOn(part.what().to_owned())
         }
         Step::MakeRetained => Advance::MakeRetained,
@@ -203,21 +226,33 @@ pub async fn advance(
             if let Some(client) = cluster
                 && let Err(error) = delete_workload(context, &client, inputs).await
             {
-                let message = format!("the reef's cluster: {}", causes(&error));
-                return Ok(Advance::Held(Trouble::new(Reason::ClusterUnreachable, message)));
+                return Ok(Advance::Refused(refusal(inputs, &error)));
             }
             Advance::GoesOn("the server".to_owned())
         }
     })
 }
 
+/// What it means that the reef's cluster does not delete a server.
+fn refusal(inputs: &Inputs, error: &kube::Error) -> Trouble {
+    match keep::verdict("Namespace", &inputs.namespace(), error) {
+        Verdict::Failed(trouble) | Verdict::Blocked(trouble) | Verdict::Unknown(trouble) => trouble,
+        _ => Trouble::new(Reason::ClusterUnreachable, format!("the reef's cluster: {}", causes(error))),
+    }
+}
+
 async fn never_begun(instance: &CloudInstance, context: &Context) -> Result<Action, Error> {
     let uid = instance.uid().unwrap_or_default();
-    let reefs = Api::<Reef>::all(context.client.clone());
-    let reefs = reefs.list(&ListParams::default()).await.map_err(Error::api("list Reefs"))?;
     let keeps =
-        |reef: &&Reef| reef.status.as_ref().is_some_and(|s| s.reservations.iter().any(|r| r.uid == uid));
-    for reef in reefs.items.iter().filter(keeps) {
+        |reef: &Reef| reef.status.as_ref().is_some_and(|s| s.reservations.iter().any(|r| r.uid == uid));
+    let mut keepers = Vec::new();
+    // A place that is kept on a reef which cannot be read is given up when it can be, with the next placement there.
+    each::<Reef>(&context.client, "list Reefs", |reef| match reef {
+        Listed::Readable(reef) if keeps(reef) => keepers.push(reef.clone()),
+        _ => {}
+    })
+    .await?;
+    for reef in &keepers {
         placing::release(context, instance, reef).await?;
     }
     finish(instance, context, "nothing was made for it").await
@@ -229,14 +264,14 @@ async fn finish(instance: &CloudInstance, context: &Context, why: &str) -> Resul
     Ok(Action::await_change())
 }
 
-async fn get(home: &Home, inputs: &Inputs, part: Part) -> Observed<Value> {
-    observe::observed(home.arm.get(&inputs.id(part), inputs.wanted(part).api).await)
+async fn get(context: &Context, home: &Home, inputs: &Inputs, part: Part) -> Observed<Value> {
+    observe::observed(home.arm_of(context, part).get(&inputs.id(part), inputs.wanted(part).api).await)
 }
 
 /// Whether a server is still there, and the record that leads to it. The rest is asked for when it is gone: a server takes
 /// its time to end, and each look costs calls to Azure. The object goes because of absences, so each is asked for anew.
 async fn look_for_server(context: &Context, home: &Home, inputs: &Inputs) -> (Remains, Option<Client>) {
-    let record = get(home, inputs, Part::Record).await;
+    let record = get(context, home, inputs, Part::Record).await;
     let client = connect(context, home).await.map(|cluster| cluster.client);
     let in_cluster = match &client {
         Ok(client) => match namespace(client, inputs).await {
@@ -273,9 +308,9 @@ async fn look_for_data(
     let retained = Api::<RetainedInstance>::all(context.client.clone());
     let name = inputs.namespace();
     let (identity, database, share, found) = tokio::join!(
-        get(home, inputs, Part::Identity),
-        get(home, inputs, Part::Database),
-        get(home, inputs, Part::Share),
+        get(context, home, inputs, Part::Identity),
+        get(context, home, inputs, Part::Database),
+        get(context, home, inputs, Part::Share),
         retained.get_opt(&name)
     );
     (remains.identity, remains.database, remains.share) = (identity, database, share);

@@ -16,7 +16,10 @@ use super::{
 };
 use crate::{
     azure::Arm,
-    controller::{Context, trouble::Trouble},
+    controller::{
+        Context,
+        trouble::{Trouble, reason},
+    },
     controllers::reef::{
         bodies::{DNS_API, GROUPS_API, IDENTITY_API, SQL_API},
         names::{TAG_FLEET, TAG_REEF, group, marked, tags},
@@ -248,12 +251,21 @@ impl Search<'_> {
 }
 
 async fn ask(arm: &Arm, id: &str, api: &str, place: &str) -> Result<Option<Value>, Held> {
-    match observed(arm.get(id, api).await) {
+    let answer = arm.get(id, api).await;
+    let refused = answer.as_ref().err().map(reason).filter(|r| REFUSED.contains(r));
+    match observed(answer) {
         Observed::Present(value) => Ok(Some(value)),
         Observed::Absent => Ok(None),
-        Observed::Unknown(why) => Err(unknown(place, &why)),
+        Observed::Unknown(why) => {
+            let Held(trouble, stalled) = unknown(place, &why);
+            Err(Held(Trouble { reason: refused.unwrap_or(trouble.reason), ..trouble }, stalled))
+        }
     }
 }
+
+/// A reef of which Azure tells us nothing because we may not ask is not one that is silent: lists leave out what we may
+/// not see.
+const REFUSED: [Reason; 2] = [Reason::Unauthorized, Reason::CredentialInvalid];
 
 fn unknown(place: &str, why: &str) -> Held {
     let message = format!("whether the instance exists {place} already: {why}");

@@ -122,8 +122,9 @@ async fn work(
         Ok(inputs) => inputs,
         Err(Held(trouble, stalled)) => return held(instance, shared, &trouble, stalled).await,
     };
-    poll(&home.arm, memory, times.0, spread, now).await;
     let status = instance.status.clone().unwrap_or_default();
+    memory.inherit(delete::begun(&status).into_iter().map(|(part, at)| (inputs.id(part), at)));
+    poll(&home.arm, memory, times.0, spread, now).await;
     let has_served = status.version.as_ref().is_some_and(|v| v.running.is_some());
     let seen = observe::parts(context, home, &inputs, memory, has_served, times).await;
     let keys = match keys::known(context, instance, home, &inputs, &seen).await? {
@@ -152,18 +153,17 @@ async fn work(
     remember(&plan, &inputs, memory, now);
     plan.was_good = was_good(&plan, instance, memory);
     let begun = begun(instance, &plan, now);
-    if let Some(next) = &begun {
-        write(instance, shared, next).await?;
-    }
-    let instance = &CloudInstance { status: begun.or(instance.status.clone()), ..instance.clone() };
+    let instance = &match &begun {
+        Some(next) => write(instance, shared, next).await?,
+        None => instance.clone(),
+    };
     let done = carry_out(context, home, &mut plan, memory, times).await;
     let next = report::report(instance, &plan, &seen, &in_cluster, &context.policy, now);
-    write(instance, shared, &next).await?;
-    if let Some(why) = unplace::refused(&next, &inputs, (&plan, &seen), memory) {
-        let instance = CloudInstance { status: Some(next), ..instance.clone() };
-        if unplace::leave(&instance, shared, home, why, now).await? {
-            return Ok(Action::requeue(Duration::from_millis(50)));
-        }
+    let instance = write(instance, shared, &next).await?;
+    if let Some(why) = unplace::refused(&next, &inputs, (&plan, &seen), memory, now)
+        && unplace::leave(&instance, shared, home, why, now).await?
+    {
+        return Ok(Action::requeue(Duration::from_millis(50)));
     }
     let pause = again(&plan, &in_cluster, memory, done, times.0, now);
     Ok(Action::requeue(stops.cap(pause, now)))
@@ -198,7 +198,10 @@ async fn carry_out(
     memory: &mut Memory,
     times: (Pauses, f64, Timestamp),
 ) -> bool {
-    let done = act::act(&home.arm, &context.claim, plan.writes.clone(), memory, times).await;
+    let (in_zone, on_reef): (Vec<_>, Vec<_>) =
+        plan.writes.iter().cloned().partition(|write| write.part == Part::Record);
+    let mut done = act::act(&home.arm, &context.claim, on_reef, memory, times).await;
+    done |= act::act(&home.arm_of(context, Part::Record), &context.claim, in_zone, memory, times).await;
     for write in &plan.writes {
         if let Some(failure) = memory.failures.get(&write.id).filter(|f| f.retry_at > times.2) {
             plan.verdicts.insert(write.part, failed(write.part.what(), &failure.error));
@@ -399,22 +402,13 @@ pub(super) async fn held(
     Ok(Action::requeue(stop::cap_by_pause(instance.annotations(), pause, Timestamp::now())))
 }
 
-/// Writes the status if it differs, and tells people of a change.
+/// Writes the status if it differs, and tells people of a change; the instance as it is then. Only while it is as it was
+/// read: what somebody knew of it who saw an older one, or led before, is not to undo where it was placed since.
 pub(super) async fn write(
     instance: &CloudInstance,
     shared: &Shared,
     next: &CloudInstanceStatus,
-) -> Result<(), Error> {
-    write_status(instance, shared, next, false).await
-}
-
-/// The same; `as_read` only while the instance is as it was read.
-pub(super) async fn write_status(
-    instance: &CloudInstance,
-    shared: &Shared,
-    next: &CloudInstanceStatus,
-    as_read: bool,
-) -> Result<(), Error> {
+) -> Result<CloudInstance, Error> {
     let context = &*shared.context;
     let old = instance.status.clone().map(|s| CloudInstanceStatus { conditions: ours(&s.conditions), ..s });
     let api = api(context, instance);
@@ -422,17 +416,14 @@ pub(super) async fn write_status(
     let at = (next.observed_generation.unwrap_or(0).max(0), Timestamp::now());
     let conditions = pause::with(context, instance, &before, next.conditions.clone(), at);
     let next = &CloudInstanceStatus { conditions, ..next.clone() };
-    let written = if as_read {
-        status::write_as_read(context, &api, instance, old.as_ref(), next, "cloudinstances/status").await?
-    } else {
-        status::write(context, &api, instance, old.as_ref(), next, "cloudinstances/status").await?
+    let resource = "cloudinstances/status";
+    let Some(written) = status::write_as_read(context, &api, instance, old.as_ref(), next, resource).await?
+    else {
+        return Ok(instance.clone());
     };
-    if !written {
-        return Ok(());
-    }
     resize_waits(instance, shared, &before, next).await;
     pause::tell(context, &shared.recorder, instance, &before, &next.conditions).await;
-    let Some(change) = transition(&before, &next.conditions) else { return Ok(()) };
+    let Some(change) = transition(&before, &next.conditions) else { return Ok(written) };
     tracing::info!(
         controller = super::CONTROLLER,
         name = key(instance),
@@ -448,7 +439,7 @@ pub(super) async fn write_status(
         publish(&shared.recorder, &object, change.reason, !change.is_calm(), "Reconcile", &change.message)
             .await;
     }
-    Ok(())
+    Ok(written)
 }
 
 /// Tells people once that a server cannot get its size now: the instance stays Ready.

@@ -32,11 +32,10 @@ pub async fn parts(
 ) -> BTreeMap<Part, Seen> {
     let ids: BTreeMap<Part, String> = Part::ALL.iter().map(|part| (*part, inputs.id(*part))).collect();
     memory.retain(&ids.values().cloned().collect());
-    // The zone is not the reef's.
-    let zone = home.arm.in_cell(context.cells.region(&inputs.region));
-    let call = |part: Part| {
-        let arm = if part == Part::Record { &zone } else { &home.arm };
-        Call { id: ids[&part].clone(), api: inputs.wanted(part).api, arm: arm.clone() }
+    let call = |part: Part| Call {
+        id: ids[&part].clone(),
+        api: inputs.wanted(part).api,
+        arm: home.arm_of(context, part),
     };
     let listed: Vec<_> = Part::ALL.into_iter().filter(|part| *part != Part::Federation).map(call).collect();
     // Who asks for a look wants one at Azure itself.

@@ -10,7 +10,7 @@ use reef_crds::{
 use super::{
     Shared,
     intake::{self, Found},
-    look::write_status,
+    look::write,
     placing::{self, Placing},
     references,
 };
@@ -74,7 +74,7 @@ pub(super) async fn placed(
     let note = note.unwrap_or_else(|| format!("{}: {}", placing::placement(&placement), placement.reason));
     let next = intake::named(context, instance, &region, &reef, placement);
     // Only while the instance is as it was placed: somebody else may have placed it.
-    write_status(instance, shared, &next, true).await?;
+    let instance = &write(instance, shared, &next).await?;
     drop(listed);
     let is_first = next.refused_on.is_empty();
     let action = if is_first { "Place" } else { "PlaceAgain" };
@@ -83,7 +83,7 @@ pub(super) async fn placed(
     if let Err(error) = placing::release(context, instance, &reef).await {
         tracing::debug!(%error, name = instance.name_any(), "reservation");
     }
-    Ok(Ok(CloudInstance { status: Some(next), ..instance.clone() }))
+    Ok(Ok(instance.clone()))
 }
 
 /// Tells why each reef was refused, when that is news.

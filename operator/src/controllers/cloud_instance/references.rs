@@ -11,7 +11,7 @@ use reef_crds::{
     quantity,
 };
 
-use super::{bodies::Inputs, names};
+use super::{bodies::Inputs, names, parts::Part};
 use crate::{
     azure::Arm,
     controller::{Context, Error, stop::Stops, trouble::Trouble},
@@ -40,6 +40,17 @@ pub struct Home {
     pub arm: Arc<Arm>,
     /// What may not be done now.
     pub stops: Stops,
+}
+
+impl Home {
+    /// The client for a part. The zone is not the reef's: what it answers says nothing about the reef, and a reef that is
+    /// in trouble does not keep its instances' records from being changed.
+    pub fn arm_of(&self, context: &Context, part: Part) -> Arc<Arm> {
+        match part {
+            Part::Record => self.arm.in_cell(context.cells.region(&self.region.name_any())),
+            _ => self.arm.clone(),
+        }
+    }
 }
 
 /// Reads where a placed instance is.

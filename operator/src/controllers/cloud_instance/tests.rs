@@ -276,7 +276,7 @@ fn a_database_has_a_pool_or_compute_of_its_own() {
 fn a_failed_write_waits() {
     let mut given = Given::nothing();
     let error = ArmError::from_answer(429, None, br#"{"code":"TooManyRequests"}"#);
-    let failure = |retry_at| Some(Failure { error: error.clone(), count: 1, is_certain: true, retry_at });
+    let failure = |retry_at| Some(Failure { error: error.clone(), count: 1, retry_at });
     given.seen.get_mut(&Part::Identity).unwrap().failure = failure(at(1001));
     assert_eq!(given.writes(), []);
     given.seen.get_mut(&Part::Identity).unwrap().failure = failure(at(999));

@@ -17,7 +17,7 @@ use super::{
     bodies::Inputs,
     delete::{self, Advance},
     intake,
-    look::{WAITING, held, pauses, write, write_status},
+    look::{WAITING, held, pauses, write},
     parts::Part,
     placing,
     plan::Plan,
@@ -44,6 +44,7 @@ pub fn refused(
     inputs: &Inputs,
     (plan, seen): (&Plan, &BTreeMap<Part, Seen>),
     memory: &Memory,
+    now: Timestamp,
 ) -> Option<String> {
     let served = status.version.as_ref().is_some_and(|v| v.running.is_some());
     let is_busy = Part::ALL.iter().any(|part| memory.operations.contains_key(&inputs.id(*part)));
@@ -60,7 +61,7 @@ pub fn refused(
         let was_asked = plan.writes.iter().any(|write| write.part == part);
         let failure = memory.failures.get(&inputs.id(part))?;
         let error = &failure.error;
-        let for_want_of_room = error.class() == Class::Capacity && failure.is_certain;
+        let for_want_of_room = error.class() == Class::Capacity && memory.is_refused(&inputs.id(part), now);
         (is_absent && was_asked && for_want_of_room).then(|| format!("{}: {error}", part.what()))
     })
 }
@@ -148,7 +149,7 @@ pub async fn step(
             *memory = Memory::default();
             Ok(Action::requeue(SHORT))
         }
-        Advance::Held(trouble) => held(instance, shared, &trouble, false).await,
+        Advance::Held(trouble) | Advance::Refused(trouble) => held(instance, shared, &trouble, false).await,
         Advance::GoesOn(what) => {
             let message = format!("{why}; being taken off Reef {}: {what}", home.reef.name_any());
             held(instance, shared, &Trouble::new(Reason::QuotaExceeded, message), false).await?;
@@ -184,7 +185,7 @@ async fn gone(
     // The place that may still be kept for it there is given up first.
     placing::release(context, instance, &reef).await?;
     let Some(next) = without(status, now) else { return Ok(()) };
-    write_status(instance, shared, &next, true).await
+    write(instance, shared, &next).await.map(drop)
 }
 
 #[cfg(test)]
@@ -235,7 +236,8 @@ mod tests {
             writes: if asked { vec![write] } else { Vec::new() },
             was_good: false,
         };
-        refused(status, &inputs, (&plan, &[(Part::Database, seen)].into()), &memory).is_some()
+        refused(status, &inputs, (&plan, &[(Part::Database, seen)].into()), &memory, Timestamp::UNIX_EPOCH)
+            .is_some()
     }
 
     #[test]

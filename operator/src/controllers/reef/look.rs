@@ -223,12 +223,14 @@ async fn begun(
     if let Some(trouble) = references.stops.creations().filter(|_| *existing == Existing::default()) {
         return Ok(Err(Held(trouble.clone(), false)));
     }
+    // Before the lock, which reefs of all regions share. What is given out meanwhile stands in the Reefs.
+    let ranges = match references::networks(references, reef, &context.fleet).await {
+        Ok(ranges) => ranges,
+        Err(held) => return Ok(Err(held)),
+    };
     let turn = shared.allocation.lock().await;
     let mut taken = taken(context, reef).await?;
-    match references::networks(references, reef, &context.fleet).await {
-        Ok(ranges) => taken.extend(ranges.iter().filter_map(|range| range.parse::<Ipv4Net>().ok())),
-        Err(held) => return Ok(Err(held)),
-    }
+    taken.extend(ranges.iter().filter_map(|range| range.parse::<Ipv4Net>().ok()));
     let wish = reef.spec.address_space.as_deref();
     let range = begin::allocate(references.addresses, wish, existing.address_space.as_deref(), &taken);
     let address_space = match range {

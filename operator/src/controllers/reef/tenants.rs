@@ -1,9 +1,13 @@
 //! Who lives on a reef, as the management cluster knows it.
 
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::ResourceExt;
 use reef_crds::{CloudInstance, Reef, RetainedInstance, condition::Reason};
 
-use crate::controller::{Context, Error, trouble::Trouble};
+use crate::controller::{
+    Context, Error,
+    objects::{Listed, each, may_be_here},
+    trouble::Trouble,
+};
 
 /// How many are named in a message.
 const NAMED: usize = 5;
@@ -11,16 +15,36 @@ const NAMED: usize = 5;
 /// Why a Reef may not go, whatever its policy: without it nobody could reach, change or delete what lives there. Asked
 /// of the API server itself, because a cache could miss the newest.
 pub async fn in_the_way(context: &Context, reef: &Reef) -> Result<Option<Trouble>, Error> {
-    let instances = Api::<CloudInstance>::all(context.client.clone());
-    let instances =
-        instances.list(&ListParams::default()).await.map_err(Error::api("list CloudInstances"))?;
-    let kept = Api::<RetainedInstance>::all(context.client.clone());
-    let kept = kept.list(&ListParams::default()).await.map_err(Error::api("list RetainedInstances"))?;
-    Ok(refusal(reef, &instances.items, &kept.items))
+    let (mut instances, mut kept, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
+    each::<CloudInstance>(&context.client, "list CloudInstances", |instance| match instance {
+        Listed::Readable(instance) => instances.push(instance.clone()),
+        Listed::Unreadable(value) => {
+            unreadable.extend(may_be_here(
+                "CloudInstance",
+                value,
+                "/status/placement/reef",
+                &reef.name_any(),
+            ));
+        }
+    })
+    .await?;
+    each::<RetainedInstance>(&context.client, "list RetainedInstances", |retained| match retained {
+        Listed::Readable(retained) => kept.push(retained.clone()),
+        Listed::Unreadable(value) => {
+            unreadable.extend(may_be_here("RetainedInstance", value, "/spec/reefRef/name", &reef.name_any()));
+        }
+    })
+    .await?;
+    Ok(refusal(reef, &instances, &kept, &unreadable))
 }
 
 /// The same from what was read (pure).
-fn refusal(reef: &Reef, instances: &[CloudInstance], kept: &[RetainedInstance]) -> Option<Trouble> {
+fn refusal(
+    reef: &Reef,
+    instances: &[CloudInstance],
+    kept: &[RetainedInstance],
+    unreadable: &[String],
+) -> Option<Trouble> {
     let name = reef.name_any();
     let is_promised = |instance: &CloudInstance| {
         let uid = instance.uid().unwrap_or_default();
@@ -36,7 +60,7 @@ fn refusal(reef: &Reef, instances: &[CloudInstance], kept: &[RetainedInstance]) 
         .map(|i| format!("CloudInstance {}/{}", i.namespace().unwrap_or_default(), i.name_any()));
     let kept = kept.iter().filter(|k| k.spec.reef_ref.name == name);
     let kept = kept.map(|k| format!("RetainedInstance {}", k.name_any()));
-    let all: Vec<String> = live.chain(kept).collect();
+    let all: Vec<String> = live.chain(kept).chain(unreadable.iter().cloned()).collect();
     let some = all.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
     (!all.is_empty()).then(|| {
         let message = format!(
@@ -74,12 +98,18 @@ mod tests {
             }))
             .unwrap()
         };
-        let message = |instances: &[CloudInstance]| refusal(&reef, instances, &[]).map(|t| t.message);
+        let message = |instances: &[CloudInstance]| refusal(&reef, instances, &[], &[]).map(|t| t.message);
         assert_eq!(message(&[instance("a", Some("other")), instance("b", None)]), None);
         assert_eq!(message(&[instance("promised", Some("other"))]), None, "it went elsewhere");
         assert!(
             message(&[instance("a", Some("r"))]).unwrap().contains("1 objects are on it (CloudInstance n/a)")
         );
         assert!(message(&[instance("promised", None)]).is_some());
+        let unreadable =
+            |placement| json!({ "metadata": { "name": "x", "namespace": "n" }, "status": placement });
+        let here =
+            |value: &serde_json::Value| may_be_here("CloudInstance", value, "/status/placement/reef", "r");
+        assert_eq!(here(&unreadable(json!({ "placement": { "reef": "other" } }))), None);
+        assert_eq!(here(&unreadable(json!({}))).unwrap(), "CloudInstance n/x, which cannot be read");
     }
 }

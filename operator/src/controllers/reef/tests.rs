@@ -302,10 +302,7 @@ fn what_held_data_and_is_gone_is_not_made_again_by_itself() {
 fn a_failed_write_waits_its_time() {
     let failed = |code: &str, retry_at: i64| {
         let error = ArmError::from_answer(409, None, format!(r#"{{"code":"{code}"}}"#).as_bytes());
-        Seen {
-            failure: Some(Failure { error, count: 1, is_certain: true, retry_at: at(retry_at) }),
-            ..seen(Observed::Absent)
-        }
+        Seen { failure: Some(Failure { error, count: 1, retry_at: at(retry_at) }), ..seen(Observed::Absent) }
     };
     let mut given = complete();
     given.seen.insert(Part::Pool(1), failed("ConflictingServerOperation", 1001));

@@ -15,7 +15,6 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Resource, ResourceExt,
-    api::ListParams,
     core::PartialObjectMeta,
     runtime::{Config, Controller, controller::Action, events::Recorder},
 };
@@ -30,6 +29,7 @@ use crate::{
     controller::{
         Context, Error, Reconciles, finalizers,
         objects::{self, Guarded, these},
+        objects::{Listed, each, key, may_be_here},
         pause, publish, status, stop,
         trouble::transition,
         watch,
@@ -129,24 +129,29 @@ async fn remove(region: &Region, shared: &Shared) -> Result<Action, Error> {
     }
     let name = region.name_any();
     // From the API server itself: an empty cache is no empty region.
-    let reefs = Api::<Reef>::all(context.client.clone());
-    let reefs = reefs.list(&ListParams::default()).await.map_err(Error::api("list Reefs"))?;
-    let named = |kind: &str, name: String| format!("{kind} {name}");
-    let users = reefs.items.iter().filter(|r| r.spec.region_ref.name == name);
-    let mut users: Vec<_> = users.map(|r| named("Reef", r.name_any())).collect();
-    let instances = Api::<CloudInstance>::all(context.client.clone());
-    let instances =
-        instances.list(&ListParams::default()).await.map_err(Error::api("list CloudInstances"))?;
-    let instances = instances.items.iter().filter(|i| i.spec.region_ref.name == name);
-    users.extend(
-        instances.map(|i| {
-            named("CloudInstance", format!("{}/{}", i.namespace().unwrap_or_default(), i.name_any()))
-        }),
-    );
-    let kept = Api::<RetainedInstance>::all(context.client.clone());
-    let kept = kept.list(&ListParams::default()).await.map_err(Error::api("list RetainedInstances"))?;
-    let kept = kept.items.iter().filter(|k| k.spec.region_ref.name == name);
-    users.extend(kept.map(|k| named("RetainedInstance", k.name_any())));
+    let mut users = Vec::new();
+    let at = "/spec/regionRef/name";
+    each::<Reef>(&context.client, "list Reefs", |reef| match reef {
+        Listed::Readable(r) => {
+            users.extend((r.spec.region_ref.name == name).then(|| format!("Reef {}", key(r))));
+        }
+        Listed::Unreadable(value) => users.extend(may_be_here("Reef", value, at, &name)),
+    })
+    .await?;
+    each::<CloudInstance>(&context.client, "list CloudInstances", |instance| match instance {
+        Listed::Readable(i) => {
+            users.extend((i.spec.region_ref.name == name).then(|| format!("CloudInstance {}", key(i))));
+        }
+        Listed::Unreadable(value) => users.extend(may_be_here("CloudInstance", value, at, &name)),
+    })
+    .await?;
+    each::<RetainedInstance>(&context.client, "list RetainedInstances", |kept| match kept {
+        Listed::Readable(k) => {
+            users.extend((k.spec.region_ref.name == name).then(|| format!("RetainedInstance {}", key(k))));
+        }
+        Listed::Unreadable(value) => users.extend(may_be_here("RetainedInstance", value, at, &name)),
+    })
+    .await?;
     if users.is_empty() {
         tracing::info!(controller = CONTROLLER, name, "region deleted");
         finalizers::remove(context, &Api::all(context.client.clone()), region, REGION_FINALIZER).await?;

@@ -28,7 +28,7 @@ use crate::{
     controllers::cloud_instance::{keys::remove_copy, look::connect, names, references::on_reef},
     controllers::reef::{
         bodies::{IDENTITY_API, SQL_API, STORAGE_API},
-        references::{Held, arm},
+        references::{Held, arm, stops_now},
     },
     observed::Observed,
     resources::{
@@ -193,7 +193,15 @@ async fn remove(
     let identity = plan::identity(retained, &context.fleet);
     let identity = async { observed(arm.get(&identity, IDENTITY_API).await) };
     let (identity, database, share) = tokio::join!(identity, get(Part::Database), get(Part::Share));
+    let is_second_look = std::mem::take(&mut memory.looked);
     match plan::teardown(retained, &context.fleet, [&identity, &database, &share]) {
+        // One answer may be wrong, and with the object goes what is known of its data.
+        Step::Done if !is_second_look => {
+            memory.looked = true;
+            let message = "deletion goes on: a second look at what is gone";
+            held(retained, shared, &Trouble::new(Reason::Deleting, message), false).await?;
+            Ok(Action::requeue(Duration::from_secs(1)))
+        }
         Step::Done => {
             forget_keys(retained, context, (region, stops)).await?;
             tracing::info!(
@@ -207,6 +215,9 @@ async fn remove(
         }
         Step::Held(trouble, stalled) => held(retained, shared, &trouble, stalled).await,
         Step::Delete(part) => {
+            if let Some(trouble) = stops_now(context, &region, &stops).await?.deletions() {
+                return held(retained, shared, trouble, false).await;
+            }
             let id = part.id(retained).to_owned();
             let waits = memory.failures.get(&id).is_some_and(|failure| failure.retry_at > now);
             if !waits && !memory.operations.contains_key(&id) && context.claim.check().is_ok() {

@@ -62,7 +62,7 @@ pub async fn bury(
             write(retained, shared, &next).await?;
             Ok(Action::requeue(Duration::from_millis(100)))
         }
-        Advance::Held(trouble) => held(retained, shared, &trouble, false).await,
+        Advance::Held(trouble) | Advance::Refused(trouble) => held(retained, shared, &trouble, false).await,
         Advance::GoesOn(what) => {
             let trouble = Trouble::new(Reason::Deleting, format!("what was left is removed: {what}"));
             held(retained, shared, &trouble, false).await?;

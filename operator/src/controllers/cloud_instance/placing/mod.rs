@@ -196,7 +196,7 @@ fn readiness(context: &Context, reef: &Reef, known: &Known, listed: &mut Cache) 
     if !cell.answers() {
         return Readiness::NotReady(Reason::CircuitOpen.to_string());
     }
-    let listing = |path: &str| context.lists.known(path);
+    let listing = |path: &str| context.lists.known(&name, path);
     let databases = lists.databases.as_deref().and_then(listing);
     let shares: Option<Vec<_>> =
         lists.shares.iter().map(|(account, path)| Some((account.clone(), listing(path)?))).collect();
