@@ -41,11 +41,6 @@ demo: tools build ## Run the sandbox with the operator and the samples; DEMO_EXI
 .PHONY: test
 test: tools build ## Run every test, unit to end to end
 	RUST_TEST_THREADS=$(STORIES) cargo test --workspace --locked --no-fail-fast
-	cargo test --package reef-e2e --test stories --locked -- --ignored instances_killed::
-
-.PHONY: test-alone
-test-alone: tools build ## Run the end-to-end stories that need the machine for themselves, one at a time (about fifteen minutes)
-	cargo test --package reef-e2e --test stories --locked -- --ignored --test-threads=1
 
 .PHONY: random-worlds
 random-worlds: tools build ## Try SEEDS=20 new random worlds (about two minutes each); SEED=7 repeats one

@@ -20,7 +20,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{cluster, probe, tools::Tools};
+use crate::{
+    cluster, probe,
+    tools::Tools,
+    turns::{self, Turn},
+};
 
 /// Longest wait for anything, generous because the machine may be busy; nothing waits this long when all
 /// is well.
@@ -33,20 +37,34 @@ pub struct Sandbox {
     folder: PathBuf,
     /// Removed with the sandbox; none if the folder is somebody else's.
     temp: Option<TempDir>,
+    _turn: Turn,
 }
 
 impl Sandbox {
     /// Starts a sandbox in a folder of its own and waits until it is ready.
     pub fn start(program: &str, arguments: &[&str]) -> Self {
+        Self::start_temp(program, arguments, turns::together())
+    }
+
+    /// The same for a story that needs the machine for itself.
+    pub fn start_alone(program: &str, arguments: &[&str]) -> Self {
+        Self::start_temp(program, arguments, turns::alone())
+    }
+
+    fn start_temp(program: &str, arguments: &[&str], turn: Turn) -> Self {
         let temp = TempDir::new().expect("a temporary folder");
         let folder = temp.path().to_owned();
-        let mut sandbox = Self::start_in(program, &folder, arguments);
+        let mut sandbox = Self::start_with(program, &folder, arguments, turn);
         sandbox.temp = Some(temp);
         sandbox
     }
 
     /// Starts a sandbox in a given folder and waits until it is ready.
     pub fn start_in(program: &str, folder: &Path, arguments: &[&str]) -> Self {
+        Self::start_with(program, folder, arguments, turns::together())
+    }
+
+    fn start_with(program: &str, folder: &Path, arguments: &[&str], turn: Turn) -> Self {
         let mut child = Command::new(program)
             .args(["up", "--end-with-stdin", "--dir"])
             .arg(folder)
@@ -65,7 +83,8 @@ impl Sandbox {
                 }
             }
         });
-        let sandbox = Self { program: program.into(), child, folder: folder.to_owned(), temp: None };
+        let sandbox =
+            Self { program: program.into(), child, folder: folder.to_owned(), temp: None, _turn: turn };
         is_ready.recv_timeout(PATIENCE).expect("the sandbox becomes ready; its output is above");
         sandbox
     }

@@ -31,6 +31,7 @@ pub mod sql;
 pub mod tls;
 pub mod toolbox;
 pub mod tools;
+pub mod turns;
 pub mod up;
 pub mod wipe;
 pub mod world;

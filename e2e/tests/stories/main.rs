@@ -7,17 +7,15 @@
     reason = "a step that fails is to fail its story"
 )]
 
+mod alone;
 mod api;
 mod azure;
-mod bad_situations;
-mod bulkheads;
 mod files;
 mod gateway;
 mod instance;
 mod instance_begun;
 mod instance_troubles;
 mod instances_adopted;
-mod instances_killed;
 mod isolation;
 mod leadership;
 mod network;
@@ -31,7 +29,6 @@ mod reef_troubles;
 mod region;
 mod resized;
 mod sandbox;
-mod sixty;
 mod skewed;
 mod stability;
 mod stopped;

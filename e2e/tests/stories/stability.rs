@@ -65,7 +65,6 @@ struct Story {
 type Pods = BTreeMap<String, i32>;
 
 #[tokio::test]
-#[ignore = "needs the machine for itself: make test-alone"]
 async fn instances_need_nothing_of_what_made_them() {
     let scale = format!("--time-scale={SCALE}");
     let sandbox = Sandbox::start(env!("CARGO_BIN_EXE_reef-sandbox"), &["--reef-slots=1", &scale]);

@@ -12,9 +12,9 @@ use reef_e2e::{
 use serde_json::json;
 
 const SAMPLES: [&str; 3] = [
-    include_str!("../../../docs/samples/10-region.yaml"),
-    include_str!("../../../docs/samples/20-reefclass.yaml"),
-    include_str!("../../../docs/samples/30-reefs.yaml"),
+    include_str!("../../../../docs/samples/10-region.yaml"),
+    include_str!("../../../../docs/samples/20-reefclass.yaml"),
+    include_str!("../../../../docs/samples/30-reefs.yaml"),
 ];
 
 const COUNT: usize = 30;
@@ -39,9 +39,9 @@ async fn reef_of(client: &Client, name: &str) -> Option<String> {
 }
 
 #[tokio::test]
-#[ignore = "needs the machine for itself: make test-alone"]
 async fn a_reef_that_hangs_is_not_felt_by_another() {
-    let sandbox = Sandbox::start(env!("CARGO_BIN_EXE_reef-sandbox"), &["--reef-slots=2", "--time-scale=200"]);
+    let sandbox =
+        Sandbox::start_alone(env!("CARGO_BIN_EXE_reef-sandbox"), &["--reef-slots=2", "--time-scale=200"]);
     let client = sandbox.client().await;
     for sample in SAMPLES {
         ok(&sandbox.kubectl_with(&["apply", "-f", "-"], sample));

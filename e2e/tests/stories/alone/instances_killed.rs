@@ -22,9 +22,9 @@ use reef_e2e::{
 use serde_json::Value;
 
 const SAMPLES: [&str; 3] = [
-    include_str!("../../../docs/samples/10-region.yaml"),
-    include_str!("../../../docs/samples/20-reefclass.yaml"),
-    include_str!("../../../docs/samples/30-reefs.yaml"),
+    include_str!("../../../../docs/samples/10-region.yaml"),
+    include_str!("../../../../docs/samples/20-reefclass.yaml"),
+    include_str!("../../../../docs/samples/30-reefs.yaml"),
 ];
 
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
@@ -54,11 +54,11 @@ fn manifests() -> String {
 }
 
 #[tokio::test]
-#[ignore = "needs the machine for itself: make test-alone"]
 async fn instances_survive_their_operator() {
     let seed = seed();
     println!("REEF_SEED={seed}");
-    let sandbox = Sandbox::start(env!("CARGO_BIN_EXE_reef-sandbox"), &["--reef-slots=2", "--time-scale=100"]);
+    let sandbox =
+        Sandbox::start_alone(env!("CARGO_BIN_EXE_reef-sandbox"), &["--reef-slots=2", "--time-scale=100"]);
     let client = sandbox.client().await;
     let canaries = Canaries::begin(&client);
     // A short lease, so that there are many kills in little time.

@@ -30,19 +30,19 @@ use row::{Outcome, Row, run};
 use world::World;
 
 const SAMPLES: [&str; 3] = [
-    include_str!("../../../../docs/samples/10-region.yaml"),
-    include_str!("../../../../docs/samples/20-reefclass.yaml"),
-    include_str!("../../../../docs/samples/30-reefs.yaml"),
+    include_str!("../../../../../docs/samples/10-region.yaml"),
+    include_str!("../../../../../docs/samples/20-reefclass.yaml"),
+    include_str!("../../../../../docs/samples/30-reefs.yaml"),
 ];
 
 /// Rows at a time.
 const AT_ONCE: usize = 16;
 
 #[tokio::test]
-#[ignore = "needs the machine for itself: make test-alone"]
 async fn bad_situations_are_told_harm_nothing_and_heal() {
     let began = Instant::now();
-    let sandbox = Sandbox::start(env!("CARGO_BIN_EXE_reef-sandbox"), &["--reef-slots=2", "--time-scale=200"]);
+    let sandbox =
+        Sandbox::start_alone(env!("CARGO_BIN_EXE_reef-sandbox"), &["--reef-slots=2", "--time-scale=200"]);
     let client = sandbox.client().await;
     let canaries = Canaries::begin(&client);
     set(&sandbox, "resyncSeconds=10");

@@ -88,6 +88,9 @@ async fn steps(world: &World, row: &Row) {
     }
     if !row.object.is_shared() {
         world.delete(row.object).await;
+        if matches!(row.heal, Heal::Deleted) {
+            world.gone(row.object).await;
+        }
     }
 }
 

@@ -136,7 +136,9 @@ fn deletion() -> Row {
                 w.shows(Object::Instance("unwanted"), ("Ready", "False", "Deleting")).await;
                 let writes = w.writes("unwanted", Part::Share).len();
                 w.sandbox.azure_healed_of("unwanted");
-                assert!(w.writes("unwanted", Part::Share).len() <= writes, "nothing is made any more");
+                w.gone(Object::Instance("unwanted")).await;
+                assert_eq!(w.writes("unwanted", Part::Share).len(), writes, "nothing is made any more");
+                assert!(w.made("unwanted").is_empty(), "what was made is gone");
             })
         }),
     }
