@@ -7,10 +7,11 @@ use std::{
 
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Api, Resource, ResourceExt, runtime::controller::Action};
 use reef_crds::{
     Reef, ReefClassSpec, ReefStatus, Region,
-    condition::{Reason, ours},
+    condition::{ConditionType, Reason, ours},
     meta::{CONFIRM_ADOPTION, CONFIRM_RECREATION, RECONCILE_REQUESTED_AT, REEF_FINALIZER},
     reef_class::{
         Capacity, ClusterClass, ClusterTier, PerDatabase, PoolClass, PoolSku, SqlClass, StorageClass,
@@ -40,7 +41,7 @@ use crate::{
         pause, publish, status,
         stop::{self, Stops},
         tell_drifts,
-        trouble::{Trouble, transition},
+        trouble::{Trouble, transition, transition_of},
     },
     observed::Observed,
     resources::{Pauses, Seen, Verdict, act, failed, memory::Memory, observe::poll},
@@ -324,6 +325,7 @@ async fn write(reef: &Reef, shared: &Shared, next: &ReefStatus) -> Result<(), Er
         return Ok(());
     }
     pause::tell(context, &shared.recorder, reef, &before, &next.conditions).await;
+    tell_reachable(reef, shared, &before, &next.conditions).await;
     let Some(change) = transition(&before, &next.conditions) else { return Ok(()) };
     tracing::info!(
         controller = super::CONTROLLER,
@@ -340,6 +342,20 @@ async fn write(reef: &Reef, shared: &Shared, next: &ReefStatus) -> Result<(), Er
             .await;
     }
     Ok(())
+}
+
+/// Tells people that a service of a reef cannot be reached, and when it can again: the reef stays Ready meanwhile.
+async fn tell_reachable(reef: &Reef, shared: &Shared, before: &[Condition], next: &[Condition]) {
+    for type_ in [ConditionType::AzureReachable, ConditionType::ClusterReachable] {
+        let was_lost = before.iter().any(|c| c.type_ == type_.as_str() && c.status == "Unknown");
+        let change = transition_of(type_, before, next);
+        if let Some(change) = change.filter(|c| !c.is_calm() || (c.ready && was_lost))
+            && shared.context.claim.check().is_ok()
+        {
+            let object = reef.object_ref(&());
+            publish(&shared.recorder, &object, change.reason, !change.ready, "Reach", &change.message).await;
+        }
+    }
 }
 
 /// One step of a deletion.

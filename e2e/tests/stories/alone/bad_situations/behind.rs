@@ -52,6 +52,7 @@ fn what_is_empty() -> Row {
                 let (identity, credential) =
                     (id(w, Part::Identity, "robbed"), id(w, Part::Credential, "robbed"));
                 let record = format!("{}/CNAME/robbed", zone());
+                w.events_from_now(Object::Instance("robbed"));
                 assert!(w.sandbox.arm("DELETE", &record, None).0 < 300);
                 assert!(w.sandbox.arm("DELETE", &identity, None).0 < 300);
                 w.look(Object::Instance("robbed")).await;

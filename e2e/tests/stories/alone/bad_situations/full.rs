@@ -76,6 +76,16 @@ fn full_etcd() -> Row {
     }
 }
 
+/// What Azure says that vouches for the API server of the first reef, and all else of the credential.
+async fn authority(world: &World) -> Value {
+    let aks = world.reef("weu-1").await.cluster.unwrap().name;
+    let ids = world.sandbox.azure_ids();
+    let id = ids.iter().find(|id| id.ends_with(&format!("/managedClusters/{aks}"))).unwrap();
+    let (code, credential) = world.sandbox.arm("POST", &format!("{id}/listClusterUserCredential"), None);
+    assert_eq!(code, 200, "{credential}");
+    credential
+}
+
 fn rotated_authority() -> Row {
     Row {
         name: "the authority of a reef's API server is replaced",
@@ -84,8 +94,14 @@ fn rotated_authority() -> Row {
             Box::pin(async move {
                 on_the_first_reef(w, "rotated").await;
                 w.ready(Object::Instance("rotated")).await;
+                let before = authority(w).await;
                 w.sandbox.rotate_authorities();
-                // As AKS does for that, the API server is away for a while, so that every connection is made anew.
+                eventually("Azure hands out another authority", || async {
+                    (authority(w).await != before).then_some(())
+                })
+                .await;
+                // As AKS does for that, the API server is away for a while. Who gave up waiting connects anew, and with the
+                // authority that Azure names now, or the handshake fails.
                 let server = ControlPlane::of(w, "weu-1").await.server;
                 send(server, Signal::STOP);
                 w.look(Object::Reef("weu-1")).await;
@@ -94,7 +110,7 @@ fn rotated_authority() -> Row {
         sees: Sees {
             condition: ("ClusterReachable", "Unknown", "ClusterUnreachable"),
             says: &["in the reef's cluster"],
-            event: ("ReconcileSucceeded", &["the reef is in service"]),
+            event: ("ClusterUnreachable", &["in the reef's cluster"]),
         },
         never: |w| Box::pin(async move { serves(w, "rotated").await }),
         heal: Heal::Then(|w| {

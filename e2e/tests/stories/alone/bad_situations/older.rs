@@ -91,7 +91,7 @@ fn older_state() -> Row {
         sees: Sees {
             condition: ("ClusterReachable", "Unknown", "ClusterUnreachable"),
             says: &["in the reef's cluster"],
-            event: ("ReconcileSucceeded", &["the reef is in service"]),
+            event: ("ClusterUnreachable", &["in the reef's cluster"]),
         },
         never: |w| Box::pin(roll_back(w)),
         heal: Heal::Then(|w| Box::pin(comes_back(w))),

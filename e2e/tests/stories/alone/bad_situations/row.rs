@@ -69,6 +69,7 @@ pub async fn run(world: &World, row: &Row) -> Outcome {
 }
 
 async fn steps(world: &World, row: &Row) {
+    world.events_from_now(row.object);
     (row.wrong)(world).await;
     world.says(row.object, row.sees.condition, row.sees.says).await;
     let (reason, words) = row.sees.event;

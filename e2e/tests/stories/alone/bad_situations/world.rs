@@ -1,6 +1,12 @@
 //! The world in which the rows happen, and what they do in it.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
@@ -95,12 +101,14 @@ pub struct World {
     /// What is in Azure without any of the rows.
     before: Vec<String>,
     nonce: AtomicU32,
+    /// From when on Events count, by the name of their object.
+    since: Mutex<HashMap<String, Timestamp>>,
 }
 
 impl World {
     pub async fn new(sandbox: Sandbox, client: Client) -> Self {
         let before = sandbox.azure_ids();
-        let world = Self { sandbox, client, before, nonce: AtomicU32::new(0) };
+        let world = Self { sandbox, client, before, nonce: AtomicU32::new(0), since: Mutex::default() };
         world.namespace(CUSTOMERS).await;
         world
     }
@@ -218,16 +226,27 @@ impl World {
         self.shows(object, ("Ready", "True", "ReconcileSucceeded")).await;
     }
 
-    /// Waits for an Event about an object with this reason and these words in its note.
+    /// Events about an object that were before do not count.
+    pub fn events_from_now(&self, object: Object) {
+        self.since.lock().unwrap().insert(object.parts().2.to_owned(), Timestamp::now());
+    }
+
+    /// Waits for an Event about an object with this reason and these words in its note, of which something was heard since
+    /// [`World::events_from_now`].
     pub async fn event(&self, object: Object, reason: &str, words: &[&str]) {
         let (kind, _, name) = object.parts();
         let about = format!("involvedObject.kind={kind},involvedObject.name={name}");
         eventually(&format!("{kind} {name} has an Event {reason} with {words:?}"), || async {
             let events = Api::<Event>::all(self.client.clone());
             let events = events.list(&ListParams::default().fields(&about)).await.ok()?;
+            let since = self.since.lock().unwrap().get(name).copied().unwrap_or(Timestamp::UNIX_EPOCH);
             let fits = |event: &Event| {
                 let note = event.message.as_deref().unwrap_or_default();
-                event.reason.as_deref() == Some(reason) && words.iter().all(|words| note.contains(words))
+                let heard = event.series.as_ref().and_then(|s| s.last_observed_time.as_ref().map(|at| at.0));
+                let heard = heard.into_iter().chain(event.event_time.as_ref().map(|at| at.0)).max();
+                heard.is_some_and(|at| at >= since)
+                    && event.reason.as_deref() == Some(reason)
+                    && words.iter().all(|words| note.contains(words))
             };
             events.items.iter().any(fits).then_some(())
         })
