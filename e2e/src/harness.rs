@@ -178,6 +178,12 @@ impl Sandbox {
         answer.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
+    /// The path of each PUT that brought something into being in the emulated Azure so far.
+    pub fn azure_made(&self) -> Vec<String> {
+        let answer = self.azure_control("GET", "/made", "");
+        answer.lines().filter(|line| line.starts_with("/subscriptions/")).map(str::to_owned).collect()
+    }
+
     pub(crate) fn azure_control(&self, method: &str, path: &str, body: &str) -> String {
         use std::io::{Read, Write};
         let text = std::fs::read_to_string(self.folder.join("azure.json")).expect("azure.json");

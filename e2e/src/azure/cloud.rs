@@ -32,6 +32,8 @@ pub struct Cloud {
     pub(super) operations: Operations,
     pub(super) registered: BTreeSet<String>,
     pub(super) writes: u64,
+    /// Paths of what a PUT brought into being, in order; also of those whose answer was lost.
+    pub(super) made: Vec<String>,
 }
 
 impl Cloud {
@@ -51,6 +53,7 @@ impl Cloud {
             operations: Operations::default(),
             registered: registered.into_iter().map(str::to_owned).collect(),
             writes: 0,
+            made: Vec::new(),
         }
     }
 

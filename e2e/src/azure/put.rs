@@ -27,6 +27,9 @@ impl Cloud {
             return refusal;
         }
         self.writes += 1;
+        if old.is_none() && !self.pending.contains_key(&key) {
+            self.made.push(request.path.clone());
+        }
         let mut resource = self.resource(target, kind, &body, old.as_ref(), &request.path);
         let (style, seconds) = match &old {
             Some(_) => (kind.update, kind.update_seconds),

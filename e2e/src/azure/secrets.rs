@@ -1,4 +1,4 @@
-//! What must never show: for tests that look for it everywhere.
+//! What stories ask the emulator besides its journal: what must never show, and what came into being.
 
 use axum::extract::State;
 
@@ -21,4 +21,9 @@ impl Cloud {
 /// One secret a line.
 pub(super) async fn all(State(azure): State<Azure>) -> String {
     lock(azure.cloud()).secrets().into_iter().map(|secret| secret + "\n").collect()
+}
+
+/// The path of each PUT that brought something into being, one a line.
+pub(super) async fn made(State(azure): State<Azure>) -> String {
+    lock(azure.cloud()).made.iter().map(|path| format!("{path}\n")).collect()
 }

@@ -112,6 +112,7 @@ impl Azure {
             .route("/faults/{label}", delete(remove_faults))
             .route("/tokens", post(token_life))
             .route("/secrets", get(secrets::all))
+            .route("/made", get(secrets::made))
             .route("/sql/sessions", delete(end_sessions))
             .route("/aks/authorities", delete(slots::rotate_authorities))
             .with_state(azure.clone());

@@ -124,8 +124,8 @@ struct Round<'a> {
     client: &'a Client,
     names: Vec<String>,
     began: Timestamp,
-    /// Length of Azure's journal before.
-    calls: usize,
+    /// How much had come into being in Azure before.
+    made_before: usize,
     stop: watch::Sender<bool>,
     looks: JoinHandle<(u32, BTreeSet<String>)>,
 }
@@ -133,12 +133,12 @@ struct Round<'a> {
 impl<'a> Round<'a> {
     fn begin(sandbox: &'a Sandbox, client: &'a Client, prefix: &str) -> Self {
         let names: Vec<_> = (1..=WANTED).map(|n| format!("{prefix}-{n}")).collect();
-        let (began, calls) = (Timestamp::now(), sandbox.azure_journal().len());
+        let (began, made_before) = (Timestamp::now(), sandbox.azure_made().len());
         let (stop, looks) = keep_looking(client.clone());
         let items: Vec<_> = names.iter().map(|name| instance(name)).collect();
         let all = json!({ "apiVersion": "v1", "kind": "List", "items": items });
         ok(&sandbox.kubectl_with(&["apply", "-f", "-"], &all.to_string()));
-        Self { sandbox, client, names, began, calls, stop, looks }
+        Self { sandbox, client, names, began, made_before, stop, looks }
     }
 
     /// Waits until as many as fit are in service and the others know that there is no room.
@@ -161,11 +161,9 @@ impl<'a> Round<'a> {
         assert_eq!(ready, PLACES, "exactly as many as fit");
     }
 
-    /// Writes to Azure that made something, since the beginning.
+    /// What came into being in Azure since the beginning.
     fn made(&self) -> Vec<String> {
-        let journal = self.sandbox.azure_journal().into_iter().skip(self.calls);
-        let made = journal.filter(|entry| entry["method"] == "PUT" && entry["status"] == 201);
-        made.filter_map(|entry| Some(entry["path"].as_str()?.to_owned())).collect()
+        self.sandbox.azure_made().split_off(self.made_before)
     }
 
     /// All writes of a pod since the beginning, the election aside: to its API server, to the reefs', to Azure.
@@ -230,11 +228,8 @@ impl<'a> Round<'a> {
         assert!(oversold.is_empty(), "{oversold:#?}");
         assert!(looks > 10, "it was looked all the time");
         let mut made = BTreeMap::new();
-        let journal = self.sandbox.azure_journal();
-        for entry in journal.iter().skip(self.calls) {
-            if entry["method"] == "PUT" && entry["status"] == 201 {
-                *made.entry(entry["path"].as_str().unwrap()).or_insert(0) += 1;
-            }
+        for path in self.sandbox.azure_made().into_iter().skip(self.made_before) {
+            *made.entry(path.to_lowercase()).or_insert(0) += 1;
         }
         let twice: Vec<_> = made.iter().filter(|(_, n)| **n > 1).collect();
         assert!(twice.is_empty() && made.len() >= PLACES, "{twice:?}");
