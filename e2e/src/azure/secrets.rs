@@ -25,5 +25,5 @@ pub(super) async fn all(State(azure): State<Azure>) -> String {
 
 /// The path of each PUT that brought something into being, one a line.
 pub(super) async fn made(State(azure): State<Azure>) -> String {
-    lock(azure.cloud()).made.iter().map(|path| format!("{path}\n")).collect()
+    lock(azure.cloud()).made.iter().map(|path| path.clone() + "\n").collect()
 }

@@ -228,7 +228,10 @@ impl World {
 
     /// Events about an object that were before do not count.
     pub fn events_from_now(&self, object: Object) {
-        self.since.lock().unwrap().insert(object.parts().2.to_owned(), Timestamp::now());
+        // Which of two it is turns out later.
+        if !matches!(object, Object::InstanceThat(_)) {
+            self.since.lock().unwrap().insert(object.parts().2.to_owned(), Timestamp::now());
+        }
     }
 
     /// Waits for an Event about an object with this reason and these words in its note, of which something was heard since
