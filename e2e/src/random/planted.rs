@@ -1,6 +1,7 @@
 //! Faults that are planted in a world at rest: what looks for them has to find each.
 #![expect(clippy::expect_used, clippy::missing_panics_doc, reason = "a step that fails is to fail its story")]
 
+use jiff::Timestamp;
 use kube::{ResourceExt, api::ListParams};
 use reef_crds::CloudInstance;
 use serde_json::json;
@@ -9,7 +10,10 @@ use super::{
     check::{azure, namespaces, oversold, serves},
     state::{Life, World},
 };
-use crate::instance_harness::instances;
+use crate::{
+    harness::{eventually, ok},
+    instance_harness::{CUSTOMERS, instances},
+};
 
 /// Makes something in a life other than it is.
 type Plant = fn(&mut Life);
@@ -40,26 +44,31 @@ pub async fn are_found(world: &World) {
     assert!(oversold(world, world.most).await.is_none());
     oversold(world, 0).await.expect("more than no instance is more than are allowed");
 
-    let gone: Vec<(String, usize)> = {
-        let state = world.state();
-        let of_name = |(name, lives): (&String, &Vec<Life>)| {
-            let at = lives.iter().position(|life| life.may_go.is_some() && life.served)?;
-            Some((name.clone(), at))
-        };
-        state.lives.iter().filter_map(of_name).collect()
-    };
-    assert!(!gone.is_empty(), "the plan deletes an instance that served");
+    let gone = take_away(world, lives).await;
     azure(world).expect("nothing was deleted that may not go");
     namespaces(world).expect("no namespace was deleted that may not go");
-    let allowed: Vec<_> = gone.iter().map(|(name, at)| world.state().lives[name][*at].may_go).collect();
-    let allow = |may: &[Option<jiff::Timestamp>]| {
-        for ((name, at), may) in gone.iter().zip(may) {
-            world.state().lives.get_mut(name).expect("its lives")[*at].may_go = *may;
-        }
-    };
-    allow(&vec![None; gone.len()]);
+    let allow = |may| world.state().lives.get_mut(&name).expect("its lives")[gone].may_go = may;
+    let allowed = world.state().lives[&name][gone].may_go;
+    allow(None);
     let found = (azure(world), namespaces(world));
-    allow(&allowed);
+    allow(allowed);
     let found = (found.0.expect_err("what went in Azure"), found.1.expect_err("the namespace that went"));
     assert!(found.0.contains("is not to go") && found.1.contains("was deleted at"), "{found:?}");
+}
+
+/// Deletes an instance as the driver does, and waits until it is gone; the number of its life.
+async fn take_away(world: &World, instance: &CloudInstance) -> usize {
+    let name = instance.name_any();
+    let at = {
+        let mut state = world.state();
+        let life = state.life(&name).expect("its life");
+        (life.deleted, life.may_go) = (Some(Timestamp::now()), Some(Timestamp::now()));
+        state.lives[&name].len() - 1
+    };
+    let confirm = "confirmation.cloud.octopus.com/deletion=true";
+    ok(&world.sandbox.kubectl(&["-n", CUSTOMERS, "annotate", "--overwrite", "ci", &name, confirm]));
+    ok(&world.sandbox.kubectl(&["-n", CUSTOMERS, "delete", "ci", &name, "--wait=false"]));
+    let api = instances(&world.client);
+    eventually("it is gone", || async { api.get_opt(&name).await.ok()?.is_none().then_some(()) }).await;
+    at
 }
