@@ -5,7 +5,10 @@ use std::process::Command;
 
 use jiff::Timestamp;
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
-use kube::{Api, Client, api::LogParams};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, LogParams},
+};
 use reef_e2e::{
     harness::{Sandbox, eventually, ok, processes, send},
     install::{NAMESPACE, charts},
@@ -62,7 +65,7 @@ async fn a_wrong_clock_misleads_nobody() {
         .await;
         instance_ready(&client, name).await;
         // Killed, so that the other one has to wait until the lease has run out, by its own clock.
-        kill(&leader);
+        kill(&client, &leader).await;
         eventually("another leads", || async { self::leader(&client).await.filter(|l| *l != leader) }).await;
         ok(&sandbox.kubectl(&["-n", CUSTOMERS, "delete", "ci", name, "--wait=false"]));
         instance_gone(&client, name).await;
@@ -121,10 +124,13 @@ async fn leader_with(client: &Client, minutes: i64) -> String {
     .await
 }
 
-fn kill(leader: &str) {
+/// Ends a leader without a word, and its pod, so that it is not simply started again under the same name.
+async fn kill(client: &Client, leader: &str) {
     let variable = format!("POD_NAME={leader}\0");
     let process = processes()
         .into_iter()
         .find(|p| p.command.starts_with("/reef-operator\0run") && p.environment.contains(&variable));
     send(process.expect("the leader's process").pid, Signal::KILL);
+    let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE);
+    let _ = pods.delete(leader, &DeleteParams::default().grace_period(0)).await;
 }
