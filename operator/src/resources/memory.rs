@@ -96,6 +96,15 @@ impl Memory {
         }
     }
 
+    /// A resource is absent: what was read of those in it is not to be relied on, or they would be taken for there when it
+    /// is made again.
+    pub fn gone(&mut self, id: &str) {
+        let below = format!("{id}/");
+        let there = |read: &Read| matches!(read.state, Observed::Present(_));
+        let within = self.read.iter_mut().filter(|(other, read)| other.starts_with(&below) && there(read));
+        within.for_each(|(_, read)| read.again_at = Timestamp::MIN);
+    }
+
     /// What was only listed of a resource is read again by itself, before anything follows from it. True if that is so.
     pub fn doubt(&mut self, id: &str) -> bool {
         let listed = self.read.get(id).is_some_and(|read| read.listed && read.blind.is_none());
@@ -267,6 +276,22 @@ mod tests {
         memory.inherit([("b".to_owned(), at(0))]);
         memory.failed("b", refusal(), 0.0, at(1));
         assert!(memory.is_refused("b", at(1)), "its own tries are known");
+    }
+
+    #[test]
+    fn what_was_in_a_resource_that_is_gone_is_read_again() {
+        let read = |state| Read { state, again_at: Timestamp::MAX, blind: None, listed: false };
+        let mut memory = Memory::default();
+        for id in ["/s", "/s/pools/p", "/s2", "/s/rules/r"] {
+            memory.read.insert(id.to_owned(), read(Observed::Present(Value::Null)));
+        }
+        memory.read.insert("/s/rules/r".to_owned(), read(Observed::Absent));
+        memory.gone("/s");
+        let due: Vec<_> = memory.read.iter().filter(|(_, read)| read.again_at == Timestamp::MIN).collect();
+        assert!(
+            due.len() == 1 && due[0].0 == "/s/pools/p",
+            "what is known to be absent is not asked for all the time"
+        );
     }
 
     #[test]

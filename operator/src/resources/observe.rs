@@ -104,6 +104,9 @@ pub async fn read(memory: &mut Memory, calls: Vec<Call>, (pauses, spread, now): 
             Observed::Absent => pauses.poll.max(pauses.resync / 20),
             Observed::Unknown(_) => pauses.poll.max(Duration::from_secs(5)),
         };
+        if state == Observed::Absent {
+            memory.gone(&id);
+        }
         memory.read.insert(id, Read { state, again_at: after(now, pause.max(asked)), blind, listed: false });
     }
 }
