@@ -1,5 +1,6 @@
 //! PUT: what is refused, what is stored, what is answered.
 
+use axum::extract::State as Shared;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -9,6 +10,7 @@ use super::{
     id::{Target, key, parent_key},
     kinds::{self, Kind, State, Style},
     operations::{Effect, Url, retry_after},
+    server::{Azure, lock},
 };
 
 impl Cloud {
@@ -272,4 +274,9 @@ pub(super) fn precondition(request: &Request, old: Option<&Value>) -> Option<Res
         Response::json(412, json!({ "code": "PreconditionFailed", "message": message }))
             .header("x-ms-failure-cause", "service")
     })
+}
+
+/// The path of each PUT that brought something into being, one a line.
+pub(super) async fn made(Shared(azure): Shared<Azure>) -> String {
+    lock(azure.cloud()).made.iter().map(|path| path.clone() + "\n").collect()
 }

@@ -1,4 +1,4 @@
-//! What stories ask the emulator besides its journal: what must never show, and what came into being.
+//! What must never show: for tests that look for it everywhere.
 
 use axum::extract::State;
 
@@ -21,9 +21,4 @@ impl Cloud {
 /// One secret a line.
 pub(super) async fn all(State(azure): State<Azure>) -> String {
     lock(azure.cloud()).secrets().into_iter().map(|secret| secret + "\n").collect()
-}
-
-/// The path of each PUT that brought something into being, one a line.
-pub(super) async fn made(State(azure): State<Azure>) -> String {
-    lock(azure.cloud()).made.iter().map(|path| path.clone() + "\n").collect()
 }

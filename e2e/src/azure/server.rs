@@ -30,7 +30,7 @@ use super::{
     faults::{Fault, Faults, Rule, TOKENS},
     files::MountRequest,
     id::Target,
-    roles, secrets,
+    put, roles, secrets,
     slots::{self, Event, Slot},
 };
 use crate::{
@@ -112,7 +112,7 @@ impl Azure {
             .route("/faults/{label}", delete(remove_faults))
             .route("/tokens", post(token_life))
             .route("/secrets", get(secrets::all))
-            .route("/made", get(secrets::made))
+            .route("/made", get(put::made))
             .route("/sql/sessions", delete(end_sessions))
             .route("/aks/authorities", delete(slots::rotate_authorities))
             .with_state(azure.clone());

@@ -149,8 +149,7 @@ impl Memory {
     /// Remembers a write that failed. `spread` is 0 to 1.
     pub fn failed(&mut self, id: &str, error: ArmError, spread: f64, now: Timestamp) {
         self.stale(id);
-        let before = self.failures.get(id);
-        let count = before.map_or(1, |f| f.count.saturating_add(1));
+        let count = self.failures.get(id).map_or(1, |f| f.count.saturating_add(1));
         if error.is_open() {
             self.lost(id, now);
         }

@@ -94,6 +94,7 @@ pub async fn read(memory: &mut Memory, calls: Vec<Call>, (pauses, spread, now): 
         (id, answer)
     }))
     .await;
+    let mut absent = Vec::new();
     for (id, answer) in answers {
         let asked = answer.as_ref().err().and_then(ArmError::retry_after).unwrap_or_default();
         let blind = answer.as_ref().err().map(trouble::reason);
@@ -104,10 +105,12 @@ pub async fn read(memory: &mut Memory, calls: Vec<Call>, (pauses, spread, now): 
             Observed::Absent => pauses.poll.max(pauses.resync / 20),
             Observed::Unknown(_) => pauses.poll.max(Duration::from_secs(5)),
         };
-        if state == Observed::Absent {
-            memory.gone(&id);
-        }
+        absent.extend((state == Observed::Absent).then(|| id.clone()));
         memory.read.insert(id, Read { state, again_at: after(now, pause.max(asked)), blind, listed: false });
+    }
+    // At last, so that what was read of their parts at the same moment does not count either.
+    for id in &absent {
+        memory.gone(id);
     }
 }
 

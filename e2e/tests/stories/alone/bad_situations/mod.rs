@@ -4,8 +4,8 @@
 
 mod azure;
 mod behind;
+mod cluster;
 mod control_plane;
-mod full;
 mod hands;
 mod names;
 mod older;
@@ -66,7 +66,7 @@ async fn bad_situations_are_told_harm_nothing_and_heal() {
         references::rows(),
     ]
     .concat();
-    let alone: Vec<Row> = [work::alone(), unreadable::alone(), older::alone(), full::alone()].concat();
+    let alone: Vec<Row> = [work::alone(), unreadable::alone(), older::alone(), cluster::alone()].concat();
     let count = side_by_side.len() + alone.len();
     let mut outcomes: Vec<Outcome> = stream::iter(side_by_side.iter().map(|row| run(&world, row)))
         .buffer_unordered(AT_ONCE)
