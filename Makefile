@@ -40,7 +40,7 @@ demo: tools build ## Run the sandbox with the operator and the samples; DEMO_EXI
 
 .PHONY: test
 test: tools build ## Run every test, unit to end to end
-	RUST_TEST_THREADS=$(STORIES) cargo test --workspace --locked --no-fail-fast
+	RUST_BACKTRACE=0 RUST_TEST_THREADS=$(STORIES) cargo test --workspace --locked --no-fail-fast
 
 .PHONY: random-worlds
 random-worlds: tools build ## Try SEEDS=20 new random worlds (about two minutes each); SEED=7 repeats one

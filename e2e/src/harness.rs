@@ -2,11 +2,13 @@
 #![expect(clippy::expect_used, clippy::missing_panics_doc, reason = "a step that fails is to fail its story")]
 
 use std::{
+    cell::RefCell,
     io::{BufRead, BufReader},
     net::SocketAddr,
+    panic,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::mpsc,
+    sync::{Once, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -29,6 +31,23 @@ use crate::{
 /// Longest wait for anything, generous because the machine may be busy; nothing waits this long when all
 /// is well.
 pub const PATIENCE: Duration = Duration::from_secs(180);
+
+thread_local! {
+    /// Why this thread's story failed.
+    static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Keeps why a story failed, besides printing it.
+fn keep_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let print = panic::take_hook();
+        panic::set_hook(Box::new(move |what| {
+            PANIC.set(what.to_string());
+            print(what);
+        }));
+    });
+}
 
 /// A running sandbox. Dropping it ends it.
 pub struct Sandbox {
@@ -65,6 +84,7 @@ impl Sandbox {
     }
 
     fn start_with(program: &str, folder: &Path, arguments: &[&str], turn: Turn) -> Self {
+        keep_panics();
         let mut child = Command::new(program)
             .args(["up", "--end-with-stdin", "--dir"])
             .arg(folder)
@@ -294,11 +314,15 @@ impl Drop for Sandbox {
             for entry in std::fs::read_dir(self.folder.join("logs")).into_iter().flatten().flatten() {
                 let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
                 let lines: Vec<_> = text.lines().collect();
-                if !entry.path().to_string_lossy().contains("audit") {
-                    eprintln!("== {}", entry.path().display());
-                    lines.iter().rev().take(8).rev().for_each(|line| eprintln!("{line}"));
+                let name = entry.file_name().to_string_lossy().into_owned();
+                // What etcd says is rarely why, and the audit log is too much.
+                if !name.contains("audit") && !name.contains("etcd") {
+                    eprintln!("== {name}");
+                    lines.iter().rev().take(6).rev().for_each(|line| eprintln!("{line}"));
                 }
             }
+            // Once more where who reads the end of the output finds it.
+            eprintln!("{}", PANIC.take());
         }
     }
 }

@@ -4,10 +4,11 @@
 mod flags;
 pub use flags::API_SERVICE_IP;
 pub mod kubeconfig;
+mod ports;
 
 use std::{
     fs,
-    net::{Ipv4Addr, TcpListener},
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -23,6 +24,7 @@ use crate::{
     process::Program,
     tools::Tools,
 };
+use ports::Port;
 
 /// Name of the management cluster.
 pub const MANAGEMENT: &str = "management";
@@ -76,6 +78,8 @@ pub struct Cluster {
     pub folder: PathBuf,
     authority: Authority,
     programs: Vec<Program>,
+    // After the programs: a port is given away when nobody listens there any more.
+    ports: Vec<Port>,
 }
 
 impl Cluster {
@@ -90,16 +94,17 @@ impl Cluster {
         let folder = dir.join("run").join(name);
         fs::create_dir_all(&folder).context("create the cluster's folder")?;
         let authority = Authority::new(&format!("{name} cluster authority"))?;
-        let port = free_port()?;
+        let [api, etcd, peers] = [Port::take()?, Port::take()?, Port::take()?];
         let mut cluster = Self {
             name: name.to_owned(),
             index,
-            port,
+            port: api.number,
             ca: authority.cert(),
             public_ca: String::new(),
             folder,
             authority,
             programs: Vec::new(),
+            ports: Vec::new(),
         };
         cluster.write_files(dir)?;
         cluster.rotate_public()?;
@@ -107,9 +112,10 @@ impl Cluster {
             let path = cluster.folder.join("authentication.json");
             fs::write(&path, trust.configuration()).context("write the authentication settings")?;
         }
-        let etcd = format!("http://127.0.0.1:{}", free_port()?);
-        cluster.run(dir, tools, "etcd", &flags::etcd(&cluster, &etcd, free_port()?))?;
-        let arguments = flags::api_server(&cluster, dir, &etcd, entra.is_some());
+        let store = format!("http://127.0.0.1:{}", etcd.number);
+        cluster.run(dir, tools, "etcd", &flags::etcd(&cluster, &store, peers.number))?;
+        cluster.ports = vec![api, etcd, peers];
+        let arguments = flags::api_server(&cluster, dir, &store, entra.is_some());
         cluster.run(dir, tools, "kube-apiserver", &arguments)?;
         Ok(cluster)
     }
@@ -279,10 +285,4 @@ pub async fn client(kubeconfig: &str) -> Result<Client, Error> {
     config.proxy_url = None;
     config.default_retry = false;
     Ok(Client::try_from(config)?)
-}
-
-/// A port that nobody listens on right now.
-pub fn free_port() -> Result<u16, Error> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
-    Ok(listener.local_addr().context("find a free port")?.port())
 }
