@@ -118,6 +118,7 @@ closed_list! {
         DataResourceMissing, Platform: "A resource that holds data was there and is gone. It is not made again by itself: restore it, or confirm the loss with the annotation `confirmation.cloud.octopus.com/recreation=true`."
         Scheduled, Nobody: "Event: a reef, a pool and a storage account were chosen for the instance; the message says why, and why not others."
         NoReefFits, Platform: "No reef of the region can take the instance; the message counts why. Add a reef, or raise a limit."
+        ReefFull, Platform: "The instance asks for more room for its data than its elastic pool or storage account has besides what others ask for. It goes on with what it has. Make room, or lower a quota."
         KeysDiffer, Platform: "The copies of the instance's master key differ, or a database exists without one. Nothing is started: restore the Secret that the message names."
         DriftCorrected, Nobody: "Event: somebody changed an object of the operator's in a reef's cluster, and it was put back; the message says which field and by whom."
         WorkloadFailing, Platform: "The server does not come up; the message says what its pod says."

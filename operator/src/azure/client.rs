@@ -6,20 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use azure_core::{
-    credentials::TokenCredential,
-    http::{
-        ClientOptions, Context, Method, Pipeline, PipelineSendOptions, Request, RetryOptions, Transport, Url,
-        UserAgentOptions, headers::HeaderName,
-    },
-};
-use azure_identity::{
-    ClientAssertionCredentialOptions, WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
+use azure_core::http::{
+    ClientOptions, Context, Method, Pipeline, PipelineSendOptions, Request, RetryOptions, Transport, Url,
+    UserAgentOptions, headers::HeaderName,
 };
 use serde_json::Value;
 
 use super::{
     ArmError, AzureArgs, Begun, Class, Operation, Progress,
+    entra::Entra,
     operation::{self, Answer},
     turn,
 };
@@ -116,8 +111,7 @@ impl Arms {
 /// A client of ARM in the public cloud with one identity, for what belongs to one cell.
 #[derive(Clone)]
 pub struct Arm {
-    identity: Identity,
-    credential: Arc<WorkloadIdentityCredential>,
+    entra: Arc<Entra>,
     pipeline: Pipeline,
     pub(super) metrics: Arc<Metrics>,
     /// The rates of this identity.
@@ -147,24 +141,17 @@ const SCOPE: &str = "https://management.azure.com/.default";
 
 impl Arm {
     fn new(arms: &Arms, identity: Identity, cell: Arc<Cell>) -> Result<Self, ArmError> {
-        let transport = || Some(Transport::new(Arc::new(arms.http.clone())));
-        let options = || ClientOptions {
+        let options = ClientOptions {
             retry: RetryOptions::none(),
-            transport: transport(),
+            transport: Some(Transport::new(Arc::new(arms.http.clone()))),
             user_agent: UserAgentOptions { application_id: arms.actor.application() },
             ..ClientOptions::default()
         };
-        let credential = WorkloadIdentityCredential::new(Some(WorkloadIdentityCredentialOptions {
-            credential_options: ClientAssertionCredentialOptions { client_options: options() },
-            client_id: Some(identity.client.clone()),
-            tenant_id: Some(identity.tenant.clone()),
-            token_file_path: Some(arms.args.azure_federated_token_file.clone()),
-        }));
-        let credential = credential.map_err(|e| no_token(&identity, &e))?;
+        let entra = Entra::new(identity, arms.args.azure_federated_token_file.clone(), options.clone())?;
         let pipeline = Pipeline::new(
             Some("reef-operator"),
             Some(env!("CARGO_PKG_VERSION")),
-            options(),
+            options,
             Vec::new(),
             Vec::new(),
             None,
@@ -172,7 +159,7 @@ impl Arm {
         let args = &arms.args;
         let gate = Gate::new(Rates::new(args.azure_reads_per_second, args.azure_writes_per_second));
         let (metrics, actor, ban) = (arms.metrics.clone(), arms.actor.clone(), Ban::default());
-        Ok(Self { identity, credential, pipeline, metrics, gate, cell, actor, ban })
+        Ok(Self { entra: Arc::new(entra), pipeline, metrics, gate, cell, actor, ban })
     }
 
     /// The same client for what belongs to another cell.
@@ -265,9 +252,7 @@ impl Arm {
 
     /// The header with which our identity calls another service, for example an AKS cluster.
     pub async fn bearer(&self, scope: &str) -> Result<String, ArmError> {
-        let token = self.credential.get_token(&[scope], None).await;
-        let token = token.map_err(|e| no_token(&self.identity, &e))?;
-        Ok(format!("Bearer {}", token.token.secret()))
+        self.entra.token(scope).await.map(|token| token.header)
     }
 
     /// The object id of our identity in Entra, from its token.
@@ -303,11 +288,10 @@ impl Arm {
         unless: Unless,
     ) -> Result<Answer, ArmError> {
         let url = Url::parse(url).map_err(|e| ArmError::NoAnswer(format!("{id} is not a path: {e}")))?;
-        // Apart from the call, so that trouble with Entra is told from trouble with ARM. The credential
-        // caches the token and renews it in time.
-        let bearer = self.bearer(SCOPE).await?;
+        // Apart from the call, so that trouble with Entra is told from trouble with ARM.
+        let token = self.entra.token(SCOPE).await?;
         let mut request = Request::new(url, method);
-        request.insert_header("authorization", bearer);
+        request.insert_header("authorization", token.header.clone());
         match unless {
             Unless::Never => {}
             Unless::Exists => request.insert_header("if-none-match", "*"),
@@ -335,6 +319,9 @@ impl Arm {
         };
         self.metrics.azure_called(&by, began.elapsed());
         turn.call.ended(turn::outcome(status));
+        if status == 401 {
+            self.entra.refused(&token);
+        }
         let late = |_| ArmError::NoAnswer(format!("no answer within {} s", limit.as_secs()));
         let answer = answer.map_err(late)?.map_err(|e| ArmError::NoAnswer(one_line(&e)))?;
         let header = |name: &'static str| {
@@ -374,21 +361,8 @@ fn principal_of(header: &str) -> Option<String> {
     Some(claims["oid"].as_str()?.to_owned())
 }
 
-fn no_token(identity: &Identity, error: &azure_core::Error) -> ArmError {
-    let message = one_line(error);
-    let refused = is_refused(&message);
-    ArmError::NoToken { client: identity.client.clone(), message, refused }
-}
-
-/// Entra numbers its refusals; without a number it was not asked or did not answer. Some numbers say only that it has
-/// trouble itself, or too much to do: external server, timeout, budget of requests, transient error, throttling.
-fn is_refused(message: &str) -> bool {
-    const PASSING: [&str; 5] = ["AADSTS90006", "AADSTS90012", "AADSTS90024", "AADSTS90033", "AADSTS90055"];
-    message.contains("AADSTS") && !PASSING.iter().any(|number| message.contains(number))
-}
-
 /// The error with its sources in one line. No URL: it could be signed.
-fn one_line(error: &azure_core::Error) -> String {
+pub(super) fn one_line(error: &azure_core::Error) -> String {
     let text = causes(error);
     let words = text.split_whitespace();
     let words = words.map(|word| if word.contains("://") { "<url>" } else { word });
@@ -399,18 +373,6 @@ fn one_line(error: &azure_core::Error) -> String {
 mod tests {
     use super::*;
     use crate::bulkhead::Cells;
-
-    #[test]
-    fn trouble_of_entras_own_is_no_refusal() {
-        for (message, refused) in [
-            ("AADSTS700213: no matching federated identity record found", true),
-            ("AADSTS90033: A transient error has occurred. Please try again.", false),
-            ("AADSTS90055: The tenant is throttled", false),
-            ("connection refused", false),
-        ] {
-            assert_eq!(is_refused(message), refused, "{message}");
-        }
-    }
 
     #[test]
     fn a_bad_ca_file_is_named() {

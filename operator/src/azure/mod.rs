@@ -6,6 +6,7 @@
 mod args;
 mod client;
 pub mod compare;
+mod entra;
 pub mod error;
 pub mod operation;
 mod turn;

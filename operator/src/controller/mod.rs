@@ -40,7 +40,8 @@ use crate::{
     metrics::{ByController, Metrics},
     resources::lists::Lists,
 };
-use requeue::{ErrorClass, delay};
+pub use requeue::ErrorClass;
+use requeue::delay;
 
 /// A reconcile that takes longer is given up and tried again: one that hangs would hold its object for ever.
 /// Longer than three rounds of reads, a look at a cluster and a round of writes that all hang in Azure.

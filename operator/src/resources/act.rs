@@ -15,9 +15,10 @@ use crate::{
 /// API of the registration of resource providers.
 const PROVIDERS_API: &str = "2021-04-01";
 
-/// Does all writes of a plan at once. True if one is done already, so that its dependants can go on.
+/// Does all writes of a plan at once, each part's with the client for it. True if one is done already, so that its
+/// dependants can go on.
 pub async fn act<P>(
-    arm: &Arc<Arm>,
+    arm_of: impl Fn(&P) -> Arc<Arm>,
     claim: &Claim,
     writes: Vec<Write<P>>,
     memory: &mut Memory,
@@ -29,19 +30,20 @@ pub async fn act<P>(
         let message = format!("Azure took {} and does not keep it", write.why);
         memory.failed(&write.id, ArmError::Failed { code: "NotKept".to_owned(), message }, spread, now);
     }
-    let answers = join_all(writes.into_iter().map(|write| async move {
-        let answer = write_one(arm, claim, &write).await;
-        (write, answer)
+    let writes = writes.into_iter().map(|write| (arm_of(&write.part), write));
+    let answers = join_all(writes.map(|(arm, write)| async move {
+        let answer = write_one(&arm, claim, &write).await;
+        (arm, write, answer)
     }))
     .await;
     let mut done = false;
-    for (write, answer) in answers {
+    for (arm, write, answer) in answers {
         match answer {
             Some(answer) => {
                 if answer.is_ok() {
                     memory.took(&write.id, &write.why);
                 }
-                done |= note(arm, &write.id, answer, memory, (pauses, spread)).await;
+                done |= note(&arm, &write.id, answer, memory, (pauses, spread)).await;
             }
             None => memory.stale(&write.id),
         }

@@ -189,9 +189,10 @@ impl Memory {
         entry.1 += 1;
     }
 
-    /// The resource is as wanted.
+    /// The resource is as wanted, also if a write of it seemed to fail.
     pub fn settled(&mut self, id: &str) {
         self.taken.remove(id);
+        self.failures.remove(id);
     }
 
     /// Forgets that writes failed.

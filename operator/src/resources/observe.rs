@@ -100,7 +100,7 @@ pub async fn read(memory: &mut Memory, calls: Vec<Call>, (pauses, spread, now): 
         let blind = answer.as_ref().err().map(trouble::reason);
         let state = observed(answer);
         let pause = match &state {
-            state if is_settled(state) => pauses.resync.mul_f64(0.9 + 0.2 * spread),
+            state if is_settled(state) => routine(pauses.resync, spread),
             Observed::Present(_) => pauses.poll,
             Observed::Absent => pauses.poll.max(pauses.resync / 20),
             Observed::Unknown(_) => pauses.poll.max(Duration::from_secs(5)),
@@ -112,6 +112,11 @@ pub async fn read(memory: &mut Memory, calls: Vec<Call>, (pauses, spread, now): 
     for id in &absent {
         memory.gone(id);
     }
+}
+
+/// Until the next routine read: what was read at one moment, as after a restart, does not stay together.
+fn routine(resync: Duration, spread: f64) -> Duration {
+    resync.mul_f64(0.9 + 0.2 * spread.clamp(0.0, 1.0))
 }
 
 /// Looks up those of these resources that are due in their lists, as far as a list will do: for what was settled when it
@@ -141,7 +146,7 @@ pub async fn look_up(
         let read = match answer {
             Ok(listing) => match listing.find(&call.id).cloned().map(Observed::Present) {
                 Some(state) if is_settled(&state) => {
-                    let again_at = after(now, pauses.resync.mul_f64(0.9 + 0.2 * spread));
+                    let again_at = after(now, routine(pauses.resync, spread));
                     Read { state, again_at, blind: None, listed: true }
                 }
                 _ => {
@@ -173,4 +178,20 @@ pub fn observed(answer: Result<Value, ArmError>) -> Observed<Value> {
 fn is_settled(state: &Observed<Value>) -> bool {
     let Observed::Present(value) = state else { return false };
     is_terminal(super::state(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_at_one_moment_is_read_again_at_many() {
+        let resync = Duration::from_secs(600);
+        let all: Vec<_> = (0..100).map(|n| routine(resync, f64::from(n) / 100.0).as_secs()).collect();
+        assert!(all.iter().all(|seconds| (540..=660).contains(seconds)), "{all:?}");
+        let mut moments = all.clone();
+        moments.dedup();
+        assert!(moments.len() > 90, "a second apart from each other: {moments:?}");
+        assert_eq!(routine(resync, 7.0), routine(resync, 1.0), "never later than that");
+    }
 }

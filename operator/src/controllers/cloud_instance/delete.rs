@@ -26,8 +26,8 @@ use super::{
     bodies::Inputs,
     done::Done,
     keys,
-    look::{WAITING, api, connect, held, pauses},
-    manifests, names,
+    look::{WAITING, api, connect, held, pauses, write},
+    lost, manifests, names,
     parts::Part,
     placing,
     references::{self, Home},
@@ -49,11 +49,7 @@ use crate::{
         teardown::annotated,
     },
     observed::Observed,
-    resources::{
-        Pauses, Verdict, act,
-        memory::{LONGEST_SECONDS, Memory},
-        observe,
-    },
+    resources::{Pauses, Verdict, act, memory::Memory, observe},
 };
 
 /// Pause while Kubernetes works.
@@ -70,12 +66,11 @@ pub(super) async fn step(
     if let Some(trouble) = teardown::may_begin(instance).filter(|_| paused.is_none()) {
         return held(instance, shared, &trouble, true).await;
     }
-    // What has no place was never begun; only a place may be kept for it.
     if instance.status.as_ref().is_none_or(|s| s.placement.is_none()) {
         if let Some(trouble) = paused {
             return held(instance, shared, &trouble, false).await;
         }
-        return never_begun(instance, context).await;
+        return without_a_place(instance, shared).await;
     }
     let home = match references::home(context, instance).await? {
         Ok(home) => home,
@@ -101,14 +96,8 @@ pub(super) async fn step(
             if trouble.reason == Reason::ClusterUnreachable
                 && annotated(instance, CONFIRM_FORCE_DELETION) =>
         {
-            // What is removed later is what is there by then: nothing may still be on its way.
-            if let Some((part, at)) = begun.iter().find(|(_, at)| is_young(*at, now)) {
-                let message = format!(
-                    "deletion by force waits: making the {} was begun at {at}, and whether it comes is known {LONGEST_SECONDS} s after that",
-                    part.what()
-                );
-                return held(instance, shared, &Trouble::new(Reason::ClusterUnreachable, message), false)
-                    .await;
+            if let Some(trouble) = teardown::force_waits(&begun, now) {
+                return held(instance, shared, &trouble, false).await;
             }
             let tombstone = Some(Tombstone { deletion_policy: policy });
             if let Some(trouble) = make_retained(context, instance, &inputs, tombstone).await? {
@@ -149,11 +138,6 @@ pub(super) fn begun(status: &CloudInstanceStatus) -> Vec<(Part, Timestamp)> {
     all.into_iter().filter_map(|(part, at)| Some((part, at?.0))).collect()
 }
 
-/// Whether something that was begun then may still come.
-fn is_young(at: Timestamp, now: Timestamp) -> bool {
-    now.as_second() - at.as_second() < LONGEST_SECONDS
-}
-
 /// Of what was begun, that which may still come: it is absent, was never seen, and was not refused.
 fn may_come(
     begun: &[(Part, Timestamp)],
@@ -166,7 +150,7 @@ fn may_come(
         let state = if *part == Part::Share { &remains.share } else { &remains.database };
         let id = inputs.id(*part);
         let refused = memory.is_refused(&id, now);
-        *state == Observed::Absent && !memory.seen.contains(&id) && !refused && is_young(*at, now)
+        *state == Observed::Absent && !memory.seen.contains(&id) && !refused && teardown::is_young(*at, now)
     };
     begun.iter().find(is_open).map(|(part, _)| *part)
 }
@@ -241,6 +225,19 @@ fn refusal(inputs: &Inputs, error: &kube::Error) -> Trouble {
     }
 }
 
+/// The step for an instance without a place.
+async fn without_a_place(instance: &CloudInstance, shared: &Shared) -> Result<Action, Error> {
+    match lost::place(&shared.context, instance, Timestamp::now()).await? {
+        Ok(None) => never_begun(instance, &shared.context).await,
+        Ok(Some(status)) => {
+            write(instance, shared, &status).await?;
+            Ok(Action::requeue(SHORT))
+        }
+        Err(Held(trouble, stalled)) => held(instance, shared, &trouble, stalled).await,
+    }
+}
+
+/// Of what has no place nothing was begun; only a place may be kept for it.
 async fn never_begun(instance: &CloudInstance, context: &Context) -> Result<Action, Error> {
     let uid = instance.uid().unwrap_or_default();
     let keeps =

@@ -12,7 +12,9 @@ use super::{
     jobs::{self, Agent},
     manifests::{self, SERVER, Server},
     pod::of_pod,
-    resize, resized, restart,
+    resize,
+    resized::{self, Refusals},
+    restart,
     route::of_route,
     volume,
 };
@@ -62,6 +64,8 @@ pub struct Wanted<'a> {
     pub routes: Routes,
     /// Whether what belongs to an earlier CloudInstance of this name may be taken over.
     pub may_adopt: bool,
+    /// Sizes that clusters did not take.
+    pub refusals: &'a Refusals,
 }
 
 /// What becomes of the routes to the server: a host name is used only by the instance that has its DNS record.
@@ -112,7 +116,7 @@ pub async fn keep(context: &Context, client: &Client, wanted: &Wanted<'_>, now: 
     let (workload, resized, pod) = match workload(context, client, &server).await {
         Err(verdict) => (verdict, waits("the server"), None),
         Ok(pod) => {
-            let resized = resized::keep(context, client, &server, pod.as_ref()).await;
+            let resized = resized::keep(context, client, (&server, wanted.refusals), pod.as_ref()).await;
             (serving(client, &inputs.namespace()).await, resized, pod)
         }
     };

@@ -136,19 +136,24 @@ fn taken_over(
     found: Existing,
     now: Timestamp,
 ) -> Result<PlacementStatus, Held> {
-    let Existing { reef, pool, account, generation, claim } = found;
-    if claim != instance.uid().unwrap_or_default() && !may_adopt(instance, region, now) {
+    let (reef, claim) = (&found.reef, &found.claim);
+    if *claim != instance.uid().unwrap_or_default() && !may_adopt(instance, region, now) {
         let message = format!(
             "the instance exists on Reef {reef} and belongs to an earlier CloudInstance of this name (uid {claim}): annotate this one with {CONFIRM_ADOPTION}=true to take it over"
         );
         return Err(Held(Trouble::new(Reason::AdoptionRequired, message), true));
     }
-    let reason = FOUND.to_owned();
-    Ok(PlacementStatus { reef, pool, storage_account: account, generation, reason })
+    Ok(self::found(found))
+}
+
+/// The place of what was found.
+pub fn found(found: Existing) -> PlacementStatus {
+    let Existing { reef, pool, account, generation, .. } = found;
+    PlacementStatus { reef, pool, storage_account: account, generation, reason: FOUND.to_owned() }
 }
 
 /// What is kept of a deleted instance of this name is in the way.
-async fn retained(context: &Context, instance: &CloudInstance) -> Result<Option<Held>, Error> {
+pub async fn retained(context: &Context, instance: &CloudInstance) -> Result<Option<Held>, Error> {
     let namespace = instance.namespace().unwrap_or_default();
     let hash = names::hash(&context.fleet, &namespace, &instance.name_any());
     let name = names::namespace(&instance.name_any(), &hash);

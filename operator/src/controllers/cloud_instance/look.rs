@@ -16,6 +16,7 @@ use super::{
     bodies::Inputs,
     delete,
     done::Done,
+    growth,
     in_cluster::{self, InCluster, Routes, Wanted},
     intake,
     jobs::Agent,
@@ -86,6 +87,7 @@ pub(super) async fn look(instance: &CloudInstance, shared: &Shared) -> Result<Ac
     {
         memory.asked(Timestamp::now());
         shared.steady.forget(&uid);
+        shared.refusals.forget(&uid);
     }
     let leaves = instance.status.as_ref().is_some_and(|s| s.leaving.is_some());
     let result = if leaves {
@@ -149,6 +151,7 @@ async fn work(
     let held_back = (&mut plan.verdicts, &mut plan.writes);
     let what = |part: Part| part.what().to_owned();
     let stops = hold_now(context, (&home.region, &home.stops), held_back, what).await?;
+    growth::hold(shared, home, status.placement.as_ref(), (&mut plan, &seen), now).await?;
     restorable::tell(&home.arm, &inputs, &mut plan).await;
     remember(&plan, &inputs, memory, now);
     plan.was_good = was_good(&plan, instance, memory);
@@ -198,10 +201,8 @@ async fn carry_out(
     memory: &mut Memory,
     times: (Pauses, f64, Timestamp),
 ) -> bool {
-    let (in_zone, on_reef): (Vec<_>, Vec<_>) =
-        plan.writes.iter().cloned().partition(|write| write.part == Part::Record);
-    let mut done = act::act(&home.arm, &context.claim, on_reef, memory, times).await;
-    done |= act::act(&home.arm_of(context, Part::Record), &context.claim, in_zone, memory, times).await;
+    let arm_of = |part: &Part| home.arm_of(context, *part);
+    let done = act::act(arm_of, &context.claim, plan.writes.clone(), memory, times).await;
     for write in &plan.writes {
         if let Some(failure) = memory.failures.get(&write.id).filter(|f| f.retry_at > times.2) {
             plan.verdicts.insert(write.part, failed(write.part.what(), &failure.error));
@@ -334,6 +335,7 @@ async fn in_cluster(
             _ => Routes::Leave,
         },
         may_adopt: facts.may_adopt,
+        refusals: &shared.refusals,
     };
     let (uid, mark, comparable) = (&inputs.uid, cluster.record.mark(&inputs.hash), steady::of(&wanted));
     if let Some(known) = shared.steady.known(uid, &comparable, mark, context.policy.resync, facts.now) {
@@ -366,7 +368,9 @@ fn again(
     }
     let until = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or_default().max(shortest);
     let polls = memory.operations.values().map(|running| until(running.poll_at));
-    let retries = memory.failures.values().map(|failure| until(failure.retry_at));
+    // What could have been tried again by now and was not is not wanted any more, or waits for something else.
+    let retries =
+        memory.failures.values().filter(|f| f.retry_at > now).map(|failure| until(failure.retry_at));
     let idle = memory.read.iter().filter(|(id, _)| !memory.operations.contains_key(*id));
     let reads = idle.map(|(_, read)| until(read.again_at));
     let verdicts = [&in_cluster.access, &in_cluster.workload, &in_cluster.configured];

@@ -7,11 +7,13 @@ pub mod bodies;
 pub mod delete;
 mod done;
 mod existing;
+mod growth;
 mod in_cluster;
 mod intake;
 mod jobs;
 pub mod keys;
 pub mod look;
+mod lost;
 mod manifests;
 pub mod names;
 mod observe;
@@ -76,14 +78,16 @@ struct Shared {
     memories: Arc<Memories>,
     /// With which all was well in their clusters.
     steady: Arc<steady::Steadies>,
+    /// Sizes that clusters did not take.
+    refusals: Arc<resized::Refusals>,
     store: Store<Guarded<CloudInstance>>,
     /// By Region: held while an instance gets its place. One after the other there are no conflicts with ourselves, and
     /// a region that hangs holds up no other.
     turns: Mutex<HashMap<String, Turn>>,
 }
 
-/// Held while an instance of a region gets its place; what Azure listed on the region's reefs.
-type Turn = Arc<tokio::sync::Mutex<placing::listed::Cache>>;
+/// Held while an instance of a region gets its place; what is known from the placements before it.
+type Turn = Arc<tokio::sync::Mutex<placing::Before>>;
 
 impl Shared {
     /// The turn of a region.
@@ -99,15 +103,17 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
     let (reconciles, memories) =
         (Reconciles::new(CONTROLLER, context.metrics.clone(), context.concurrency), Memories::default());
     let (reconciles, memories) = (Arc::new(reconciles), Arc::new(memories));
-    let steady = Arc::<steady::Steadies>::default();
+    let (steady, refusals) = (Arc::<steady::Steadies>::default(), Arc::<resized::Refusals>::default());
     let forget = {
         let (reconciles, memories, steady) = (reconciles.clone(), memories.clone(), steady.clone());
+        let refusals = refusals.clone();
         let context = context.clone();
         move |instance: &Guarded<CloudInstance>| {
             pause::forget(&context, instance);
             reconciles.forget(&key(instance));
             memories.take(&instance.uid().unwrap_or_default());
             steady.forget(&instance.uid().unwrap_or_default());
+            refusals.forget(&instance.uid().unwrap_or_default());
         }
     };
     let (store, instances) = objects::follow(&context, (CONTROLLER, "cloudinstances"), readiness, forget);
@@ -117,6 +123,7 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
         context: context.clone(),
         memories,
         steady,
+        refusals,
         store: store.clone(),
         turns: Mutex::default(),
     });

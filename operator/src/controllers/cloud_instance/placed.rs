@@ -49,7 +49,7 @@ pub(super) async fn placed(
         placing::prepare(context, arm, &reefs, now).await;
     }
     let turn = shared.turn(&region.name_any());
-    let mut listed = turn.lock().await;
+    let mut before = turn.lock().await;
     let mut note = None;
     let placement = match found {
         Found::There(placement) => placement,
@@ -59,7 +59,7 @@ pub(super) async fn placed(
                 Ok(reefs) => reefs,
                 Err(held) => return Ok(Err(held)),
             };
-            let placing = Placing { context, listed: &mut listed, note: &mut note };
+            let placing = Placing { context, before: &mut before, note: &mut note };
             match placing::place(placing, instance, &reefs, now).await? {
                 Ok(placement) => placement,
                 Err(held) => {
@@ -75,7 +75,7 @@ pub(super) async fn placed(
     let next = intake::named(context, instance, &region, &reef, placement);
     // Only while the instance is as it was placed: somebody else may have placed it.
     let instance = &write(instance, shared, &next).await?;
-    drop(listed);
+    drop(before);
     let is_first = next.refused_on.is_empty();
     let action = if is_first { "Place" } else { "PlaceAgain" };
     publish(&shared.recorder, &instance.object_ref(&()), Reason::Scheduled, false, action, &note).await;

@@ -15,19 +15,15 @@ use super::{bodies::Inputs, names, parts::Part};
 use crate::{
     azure::Arm,
     controller::{Context, Error, stop::Stops, trouble::Trouble},
-    controllers::reef::references::{Held, arm},
+    controllers::reef::{
+        self,
+        references::{Held, arm, in_zone, readable},
+    },
 };
 
 /// The Region of an instance.
 pub async fn region(context: &Context, instance: &CloudInstance) -> Result<Result<Region, Held>, Error> {
-    let name = &instance.spec.region_ref.name;
-    let api = Api::<Region>::all(context.client.clone());
-    let found = api.get_opt(name).await.map_err(Error::api("read the Region"))?;
-    Ok(found.ok_or_else(|| {
-        let message =
-            format!("spec.regionRef: Region {name} does not exist: create it or correct the reference");
-        Held(Trouble::new(Reason::ReferenceNotFound, message), false)
-    }))
+    reef::references::region(context, &instance.spec.region_ref.name).await
 }
 
 /// Where an instance is, with what is needed to reach it.
@@ -43,13 +39,9 @@ pub struct Home {
 }
 
 impl Home {
-    /// The client for a part. The zone is not the reef's: what it answers says nothing about the reef, and a reef that is
-    /// in trouble does not keep its instances' records from being changed.
+    /// The client for a part.
     pub fn arm_of(&self, context: &Context, part: Part) -> Arc<Arm> {
-        match part {
-            Part::Record => self.arm.in_cell(context.cells.region(&self.region.name_any())),
-            _ => self.arm.clone(),
-        }
+        if part == Part::Record { in_zone(context, &self.region, &self.arm) } else { self.arm.clone() }
     }
 }
 
@@ -71,9 +63,14 @@ pub async fn on_reef(
     name: &str,
 ) -> Result<Result<Home, Held>, Error> {
     let api = Api::<Reef>::all(context.client.clone());
-    let Some(reef) = api.get_opt(name).await.map_err(Error::api("read the Reef"))? else {
-        let message = format!("status.placement: Reef {name} does not exist: apply its manifest again");
-        return Ok(Err(Held(Trouble::new(Reason::ReferenceNotFound, message), true)));
+    let named = format!("status.placement: Reef {name}");
+    let reef = match readable(api.get_opt(name).await, ("read the Reef", &named))? {
+        Ok(Some(reef)) => reef,
+        Ok(None) => {
+            let message = format!("{named} does not exist: apply its manifest again");
+            return Ok(Err(Held(Trouble::new(Reason::ReferenceNotFound, message), true)));
+        }
+        Err(held) => return Ok(Err(held)),
     };
     let arm = arm(context, &region, context.cells.reef(name), &stops.ban(true));
     Ok(arm.map(|arm| Home { region, reef, arm, stops }))

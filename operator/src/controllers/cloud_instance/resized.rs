@@ -1,8 +1,13 @@
 //! Gives the server's pod the size that it is to have, without a restart.
 
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt,
     api::{Patch, PatchParams},
 };
 use reef_crds::{condition::Reason, meta::FIELD_MANAGER};
@@ -10,6 +15,7 @@ use reef_crds::{condition::Reason, meta::FIELD_MANAGER};
 use super::{
     manifests::{self, SERVER, Server},
     resize::{self, Step},
+    sizes::Size,
 };
 use crate::{
     cluster::keep::{keep_one, verdict},
@@ -17,6 +23,36 @@ use crate::{
     metrics::ByOutcome,
     resources::Verdict,
 };
+
+/// Sizes that clusters do not take, by the UID of the instance: of which pod, which size, and why. The answer stays what it
+/// is as long as the pod stays on its node, so it is not asked for again.
+#[derive(Default)]
+pub struct Refusals(Mutex<HashMap<String, Refusal>>);
+
+struct Refusal {
+    /// UID of the pod.
+    pod: Option<String>,
+    size: Size,
+    why: Trouble,
+}
+
+impl Refusals {
+    fn of(&self, instance: &str, pod: &Pod, size: Size) -> Option<Trouble> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let refusal = all.get(instance)?;
+        (refusal.pod == pod.uid() && refusal.size == size).then(|| refusal.why.clone())
+    }
+
+    fn add(&self, instance: &str, pod: &Pod, size: Size, why: &Trouble) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(instance.to_owned(), Refusal { pod: pod.uid(), size, why: why.clone() });
+    }
+
+    /// It is asked for anew the next time.
+    pub fn forget(&self, instance: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(instance);
+    }
+}
 
 fn name() -> String {
     format!("{SERVER}-0")
@@ -30,7 +66,12 @@ pub async fn pod(client: &Client, namespace: &str) -> Result<Option<Pod>, Verdic
 
 /// Asks for the size that the pod is to have, if it asks for another: how that stands. The quota of the namespace has
 /// room for the larger of both before, and follows what became smaller after.
-pub async fn keep(context: &Context, client: &Client, server: &Server<'_>, pod: Option<&Pod>) -> Verdict {
+pub async fn keep(
+    context: &Context,
+    client: &Client,
+    (server, refusals): (&Server<'_>, &Refusals),
+    pod: Option<&Pod>,
+) -> Verdict {
     let Some(pod) = pod else { return Verdict::Waiting("waits for: the server's pod".to_owned()) };
     let step = resize::decide(pod, server.task_cap);
     let count = |outcome| {
@@ -45,6 +86,9 @@ pub async fn keep(context: &Context, client: &Client, server: &Server<'_>, pod: 
             return Verdict::Good;
         }
     };
+    if let Some(why) = refusals.of(&server.inputs.uid, pod, size) {
+        return Verdict::Failed(why);
+    }
     if context.claim.check().is_err() {
         return Verdict::Unknown(Trouble::new(Reason::ClusterUnreachable, "this replica no longer leads"));
     }
@@ -71,8 +115,31 @@ pub async fn keep(context: &Context, client: &Client, server: &Server<'_>, pod: 
             Verdict::Working("the namespace's quota grows with the server".to_owned())
         }
         Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
-            Verdict::Failed(resize::refused(size, &status.message))
+            let why = resize::refused(size, &status.message);
+            refusals.add(&server.inputs.uid, pod, size, &why);
+            Verdict::Failed(why)
         }
         Err(error) => verdict("Pod", &name(), &error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::sizes, *};
+
+    #[test]
+    fn a_refusal_holds_for_its_pod_and_size() {
+        let pod = |uid: &str| -> Pod {
+            serde_json::from_value(serde_json::json!({ "metadata": { "uid": uid } })).unwrap()
+        };
+        let (size, why) = (sizes::of(5), Trouble::new(Reason::ResizeInfeasible, "no node has it"));
+        let all = Refusals::default();
+        all.add("i", &pod("a"), size, &why);
+        assert_eq!(all.of("i", &pod("a"), size), Some(why));
+        assert_eq!(all.of("i", &pod("b"), size), None, "another pod may be on another node");
+        assert_eq!(all.of("i", &pod("a"), Size { cpu_limit: 1, ..size }), None);
+        assert_eq!(all.of("j", &pod("a"), size), None);
+        all.forget("i");
+        assert_eq!(all.of("i", &pod("a"), size), None);
     }
 }

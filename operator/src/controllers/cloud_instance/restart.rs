@@ -42,8 +42,9 @@ pub async fn if_needed(
 /// Whether a pod that is not ending already was started for something else (pure).
 fn is_of_another(pod: &Pod, server: &Server<'_>) -> bool {
     let started_for = pod.annotations().get(manifests::CONNECTION);
-    // One that does not say is left alone.
-    let another = started_for.is_some_and(|value| *value != manifests::connection(server));
+    // What is not known is not another. One that does not say is left alone.
+    let is_known = !server.database.is_empty() && !server.client_id.is_empty();
+    let another = is_known && started_for.is_some_and(|value| *value != manifests::connection(server));
     pod.metadata.deletion_timestamp.is_none() && another
 }
 
@@ -85,5 +86,7 @@ mod tests {
             !is_of_another(&pod(Some("other"), Some("2026-01-01T00:00:00Z")), &server),
             "it ends already"
         );
+        let unknown = Server { database: "", ..server };
+        assert!(!is_of_another(&pod(Some("other"), None), &unknown), "which database it is now is not known");
     }
 }

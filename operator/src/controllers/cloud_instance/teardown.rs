@@ -1,7 +1,13 @@
 //! How a CloudInstance goes: the next step (pure). The record first, so that nobody is led to a server that ends;
 //! then the server, until it is certain that it runs no more; then what it worked with; its data last.
 
-use reef_crds::{CloudInstance, condition::Reason, meta::CONFIRM_DELETION, reef::DeletionPolicy};
+use jiff::Timestamp;
+use reef_crds::{
+    CloudInstance,
+    condition::Reason,
+    meta::{ANNOTATION_CLAIM, CONFIRM_DELETION, LABEL_FLEET, LABEL_INSTANCE},
+    reef::DeletionPolicy,
+};
 use serde_json::Value;
 
 use super::{bodies::Inputs, parts::Part};
@@ -9,7 +15,7 @@ use crate::{
     controller::trouble::Trouble,
     controllers::reef::{names::marked, teardown::annotated},
     observed::Observed,
-    resources::marks,
+    resources::{marks, memory::LONGEST_SECONDS},
 };
 
 /// What is known of what is to go.
@@ -63,6 +69,21 @@ pub fn may_begin(instance: &CloudInstance) -> Option<Trouble> {
     })
 }
 
+/// Whether something that was begun then may still come.
+pub fn is_young(at: Timestamp, now: Timestamp) -> bool {
+    now.as_second() - at.as_second() < LONGEST_SECONDS
+}
+
+/// Why deletion by force has to wait. What is removed later is what is there by then, so nothing may still be on its way.
+pub fn force_waits(begun: &[(Part, Timestamp)], now: Timestamp) -> Option<Trouble> {
+    let (part, at) = begun.iter().find(|(_, at)| is_young(*at, now))?;
+    let message = format!(
+        "deletion by force waits: making the {} was begun at {at}, and whether it comes is known {LONGEST_SECONDS} s after that",
+        part.what()
+    );
+    Some(Trouble::new(Reason::ClusterUnreachable, message))
+}
+
 /// Whether a part is there and claimed by this very object. What an earlier one made and this one never took over is
 /// not its to delete.
 fn ours(inputs: &Inputs, part: Part, found: &Value) -> bool {
@@ -93,6 +114,14 @@ pub fn server(inputs: &Inputs, remains: &Remains) -> Option<Step> {
     }
     match &remains.namespace {
         Observed::Unknown(why) => Some(unknown("the reef's cluster", why, Reason::ClusterUnreachable)),
+        Observed::Present(namespace) if is_unclaimed(inputs, namespace) => {
+            let message = format!(
+                "namespace {} in the reef's cluster carries this instance's labels and no claim, so it is not known whose the server in it is: annotate it with {ANNOTATION_CLAIM}={} if it is to go, or delete it",
+                inputs.namespace(),
+                inputs.uid
+            );
+            Some(Step::Held(Trouble::new(Reason::DeletionBlocked, message)))
+        }
         Observed::Present(namespace) if claimed(inputs, namespace) => {
             let is_going = namespace["metadata"]["deletionTimestamp"].is_string();
             let wait = || Step::Wait("the server's namespace is being deleted".to_owned());
@@ -146,10 +175,59 @@ fn data(policy: DeletionPolicy, inputs: &Inputs, remains: &Remains) -> Step {
     }
 }
 
-fn claimed(inputs: &Inputs, namespace: &Value) -> bool {
-    use reef_crds::meta::{ANNOTATION_CLAIM, LABEL_FLEET, LABEL_INSTANCE};
+/// Whether a namespace is labelled as this instance's.
+fn labelled(inputs: &Inputs, namespace: &Value) -> bool {
     let labels = &namespace["metadata"]["labels"];
-    labels[LABEL_FLEET] == inputs.fleet.as_str()
-        && labels[LABEL_INSTANCE] == inputs.hash.as_str()
-        && namespace["metadata"]["annotations"][ANNOTATION_CLAIM] == inputs.uid.as_str()
+    labels[LABEL_FLEET] == inputs.fleet.as_str() && labels[LABEL_INSTANCE] == inputs.hash.as_str()
+}
+
+fn claimed(inputs: &Inputs, namespace: &Value) -> bool {
+    let claim = &namespace["metadata"]["annotations"][ANNOTATION_CLAIM];
+    labelled(inputs, namespace) && *claim == inputs.uid.as_str()
+}
+
+/// Whether somebody took the claim away.
+fn is_unclaimed(inputs: &Inputs, namespace: &Value) -> bool {
+    let claim = &namespace["metadata"]["annotations"][ANNOTATION_CLAIM];
+    labelled(inputs, namespace) && claim.as_str().unwrap_or_default().is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{
+        super::tests::{all_there, inputs},
+        *,
+    };
+
+    #[test]
+    fn force_waits_for_what_may_still_come() {
+        let at = |second: i64| Timestamp::from_second(1_000_000 + second).unwrap();
+        assert_eq!(force_waits(&[], at(0)), None, "nothing was begun");
+        let begun = [(Part::Database, at(-LONGEST_SECONDS)), (Part::Share, at(-10))];
+        let trouble = force_waits(&begun, at(0)).unwrap();
+        assert_eq!(trouble.reason, Reason::ClusterUnreachable);
+        assert!(trouble.message.contains("making the file share was begun"), "{}", trouble.message);
+        assert!(force_waits(&begun, at(LONGEST_SECONDS - 11)).is_some());
+        assert_eq!(force_waits(&begun, at(LONGEST_SECONDS - 10)), None, "all of it is known by then");
+        // By a clock that was set back nothing is old.
+        assert!(force_waits(&begun[..1], at(-2 * LONGEST_SECONDS)).is_some());
+    }
+
+    #[test]
+    fn a_server_whose_claim_was_taken_away_is_not_left_behind() {
+        let mut remains = Remains { record: Observed::Absent, ..all_there() };
+        let Observed::Present(namespace) = &mut remains.namespace else { panic!("it is there") };
+        namespace["metadata"]["annotations"] = json!({});
+        let Step::Held(trouble) = next(DeletionPolicy::Delete, &inputs(), &remains) else {
+            panic!("it goes on")
+        };
+        assert_eq!(trouble.reason, Reason::DeletionBlocked);
+        assert!(trouble.message.contains("cloud.octopus.com/claim=u"), "{}", trouble.message);
+        // That of an earlier instance, which this one never took over, is not its to delete.
+        let Observed::Present(namespace) = &mut remains.namespace else { panic!("it is there") };
+        namespace["metadata"]["annotations"] = json!({ "cloud.octopus.com/claim": "v" });
+        assert_eq!(next(DeletionPolicy::Delete, &inputs(), &remains), Step::Delete(Part::Identity));
+    }
 }

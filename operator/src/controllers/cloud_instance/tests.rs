@@ -283,7 +283,7 @@ fn a_failed_write_waits() {
     assert_eq!(given.writes(), [Part::Identity]);
 }
 
-fn all_there() -> Remains {
+pub fn all_there() -> Remains {
     let inputs = inputs();
     let there = |part| Observed::Present(found(&inputs, part));
     let namespace = json!({ "metadata": {

@@ -82,9 +82,9 @@ pub async fn leave(
     let homeless = CloudInstance { status: Some(next), ..instance.clone() };
     placing::prepare(context, &home.arm, &reefs, now).await;
     let turn = shared.turn(&home.region.name_any());
-    let mut listed = turn.lock().await;
-    let other = placing::elsewhere(context, &mut listed, &homeless, &reefs, now).await?;
-    drop(listed);
+    let mut before = turn.lock().await;
+    let other = placing::elsewhere(context, &mut before, &homeless, &reefs, now).await?;
+    drop(before);
     let Some(other) = other else { return Ok(false) };
     let reef = home.reef.name_any();
     let note = format!(

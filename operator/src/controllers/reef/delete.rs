@@ -44,7 +44,15 @@ pub async fn step(
     let locks = inputs.parts().into_iter().filter(|part| part.is_lock()).map(|part| inputs.id(part));
     memory.retain(&locks.chain([group.clone(), record.clone()]).collect());
     let remains = look(arm, inputs).await;
-    let step = teardown::next(reef, &remains, &inputs.tags());
+    // Everything in the group goes with it because lists are empty, so they are asked for twice.
+    let is_second_look = std::mem::take(&mut memory.looked);
+    let step = match teardown::next(reef, &remains, &inputs.tags()) {
+        Step::DeleteGroup if !is_second_look => {
+            memory.looked = true;
+            Step::Wait("resource group: a second look at what is in it".to_owned())
+        }
+        step => step,
+    };
     if claim.check().is_err() {
         return Step::Wait("this replica no longer leads".to_owned());
     }

@@ -110,7 +110,8 @@ async fn work(
     let mut inputs = inputs(context, reef, &references.region, references.revision.1.clone());
     inputs.operator = arm.principal().await.ok();
     poll(arm, memory, pauses, spread, now).await;
-    let seen = observe::parts(arm, &inputs, memory, pauses, spread, now).await;
+    let seen =
+        observe::parts(|part| references.arm_of(context, part), &inputs, memory, (pauses, spread, now)).await;
     let was_in_service =
         reef.status.as_ref().is_some_and(|s| s.gateway.as_ref().is_some_and(|g| g.address.is_some()));
     let ban = references.stops.ban(was_in_service);
@@ -136,7 +137,8 @@ async fn work(
         write(reef, shared, &next).await?;
         return Ok(Action::requeue(Duration::from_millis(100)));
     }
-    let done = act::act(arm, &context.claim, plan.writes.clone(), memory, (pauses, spread, now)).await;
+    let arm_of = |part: &Part| references.arm_of(context, *part);
+    let done = act::act(arm_of, &context.claim, plan.writes.clone(), memory, (pauses, spread, now)).await;
     for write in &plan.writes {
         // Of this try: an older failure's time to try again has come.
         if let Some(failure) = memory.failures.get(&write.id).filter(|f| f.retry_at > now) {
@@ -377,7 +379,7 @@ async fn remove(reef: &Reef, shared: &Shared, memory: &mut Memory) -> Result<Act
         }
         return finish(reef, context, "nothing was made for it").await;
     }
-    let region = match references::region(context, reef).await? {
+    let region = match references::region(context, &reef.spec.region_ref.name).await? {
         Ok(region) => region,
         Err(Held(trouble, stalled)) => return held(reef, shared, &trouble, stalled).await,
     };

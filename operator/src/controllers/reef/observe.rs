@@ -15,28 +15,25 @@ use crate::{
     },
 };
 
-/// What is known of each part, read anew where that is due.
+/// What is known of each part, read anew where that is due, with the client for it.
 pub async fn parts(
-    arm: &Arc<Arm>,
+    arm_of: impl Fn(Part) -> Arc<Arm>,
     inputs: &Inputs,
     memory: &mut Memory,
-    pauses: Pauses,
-    spread: f64,
-    now: Timestamp,
+    times: (Pauses, f64, Timestamp),
 ) -> BTreeMap<Part, Seen> {
     // With the seen of none the ids and versions are known, and that is all that is needed here.
     let nothing = BTreeMap::new();
     let group = inputs.wanted(Part::Group, &nothing);
-    let call = |id: &str, api| Call { id: id.to_owned(), api, arm: arm.clone() };
-    let times = (pauses, spread, now);
-    read(memory, vec![call(&group.id, group.api)], times).await;
+    let call = |part: Part, id: &str, api| Call { id: id.to_owned(), api, arm: arm_of(part) };
+    read(memory, vec![call(Part::Group, &group.id, group.api)], times).await;
     let all: Vec<_> = inputs.parts().into_iter().map(|part| (part, inputs.wanted(part, &nothing))).collect();
     memory.retain(&all.iter().map(|(_, wanted)| wanted.id.clone()).collect());
     let group_is_absent = matches!(memory.read.get(&group.id), Some(Read { state: Observed::Absent, .. }));
     let calls = all
         .iter()
         .filter(|(part, wanted)| !wanted.id.is_empty() && (*part == Part::Record || !group_is_absent))
-        .map(|(_, wanted)| call(&wanted.id, wanted.api))
+        .map(|(part, wanted)| call(*part, &wanted.id, wanted.api))
         .collect();
     read(memory, calls, times).await;
     if group_is_absent {

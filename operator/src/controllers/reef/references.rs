@@ -18,6 +18,7 @@ use super::{
     begin::Existing,
     bodies::{GROUPS_API, NETWORK_API},
     names::{self, TAG_FLEET, TAG_REEF, TAG_REGION, TAG_REVISION},
+    parts::Part,
 };
 use crate::{
     azure::Arm,
@@ -48,19 +49,50 @@ pub struct References {
     pub stops: Stops,
 }
 
+impl References {
+    /// The client for a part.
+    pub fn arm_of(&self, context: &Context, part: Part) -> Arc<Arm> {
+        if part == Part::Record { in_zone(context, &self.region, &self.arm) } else { self.arm.clone() }
+    }
+}
+
+/// The client for records. The zone is not a reef's: what it answers says nothing about the reef, and a reef that is in
+/// trouble does not keep its records from being changed.
+pub fn in_zone(context: &Context, region: &Region, arm: &Arc<Arm>) -> Arc<Arm> {
+    arm.in_cell(context.cells.region(&region.name_any()))
+}
+
 /// Why a Reef cannot be begun, and whether only a human can help.
 pub struct Held(pub Trouble, pub bool);
 
-/// Reads the Region.
-pub async fn region(context: &Context, reef: &Reef) -> Result<Result<Region, Held>, Error> {
-    let name = &reef.spec.region_ref.name;
+/// What the API server has of something that is referred to. Of what it has and we cannot read nothing may follow.
+pub fn readable<T>(
+    answer: Result<Option<T>, kube::Error>,
+    (what, named): (&'static str, &str),
+) -> Result<Result<Option<T>, Held>, Error> {
+    match answer {
+        Err(kube::Error::SerdeError(error)) => {
+            let message = format!(
+                "{named} cannot be read ({error}): correct it, or install the CRD chart that belongs to the operator"
+            );
+            Ok(Err(Held(Trouble::new(Reason::SpecInvalid, message), false)))
+        }
+        other => other.map(Ok).map_err(Error::api(what)),
+    }
+}
+
+/// Reads the Region of this name.
+pub async fn region(context: &Context, name: &str) -> Result<Result<Region, Held>, Error> {
     let api = Api::<Region>::all(context.client.clone());
-    let found = api.get_opt(name).await.map_err(Error::api("read the Region"))?;
-    Ok(found.ok_or_else(|| {
-        let message =
-            format!("spec.regionRef: Region {name} does not exist: create it or correct the reference");
-        Held(Trouble::new(Reason::ReferenceNotFound, message), false)
-    }))
+    let named = format!("spec.regionRef: Region {name}");
+    Ok(match readable(api.get_opt(name).await, ("read the Region", &named))? {
+        Ok(Some(region)) => Ok(region),
+        Ok(None) => {
+            let message = format!("{named} does not exist: create it or correct the reference");
+            Err(Held(Trouble::new(Reason::ReferenceNotFound, message), false))
+        }
+        Err(held) => Err(held),
+    })
 }
 
 /// The client of Azure for a Region, for what is in this cell, which refuses what is forbidden.
@@ -73,7 +105,7 @@ pub fn arm(context: &Context, region: &Region, cell: Arc<Cell>, ban: &Ban) -> Re
 
 /// Reads all that a Reef needs to be made or kept.
 pub async fn all(context: &Context, reef: &Reef) -> Result<Result<References, Held>, Error> {
-    let region = match region(context, reef).await? {
+    let region = match region(context, &reef.spec.region_ref.name).await? {
         Ok(region) => region,
         Err(held) => return Ok(Err(held)),
     };

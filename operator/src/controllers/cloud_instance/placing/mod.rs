@@ -4,6 +4,7 @@
 mod candidate;
 mod demand;
 pub mod listed;
+mod refused;
 mod reservations;
 #[cfg(test)]
 mod tests;
@@ -22,12 +23,13 @@ use reef_crds::{
 
 pub use demand::placement;
 use listed::{Cache, Known, Listed as OnReef};
+use refused::Refused;
 use used::Used;
 
 use crate::{
     azure::Arm,
     controller::{
-        Context, Error,
+        Context, Error, ErrorClass,
         objects::{Listed, each},
         trouble::Trouble,
     },
@@ -38,12 +40,21 @@ use crate::{
     placement::{self, Candidate, Decision, Demand, Placement, Readiness},
 };
 
+/// What is remembered between the placements of a region.
+#[derive(Default)]
+pub struct Before {
+    /// What Azure listed on its reefs.
+    listed: Cache,
+    /// What fitted nowhere.
+    refused: Option<Refused>,
+}
+
 /// What a placement works with.
 pub struct Placing<'a> {
     /// The management cluster.
     pub context: &'a Context,
-    /// What Azure listed before.
-    pub listed: &'a mut Cache,
+    /// What is known from the placements before it.
+    pub before: &'a mut Before,
     /// Gets the words for an Event: what was chosen and why, or why nothing fits.
     pub note: &'a mut Option<String>,
 }
@@ -63,20 +74,26 @@ pub async fn place(
     reefs: &[Reef],
     now: Timestamp,
 ) -> Result<Result<PlacementStatus, Held>, Error> {
-    let Placing { context, listed, note } = placing;
-    let decided = match decide(context, listed, instance, reefs, now).await? {
-        Ok(decided) => decided,
-        Err(held) => return Ok(Err(held)),
+    let Placing { context, before, note } = placing;
+    let mut nowhere = |decision: &Decision| {
+        *note = Some(decision.event());
+        Ok(Err(Held(Trouble::new(Reason::NoReefFits, decision.summary()), false)))
     };
-    let Decided { decision, demand, candidates, used } = decided;
+    let asked = demand::demand(instance, now);
+    if let Some(refused) = before.refused.as_ref().filter(|r| r.holds_for(&asked, reefs, now)) {
+        return nowhere(&refused.decision);
+    }
+    let Decided { decision, demand, candidates, used } =
+        decide(context, &mut before.listed, instance, reefs, now).await?;
     tracing::info!(name = instance.name_any(), decision = decision.event(), "placement");
     let Some(chosen) = &decision.chosen else {
         if decision.held_by.is_some() {
             // It has its place by now, and this is an old view of it.
             return Err(Error::Outdated(decision.summary()));
         }
-        *note = Some(decision.event());
-        return Ok(Err(Held(Trouble::new(Reason::NoReefFits, decision.summary()), false)));
+        let held = nowhere(&decision);
+        before.refused = Some(Refused::new(&demand, reefs, decision, now));
+        return held;
     };
     if !chosen.is_reserved()
         && let Some((reef, fresh)) =
@@ -91,13 +108,13 @@ pub async fn place(
 /// The reef on which an instance would be placed, with all that its status says by now; nothing is kept for it there.
 pub async fn elsewhere(
     context: &Context,
-    listed: &mut Cache,
+    before: &mut Before,
     instance: &CloudInstance,
     reefs: &[Reef],
     now: Timestamp,
 ) -> Result<Option<String>, Error> {
-    let decided = decide(context, listed, instance, reefs, now).await?;
-    Ok(decided.ok().and_then(|decided| Some(decided.decision.chosen?.placement.reef)))
+    let decided = decide(context, &mut before.listed, instance, reefs, now).await?;
+    Ok(decided.decision.chosen.map(|chosen| chosen.placement.reef))
 }
 
 async fn decide(
@@ -106,8 +123,31 @@ async fn decide(
     instance: &CloudInstance,
     reefs: &[Reef],
     now: Timestamp,
-) -> Result<Result<Decided, Held>, Error> {
+) -> Result<Decided, Error> {
     // The order matters: docs/adr/0007-reservations-and-the-order-of-reads.md.
+    let everything = everything(context).await?;
+    let mut candidates = Vec::new();
+    for reef in reefs {
+        candidates.push(candidate(context, listed, reef, &everything, now).await?);
+    }
+    let demand = demand::demand(instance, now);
+    let decision = placement::place(&demand, &candidates);
+    Ok(Decided { decision, demand, candidates, used: everything.0 })
+}
+
+/// A reef with all that is on it, and all that is asked for there, by now.
+pub async fn counted(
+    context: &Context,
+    before: &mut Before,
+    reef: &Reef,
+    now: Timestamp,
+) -> Result<Candidate, Error> {
+    let everything = everything(context).await?;
+    candidate(context, &mut before.listed, reef, &everything, now).await
+}
+
+/// Reads all instances, and all that is kept of those that are gone.
+async fn everything(context: &Context) -> Result<(Used, Known), Error> {
     let (mut used, mut known) = (Used::default(), Known::default());
     each::<CloudInstance>(&context.client, "list CloudInstances", |instance| match instance {
         Listed::Readable(instance) => {
@@ -126,21 +166,25 @@ async fn decide(
         Listed::Unreadable(_) => {}
     })
     .await?;
-    let mut candidates = Vec::new();
-    for reef in reefs {
-        let class = class(context, reef).await?;
-        let mut candidate = candidate::candidate(reef, class.as_ref(), &used, now);
-        if candidate.ready == Readiness::Ready {
-            candidate.ready = readiness(context, reef, &known, listed);
-            if let Some((_, listed)) = listed.get(&candidate.name) {
-                listed.count_on(&known, &mut candidate);
-            }
+    Ok((used, known))
+}
+
+async fn candidate(
+    context: &Context,
+    listed: &mut Cache,
+    reef: &Reef,
+    (used, known): &(Used, Known),
+    now: Timestamp,
+) -> Result<Candidate, Error> {
+    let class = class(context, reef).await?;
+    let mut candidate = candidate::candidate(reef, class.as_ref(), used, now);
+    if candidate.ready == Readiness::Ready {
+        candidate.ready = readiness(context, reef, known, listed);
+        if let Some((_, listed)) = listed.get(&candidate.name) {
+            listed.count_on(known, &mut candidate);
         }
-        candidates.push(candidate);
     }
-    let demand = demand::demand(instance, now);
-    let decision = placement::place(&demand, &candidates);
-    Ok(Ok(Decided { decision, demand, candidates, used }))
+    Ok(candidate)
 }
 
 /// How long a reef may take to say what is on it before it takes nobody.
@@ -245,13 +289,24 @@ async fn keep(
     replace(context, reef, &next).await
 }
 
-/// Gives up the reservation of an instance whose own status shows its place.
+/// Gives up the reservation of an instance whose own status shows its place, also if somebody else changes the reef's
+/// status meanwhile.
 pub async fn release(context: &Context, instance: &CloudInstance, reef: &Reef) -> Result<(), Error> {
+    const TRIES: usize = 4;
     let uid = instance.uid().unwrap_or_default();
-    let mut next = reef.clone();
-    let status = next.status.get_or_insert_default();
-    status.reservations.retain(|r| r.uid != uid);
-    replace(context, reef, &next).await
+    let api = Api::<Reef>::all(context.client.clone());
+    let mut reef = Some(reef.clone());
+    for _ in 0..TRIES {
+        let Some(found) = &reef else { return Ok(()) };
+        let mut next = found.clone();
+        next.status.get_or_insert_default().reservations.retain(|r| r.uid != uid);
+        match replace(context, found, &next).await {
+            Err(error) if error.class() == ErrorClass::Conflict => {}
+            other => return other,
+        }
+        reef = api.get_opt(&found.name_any()).await.map_err(Error::api("read the Reef"))?;
+    }
+    Err(Error::Outdated(format!("a place that is kept for {} could not be given up", instance.name_any())))
 }
 
 /// Replaces the status with the version that was read: a conflict is an error, and all is read anew.
