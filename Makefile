@@ -6,7 +6,8 @@ SHELL := /bin/bash
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/reef-operator
 export REEF_TOOLS ?= $(CACHE)/tools
 DENY_VERSION := 0.20.2
-SANDBOX := $(or $(CARGO_TARGET_DIR),target)/debug/reef-sandbox
+BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
+SANDBOX := $(BUILT)/reef-sandbox
 DIR ?= .reef-sandbox
 # End-to-end stories at a time: each has a sandbox of its own, of about 2 GB and more than one core.
 STORIES ?= 2
@@ -39,7 +40,8 @@ demo: tools build ## Run the sandbox with the operator and the samples; DEMO_EXI
 	@$(SANDBOX) up --dir "$(DIR)" --samples docs/samples $(if $(DEMO_EXIT),--exit-when-ready)
 
 .PHONY: test
-test: tools build ## Run every test, unit to end to end
+# Not after `build`: the tests' own features would have it compile much of it again.
+test: tools ## Run every test, unit to end to end
 	RUST_BACKTRACE=0 RUST_TEST_THREADS=$(STORIES) cargo test --workspace --locked --no-fail-fast
 
 .PHONY: random-worlds
@@ -54,7 +56,8 @@ generate: ## Write the CRDs, the chart's copies of them and the API reference
 check: tools cargo-deny ## Format, lints, licences, generated files, charts
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	cargo run --quiet --locked --package reef-crds --bin crdgen -- --check
+	cargo build --workspace --all-targets --locked
+	$(BUILT)/crdgen --check
 	cargo deny --log-level error check bans licenses sources
 	"$(REEF_TOOLS)/helm" lint --quiet --strict charts/reef-operator-crds
 	"$(REEF_TOOLS)/helm" lint --quiet --strict charts/reef-operator --set fleet=lint

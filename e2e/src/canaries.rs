@@ -244,9 +244,16 @@ async fn logs(cluster: &Reachable) -> Vec<Place> {
                 text += &api.logs(&pod.name_any(), &parameters).await.unwrap_or_default();
             }
         }
-        let control = if pod.name_any() == "octopus-0" { "Web server is ready" } else { "" };
         let is_operator = pod.labels().get("app.kubernetes.io/component").is_some_and(|c| c == "operator");
-        let control = if is_operator { "\"started\"" } else { control };
+        let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref()).into_iter().flatten();
+        // One that starts has not said it yet.
+        let is_ready = { conditions }.any(|c| c.type_ == "Ready" && c.status == "True");
+        let control = match pod.name_any() == "octopus-0" {
+            _ if !is_ready || pod.metadata.deletion_timestamp.is_some() => "",
+            true => "Web server is ready",
+            false if is_operator => "\"started\"",
+            false => "",
+        };
         let name = format!("log of {} in {}", pod.name_any(), cluster.name);
         all.push(Place { name, text, control: control.to_owned() });
     }

@@ -83,7 +83,8 @@ pub async fn api_key(client: &Client, status: &CloudInstanceStatus) -> String {
     String::from_utf8(data["api-key"].0.clone()).expect("text")
 }
 
-/// Calls an instance's REST API through its reef's gateway, as a customer would: status and body.
+/// Calls an instance's REST API through its reef's gateway, as a customer would: status and body. The status is 0 if nobody
+/// answers.
 pub async fn call(
     sandbox: &Sandbox,
     client: &Client,
@@ -101,6 +102,11 @@ pub async fn call(
     if !body.is_empty() {
         headers.push(("Content-Type", "application/json"));
     }
-    let answer = call.exchange(method, path, &headers, body.as_bytes()).expect("an answer");
-    (answer.status, serde_json::from_slice(&answer.body).unwrap_or(Value::Null))
+    match call.exchange(method, path, &headers, body.as_bytes()) {
+        Ok(answer) => (answer.status, serde_json::from_slice(&answer.body).unwrap_or(Value::Null)),
+        Err(error) => {
+            eprintln!("{method} {path} of {host}: {error}");
+            (0, Value::Null)
+        }
+    }
 }

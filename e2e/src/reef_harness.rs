@@ -61,14 +61,34 @@ pub fn cluster(status: &ReefStatus) -> String {
     status.cluster.as_ref().expect("a cluster").name.clone()
 }
 
-/// Writes to Azure so far, tokens and registrations aside.
+/// Writes to Azure so far. Tokens, registrations and asking for the authority of a cluster are none, though they are POSTs.
 pub fn azure_writes(sandbox: &Sandbox) -> Vec<Value> {
+    const NONE: [&str; 3] = ["/token", "/register", "/listClusterUserCredential"];
     let mut journal = sandbox.azure_journal();
     journal.retain(|entry| {
         let path = entry["path"].as_str().unwrap_or_default();
-        entry["method"] != "GET" && !path.ends_with("/token") && !path.ends_with("/register")
+        entry["method"] != "GET" && !NONE.iter().any(|end| path.ends_with(end))
     });
     journal
+}
+
+/// Waits until a controller looks so many times without a write: what is under way, for example the Event after a
+/// status, comes to its end first.
+pub async fn settled(client: &Client, controller: &str, times: f64, writes: impl AsyncFn() -> usize) {
+    const ROUNDS: usize = 8;
+    let mut rounds = 0;
+    loop {
+        let (before, first) = (writes().await, looks(client, controller).await);
+        eventually("routine looks", || async {
+            (looks(client, controller).await >= first + times).then_some(())
+        })
+        .await;
+        if writes().await == before {
+            return;
+        }
+        rounds += 1;
+        assert!(rounds < ROUNDS, "{controller}: something is written in each of {ROUNDS} rounds of looks");
+    }
 }
 
 /// Writes of users of Entra, so the operator's, in a reef's cluster so far.

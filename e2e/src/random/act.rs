@@ -55,7 +55,11 @@ pub async fn act(world: &Arc<World>, step: &Step) -> String {
         Step::Break(name, piece) => broken(world, name, *piece).await,
         Step::Lose(name, lost) => lose(world, name, *lost),
         Step::Fault(rule) => {
-            world.state().faults = true;
+            let late = rule["fault"]["failLate"].is_object().then(|| rule["count"].as_u64()).flatten();
+            let late = late.and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+            let mut state = world.state();
+            (state.faults, state.late) = (true, state.late + late);
+            drop(state);
             world.sandbox.azure_fault(rule);
             "Azure fails".to_owned()
         }

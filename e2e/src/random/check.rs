@@ -253,29 +253,39 @@ async fn call(
     Some((answer.status, serde_json::from_slice(&answer.body).unwrap_or(Value::Null)))
 }
 
-/// Nothing is made twice in Azure, and nothing is deleted there that may not go.
+/// Data is made in Azure once for each life, and nothing is deleted there that may not go.
 pub(super) fn azure(world: &World) -> Result<(), String> {
     let from = *world.journal_from.lock().unwrap_or_else(PoisonError::into_inner);
     let journal = world.sandbox.azure_control("GET", "/journal", "");
-    let mut made = BTreeSet::new();
     // The head of the answer is counted in `from` too.
-    for line in journal.lines().skip(from) {
-        if !line.contains("\"DELETE\"") && !line.contains(":201,") && !line.contains(":201}") {
-            continue;
-        }
+    for line in journal.lines().skip(from).filter(|line| line.contains("\"DELETE\"")) {
         let Ok(entry) = serde_json::from_str::<Value>(line) else { continue };
-        let path = entry["path"].as_str().unwrap_or_default().to_owned();
-        if entry["method"] == "DELETE" {
-            // What was in it went with it; what was refused is as it was.
-            if [0, 200, 202, 204].iter().any(|status| entry["status"] == *status) {
-                let within = format!("{path}/");
-                made.retain(|other: &String| *other != path && !other.starts_with(&within));
+        let path = entry["path"].as_str().unwrap_or_default();
+        if entry["method"] == "DELETE" && entry["client"] != DRIVER {
+            may_be_deleted(world, path, &entry["time"])?;
+        }
+    }
+    made_once(world)
+}
+
+/// What was accepted and failed later is made again, and nothing else.
+fn made_once(world: &World) -> Result<(), String> {
+    let from = *world.made_from.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut made = BTreeMap::<String, usize>::new();
+    for path in world.sandbox.azure_made().into_iter().skip(from) {
+        *made.entry(path).or_default() += 1;
+    }
+    let state = world.state();
+    for (name, hash) in &state.hashes {
+        let lives = state.lives.get(name).map_or(0, Vec::len);
+        let is_its = |path: &&String| {
+            path.contains(&format!("/databases/db-{hash}-")) || path.contains(&format!("/shares/fs-{hash}-"))
+        };
+        for path in made.keys().filter(is_its) {
+            let times = made[path];
+            if times > lives + state.late {
+                return Err(format!("made {times} times in {lives} lives: {path}"));
             }
-            if entry["client"] != DRIVER {
-                may_be_deleted(world, &path, &entry["time"])?;
-            }
-        } else if entry["method"] == "PUT" && !made.insert(path.clone()) {
-            return Err(format!("made twice: {path}"));
         }
     }
     Ok(())

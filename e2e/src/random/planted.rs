@@ -44,6 +44,13 @@ pub async fn are_found(world: &World) {
     assert!(oversold(world, world.most).await.is_none());
     oversold(world, 0).await.expect("more than no instance is more than are allowed");
 
+    let all = world.state().lives.insert(name.clone(), Vec::new()).expect("its lives");
+    let late = std::mem::take(&mut world.state().late);
+    let found = azure(world).expect_err("data of one that never lived");
+    world.state().late = late;
+    world.state().lives.insert(name.clone(), all);
+    assert!(found.contains("in 0 lives"), "{found}");
+
     let gone = take_away(world, lives).await;
     azure(world).expect("nothing was deleted that may not go");
     namespaces(world).expect("no namespace was deleted that may not go");

@@ -66,6 +66,8 @@ pub struct State {
     pub purged: BTreeSet<String>,
     /// Whether calls to Azure may fail.
     pub faults: bool,
+    /// How many times Azure was told to accept something and to fail at it later.
+    pub late: usize,
     /// How many API servers or leaders stand still.
     pub frozen: usize,
     /// The first thing that was not as it has to be.
@@ -93,6 +95,8 @@ pub struct World {
     pub most: usize,
     /// How many of the journal's calls were before this seed.
     pub journal_from: Mutex<usize>,
+    /// How much was made before this seed.
+    pub made_from: Mutex<usize>,
     state: Mutex<State>,
     pub(super) later: Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
@@ -115,6 +119,7 @@ impl World {
             reefs: all,
             most,
             journal_from: Mutex::default(),
+            made_from: Mutex::default(),
             state: Mutex::default(),
             later: Mutex::default(),
         }
@@ -135,6 +140,8 @@ impl World {
         *self.state() = State::default();
         let calls = self.sandbox.azure_control("GET", "/journal", "").lines().count();
         *self.journal_from.lock().unwrap_or_else(PoisonError::into_inner) = calls;
+        let made = self.sandbox.azure_made().len();
+        *self.made_from.lock().unwrap_or_else(PoisonError::into_inner) = made;
     }
 }
 

@@ -19,7 +19,7 @@ use reef_e2e::{
         CUSTOMERS, api_key, call, cluster_of, hash_of, instance_gone, instance_ready, instance_shows,
         instances, retained,
     },
-    reef_harness::{azure_writes, cluster_writes, looks, ready, set},
+    reef_harness::{azure_writes, cluster_writes, looks, ready, set, settled},
 };
 use serde_json::{Value, json};
 
@@ -68,6 +68,7 @@ async fn instances_come_serve_and_go() {
     canaries.do_not_show(&sandbox, &client).await;
     nothing_is_written_when_nothing_is_to_do(&sandbox, &client).await;
     what_is_changed_by_hand_is_put_back(&sandbox, &client, &all).await;
+    what_is_lost_is_made_again_only_when_confirmed(&sandbox, &client, &all).await;
     what_can_change_changes(&sandbox, &client, &all).await;
     a_subdomain_is_taken_once(&sandbox, &client).await;
     deletion_needs_a_confirmation(&sandbox, &client, &all).await;
@@ -249,7 +250,8 @@ async fn nothing_is_written_when_nothing_is_to_do(sandbox: &Sandbox, client: &Cl
         list.items.into_iter().filter_map(|r| r.status).collect::<Vec<_>>()
     };
     let in_clusters = async || statuses().await.iter().map(|s| cluster_writes(sandbox, s)).sum::<usize>();
-    looked(6.0).await;
+    let all_writes = async || ours().len() + in_clusters().await + azure_writes(sandbox).len();
+    settled(client, "cloud-instance", 6.0, all_writes).await;
     let before = (ours().len(), in_clusters().await, azure_writes(sandbox).len());
     looked(9.0).await;
     let new = ours().split_off(before.0);
@@ -292,12 +294,17 @@ async fn what_is_changed_by_hand_is_put_back(sandbox: &Sandbox, client: &Client,
     })
     .await;
     let key = api_key(client, &all["acme"]).await;
-    let (_, projects) =
-        call(sandbox, client, status, ("GET", "/api/projects"), Some(&key), &Value::Null).await;
-    assert_eq!(projects["Items"][0]["Name"], "of acme");
+    eventually("it serves what it had", || async {
+        let get = ("GET", "/api/projects");
+        let (_, projects) = call(sandbox, client, status, get, Some(&key), &Value::Null).await;
+        (projects["Items"][0]["Name"] == "of acme").then_some(())
+    })
+    .await;
     instance_ready(client, "acme").await;
+}
 
-    // A database that is gone is not replaced by an empty one.
+/// A share that is gone is not replaced by an empty one, unless somebody confirms the loss.
+async fn what_is_lost_is_made_again_only_when_confirmed(sandbox: &Sandbox, client: &Client, all: &All) {
     let hash = hash_of(&all["globex"]);
     let ids = sandbox.azure_ids();
     let share = ids.iter().find(|id| id.contains(&format!("fs-{hash}-1"))).unwrap();
@@ -371,7 +378,7 @@ async fn a_subdomain_is_taken_once(sandbox: &Sandbox, client: &Client) {
     for kept in retained(client).await {
         assert_eq!(kept.spec.origin.name, "acme-again");
         ok(&sandbox.kubectl(&["annotate", "ri", &kept.name_any(), CONFIRM]));
-        ok(&sandbox.kubectl(&["delete", "ri", &kept.name_any(), "--timeout=60s"]));
+        ok(&sandbox.kubectl(&["delete", "ri", &kept.name_any(), "--timeout=180s"]));
     }
 }
 
@@ -384,7 +391,16 @@ async fn deletion_needs_a_confirmation(sandbox: &Sandbox, client: &Client, all: 
         ok(&sandbox.kubectl(&["-n", NAMESPACE, "scale", "deployment/reef-operator", &replicas]));
     };
     scale("0");
-    let pods = ["-n", NAMESPACE, "wait", "pod", "-l", "app.kubernetes.io/component=operator", "--for=delete"];
+    let pods = [
+        "-n",
+        NAMESPACE,
+        "wait",
+        "pod",
+        "-l",
+        "app.kubernetes.io/component=operator",
+        "--for=delete",
+        "--timeout=180s",
+    ];
     ok(&sandbox.kubectl(&pods));
     let why = refused(&sandbox.kubectl(&delete));
     assert!(why.contains("is protected"), "with the operator down: {why}");
@@ -434,7 +450,7 @@ async fn what_is_kept_and_what_goes(sandbox: &Sandbox, client: &Client, all: &Al
     assert_eq!((kept.spec.origin.namespace.as_str(), kept.spec.origin.name.as_str()), (CUSTOMERS, "acme"));
     assert_eq!(kept.spec.database.name, all["acme"].database.as_ref().unwrap().name);
     let name = kept.name_any();
-    ok(&sandbox.kubectl(&["wait", "ri", &name, "--for=condition=Ready", "--timeout=60s"]));
+    ok(&sandbox.kubectl(&["wait", "ri", &name, "--for=condition=Ready", "--timeout=180s"]));
 
     let on_reef = sandbox.reef_client(&cluster_of(client, &all["acme"]).await.unwrap()).await;
     let copies = Api::<Secret>::namespaced(on_reef, "reef-system");
@@ -447,7 +463,7 @@ async fn what_is_kept_and_what_goes(sandbox: &Sandbox, client: &Client, all: &Al
     assert!(stalled.conditions[0].message.contains(&name), "{}", stalled.conditions[0].message);
     // Unconfirmed, it stays even without the policy.
     ok(&sandbox.kubectl(&["delete", "ri", &name, "--wait=false"]));
-    ok(&sandbox.kubectl(&["wait", "ri", &name, "--for=condition=Stalled", "--timeout=60s"]));
+    ok(&sandbox.kubectl(&["wait", "ri", &name, "--for=condition=Stalled", "--timeout=180s"]));
     assert!(sandbox.azure_ids().iter().any(|id| id.contains(&format!("db-{acme}-1"))));
     ok(&sandbox.kubectl(&["annotate", "ri", &name, CONFIRM]));
     let fresh = instance_ready(client, "acme").await;

@@ -1,13 +1,14 @@
 //! Story: an instance is deleted while Azure still makes its database, and the operator that began that is killed: nobody
 //! sees the database yet, and it must not be left behind.
 
+use kube::Client;
 use reef_e2e::{
     harness::{Sandbox, eventually, ok},
     install::NAMESPACE,
-    instance_harness::{CUSTOMERS, instance_gone, instances},
+    instance_harness::{CUSTOMERS, instance_gone, instance_ready, instance_shows, instances},
     reef_harness::ready,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const SAMPLES: [&str; 3] = [
     include_str!("../../../docs/samples/10-region.yaml"),
@@ -61,4 +62,45 @@ async fn what_is_still_being_made_is_not_left_behind() {
     assert!(sandbox.azure_journal().iter().any(deleted), "it came, and was deleted");
     let hash = database.rsplit("/db-").next().unwrap().trim_end_matches("-1");
     assert!(!sandbox.azure_ids().iter().any(|id| id.contains(hash)), "nothing is left");
+    what_a_lost_status_hides_goes_too(&sandbox, &client, hash).await;
+}
+
+/// The management cluster was restored to before the instance had a place, and the instance is deleted then.
+async fn what_a_lost_status_hides_goes_too(sandbox: &Sandbox, client: &Client, hash: &str) {
+    ok(&sandbox.kubectl_with(&["apply", "-f", "-"], INSTANCE));
+    instance_ready(client, "brief").await;
+    let scale = |count: &str| {
+        let replicas = format!("--replicas={count}");
+        ok(&sandbox.kubectl(&["-n", NAMESPACE, "scale", "deployment/reef-operator", &replicas]));
+    };
+    scale("0");
+    let pods = [
+        "-n",
+        NAMESPACE,
+        "wait",
+        "pod",
+        "-l",
+        "app.kubernetes.io/component=operator",
+        "--for=delete",
+        "--timeout=180s",
+    ];
+    ok(&sandbox.kubectl(&pods));
+    let lost = ["--subresource=status", "--type=json", "--patch", r#"[{"op":"remove","path":"/status"}]"#];
+    ok(&sandbox.kubectl(&[&["-n", CUSTOMERS, "patch", "ci", "brief"][..], &lost[..]].concat()));
+    let status = instances(client).get("brief").await.unwrap().status.unwrap_or_default();
+    assert!(status.placement.is_none() && status.database.is_none());
+    ok(&sandbox.kubectl(&["-n", CUSTOMERS, "delete", "ci", "brief", "--wait=false"]));
+    // Whether something was made is not known while Azure does not tell.
+    sandbox.azure_fault(
+        &json!({ "label": "silent", "fault": { "answer": { "status": 503, "code": "ServiceUnavailable" } } }),
+    );
+    scale("1");
+    let held = instance_shows(client, "brief", "Ready", "False", "AzureUnavailable").await;
+    let message = &held.conditions[0].message;
+    assert!(message.contains("not known whether something was made"), "{message}");
+    assert!(sandbox.azure_ids().iter().any(|id| id.contains(hash)), "nothing is gone");
+    sandbox.azure_healed();
+    instance_gone(client, "brief").await;
+    let left: Vec<_> = sandbox.azure_ids().into_iter().filter(|id| id.contains(hash)).collect();
+    assert!(left.is_empty(), "{left:#?}");
 }

@@ -172,7 +172,7 @@ impl Story {
             "confirmation.cloud.octopus.com/adoption": "true", "confirmation.cloud.octopus.com/deletion": "true",
         });
         ok(&create(&confirmed));
-        ok(&self.sandbox.kubectl(&["wait", "ri", "forged", "--for=condition=Stalled", "--timeout=60s"]));
+        ok(&self.sandbox.kubectl(&["wait", "ri", "forged", "--for=condition=Stalled", "--timeout=180s"]));
         let writes = azure_writes(&self.sandbox).len();
         ok(&self.sandbox.kubectl(&["delete", "ri", "forged", "--wait=false"]));
         let message = eventually("the deletion is looked at", || async {

@@ -1,7 +1,7 @@
 //! Story: helm installs the operator, it becomes Ready, it is killed and comes back, it is taken away and
 //! the API stays.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
 use kube::{
@@ -101,12 +101,14 @@ async fn installed_and_ready(sandbox: &Sandbox, client: &Client) {
 
 async fn killed_and_back(client: &Client) {
     let name = leader(client).await.unwrap();
+    let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE);
+    let container = async || Some(pods.get(&name).await.ok()?.status?.container_statuses?.remove(0));
+    let before = container().await.unwrap().restart_count;
     let began = Instant::now();
     send(operator_of(&name).expect("its process"), Signal::KILL);
-    let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE);
     eventually("the container is started again and Ready", || async {
-        let status = pods.get(&name).await.ok()?.status?.container_statuses?.remove(0);
-        (status.restart_count == 1 && status.ready).then_some(())
+        let status = container().await?;
+        (status.restart_count > before && status.ready).then_some(())
     })
     .await;
     println!("from SIGKILL to Ready: {:.1} s", began.elapsed().as_secs_f32());
@@ -129,13 +131,17 @@ async fn a_stopped_leader_hands_over(client: &Client) {
 async fn a_paused_leader_is_replaced_and_ends(sandbox: &Sandbox, client: &Client) {
     let first = leader(client).await.unwrap();
     let pid = operator_of(&first).unwrap();
-    let began = Instant::now();
     send(pid, Signal::STOP);
+    let lease = async || {
+        Api::<Lease>::namespaced(client.clone(), NAMESPACE).get("reef-operator").await.unwrap().spec.unwrap()
+    };
+    // By what both wrote themselves: how busy this machine is does not matter that much.
+    let last = lease().await.renew_time.unwrap().0;
     ok(&sandbox.kubectl_with(&["apply", "-f", "-"], REGION));
     let second = eventually("another leads", || async { leader(client).await.filter(|l| *l != first) }).await;
-    let took = began.elapsed();
-    println!("from SIGSTOP of the leader to the next one: {:.1} s", took.as_secs_f32());
-    assert!(took < Duration::from_secs(20), "{took:?}");
+    let took = lease().await.acquire_time.unwrap().0.duration_since(last);
+    println!("from the last renewal of the leader to the next one: {:.1} s", took.as_secs_f32());
+    assert!(took.as_secs() < 20, "{took:?}");
     ready_again(client).await;
     let before = writes_of(sandbox, &first);
     ok(&sandbox.kubectl(&["annotate", "region", "westeurope", "cloud.octopus.com/reconcile-requested-at=1"]));

@@ -13,7 +13,7 @@ use reef_e2e::{
     harness::{Sandbox, eventually, ok, refused},
     install::{NAMESPACE, wildcard_secret},
     pki::Authority,
-    reef_harness::{azure_writes, cluster, cluster_writes, get, gone, looks, ready, set, shows},
+    reef_harness::{azure_writes, cluster, cluster_writes, get, gone, looks, ready, set, settled, shows},
 };
 use serde_json::{Value, json};
 
@@ -170,8 +170,8 @@ async fn nothing_is_written_when_nothing_is_to_do(sandbox: &Sandbox, client: &Cl
         })
         .await;
     };
-    // A look writes its Event after the status that says Ready: what is under way comes to its end first.
-    looked(4.0).await;
+    let all_writes = async || ours().len() + reef_writes() + azure_writes(sandbox).len();
+    settled(client, "reef", 4.0, all_writes).await;
     let before = (ours().len(), reef_writes(), azure_writes(sandbox).len());
     let calls = sandbox.azure_journal().len();
     looked(8.0).await;
@@ -227,9 +227,14 @@ async fn what_is_changed_by_hand_is_put_back(sandbox: &Sandbox, client: &Client,
     assert_eq!(sandbox.arm("DELETE", &server, None).0, 202);
     let stalled = shows(client, "weu-1", "Stalled", "True", "DataResourceMissing").await;
     assert!(stalled.conditions[0].message.contains(&server), "{}", stalled.conditions[0].message);
-    let before = azure_writes(sandbox).len();
+    // Nor when it is looked at again.
+    ok(&sandbox.kubectl(&["annotate", "reef", "weu-1", "cloud.octopus.com/reconcile-requested-at=gone"]));
+    eventually("it was looked at", || async {
+        let handled = get(client, "weu-1").await?.status?.last_handled_reconcile_at?;
+        (handled == "gone").then_some(())
+    })
+    .await;
     assert_eq!(sandbox.arm("GET", &server, None).0, 404);
-    assert_eq!(azure_writes(sandbox).len(), before);
     let annotation = "confirmation.cloud.octopus.com/recreation=true";
     ok(&sandbox.kubectl(&["annotate", "reef", "weu-1", annotation]));
     ready(client, "weu-1").await;

@@ -155,8 +155,12 @@ async fn replace(world: &World, secret: &Secret) {
     next.metadata.resource_version = None;
     next.metadata.uid = None;
     let name = next.metadata.name.clone().unwrap();
-    secrets.delete(&name, &DeleteParams::default()).await.unwrap();
-    secrets.create(&PostParams::default(), &next).await.unwrap();
+    // Somebody may be quicker and make it again.
+    eventually("it is another", || async {
+        let _ = secrets.delete(&name, &DeleteParams::default()).await;
+        secrets.create(&PostParams::default(), &next).await.ok()
+    })
+    .await;
 }
 
 /// What the server is given as its master key.

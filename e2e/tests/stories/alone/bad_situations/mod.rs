@@ -7,6 +7,7 @@ mod behind;
 mod cluster;
 mod control_plane;
 mod hands;
+mod history;
 mod names;
 mod older;
 mod ours;
@@ -17,7 +18,7 @@ mod unreadable;
 mod work;
 mod world;
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use futures::{StreamExt, stream};
 use reef_e2e::{
@@ -38,7 +39,8 @@ const SAMPLES: [&str; 3] = [
 /// Rows at a time.
 const AT_ONCE: usize = 16;
 
-#[tokio::test]
+// Rows ask the sandbox by calls that hold up their thread.
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn bad_situations_are_told_harm_nothing_and_heal() {
     let began = Instant::now();
     let sandbox =
@@ -46,13 +48,16 @@ async fn bad_situations_are_told_harm_nothing_and_heal() {
     let client = sandbox.client().await;
     let canaries = Canaries::begin(&client);
     set(&sandbox, "resyncSeconds=10");
-    for sample in SAMPLES {
+    // With a limit for the storage of a pool.
+    let class = SAMPLES[1].replace("      capacity: 200\n", "      capacity: 200\n      maxSize: 190Gi\n");
+    assert!(class.contains("maxSize"));
+    for sample in [SAMPLES[0], &class, SAMPLES[2]] {
         ok(&sandbox.kubectl_with(&["apply", "-f", "-"], sample));
     }
     for reef in ["weu-1", "weu-2"] {
         ready(&client, reef).await;
     }
-    let world = World::new(sandbox, client).await;
+    let world = Arc::new(World::new(sandbox, client).await);
     println!("two reefs: {:.0} s", began.elapsed().as_secs_f32());
 
     let side_by_side: Vec<Row> = [
@@ -66,12 +71,14 @@ async fn bad_situations_are_told_harm_nothing_and_heal() {
         references::rows(),
     ]
     .concat();
-    let alone: Vec<Row> = [work::alone(), unreadable::alone(), older::alone(), cluster::alone()].concat();
+    let alone: Vec<Row> =
+        [work::alone(), placing::alone(), unreadable::alone(), older::alone(), cluster::alone()].concat();
     let count = side_by_side.len() + alone.len();
-    let mut outcomes: Vec<Outcome> = stream::iter(side_by_side.iter().map(|row| run(&world, row)))
-        .buffer_unordered(AT_ONCE)
-        .collect()
-        .await;
+    let beside = side_by_side.into_iter().map(|row| {
+        let world = world.clone();
+        async move { tokio::spawn(async move { run(&world, &row).await }).await.unwrap() }
+    });
+    let mut outcomes: Vec<Outcome> = stream::iter(beside).buffer_unordered(AT_ONCE).collect().await;
 
     println!("side by side: {:.0} s", began.elapsed().as_secs_f32());
     for row in &alone {

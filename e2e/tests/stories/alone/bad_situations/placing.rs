@@ -1,7 +1,10 @@
 //! Places: no reef fits.
 
-use reef_e2e::{harness::eventually, instance_harness::instances};
-use serde_json::json;
+use reef_e2e::{
+    harness::eventually,
+    instance_harness::{call, instances},
+};
+use serde_json::{Value, json};
 
 use super::{
     row::{Heal, Row, Sees},
@@ -153,6 +156,61 @@ fn no_room_anywhere() -> Row {
             Box::pin(async move {
                 w.sandbox.azure_healed_of("crowded");
                 w.look(Object::Instance("crowded")).await;
+            })
+        }),
+    }
+}
+
+/// Rows that concern whole reefs, one after the other.
+pub fn alone() -> Vec<Row> {
+    vec![no_room_to_grow()]
+}
+
+fn no_room_to_grow() -> Row {
+    Row {
+        name: "an instance asks for more room than its elastic pool has left",
+        object: Object::Instance("outgrown"),
+        wrong: |w| {
+            Box::pin(async move {
+                let place = json!({ "reefRef": { "name": "weu-1" } });
+                let with = |size: &str| json!({ "placement": place, "quota": { "database": size, "share": "10Gi" } });
+                w.instance("bulky", with("100Gi")).await;
+                w.instance("outgrown", with("10Gi")).await;
+                w.ready(Object::Instance("bulky")).await;
+                w.ready(Object::Instance("outgrown")).await;
+                w.patch(
+                    Object::Instance("outgrown"),
+                    json!({ "spec": { "quota": { "database": "100Gi" } } }),
+                )
+                .await;
+            })
+        },
+        sees: Sees {
+            condition: ("DatabaseReady", "False", "ReefFull"),
+            says: &["database: the larger size waits", "elastic pool pool-1 of Reef weu-1", "has 190 GiB"],
+            event: ("ReefFull", &["database"]),
+        },
+        never: |w| {
+            Box::pin(async move {
+                assert_eq!(w.writes("outgrown", Part::Database).len(), 1, "Azure is not asked for it");
+                let status = w.status("outgrown").await;
+                let (code, _) =
+                    call(&w.sandbox, &w.client, &status, ("GET", "/api"), None, &Value::Null).await;
+                assert_eq!(code, 200, "it serves with what it has");
+            })
+        },
+        heal: Heal::ThenReady(|w| {
+            Box::pin(async move {
+                w.delete(Object::Instance("bulky")).await;
+                w.gone(Object::Instance("bulky")).await;
+                w.look(Object::Instance("outgrown")).await;
+                w.ready(Object::Instance("outgrown")).await;
+                let made = w.made("outgrown");
+                let database = made.iter().find(|id| id.contains("/databases/")).unwrap();
+                assert_eq!(
+                    w.sandbox.arm("GET", database, None).1["properties"]["maxSizeBytes"],
+                    100_u64 << 30
+                );
             })
         }),
     }

@@ -20,7 +20,7 @@ pub struct Row {
     pub wrong: Step,
     /// What the object shows.
     pub sees: Sees,
-    /// Asserts what must not have happened by then.
+    /// Asserts what must not have happened by then. Where it becomes good by itself, that is asserted afterwards.
     pub never: Step,
     /// What makes it good again.
     pub heal: Heal,
@@ -71,7 +71,7 @@ pub async fn run(world: &World, row: &Row) -> Outcome {
 async fn steps(world: &World, row: &Row) {
     world.events_from_now(row.object);
     (row.wrong)(world).await;
-    world.says(row.object, row.sees.condition, row.sees.says).await;
+    world.saw(row.object, row.sees.condition, row.sees.says).await;
     let (reason, words) = row.sees.event;
     world.event(row.object, reason, words).await;
     (row.never)(world).await;

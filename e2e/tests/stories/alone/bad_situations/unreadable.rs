@@ -15,22 +15,33 @@ use super::{
 
 /// Rows that concern all instances, one after the other.
 pub fn alone() -> Vec<Row> {
-    vec![unreadable()]
+    vec![unreadable(), unreadable_reef()]
 }
 
-const CRD: &str = "cloudinstances.cloud.octopus.com";
+/// What a CRD says of a field.
+struct Field {
+    crd: &'static str,
+    path: &'static str,
+}
 
-/// Where the CRD says what a task cap is.
-const TASK_CAP: &str = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/taskCap";
+const TASK_CAP: Field = Field {
+    crd: "cloudinstances.cloud.octopus.com",
+    path: "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/taskCap",
+};
 
-/// Gives the task cap another schema; the one before.
-async fn task_cap(world: &World, schema: &Value) -> Value {
+const SCHEDULING: Field = Field {
+    crd: "reefs.cloud.octopus.com",
+    path: "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/scheduling",
+};
+
+/// Gives a field another schema; the one before.
+async fn change(world: &World, field: &Field, schema: &Value) -> Value {
     let crds = Api::<CustomResourceDefinition>::all(world.client.clone());
-    let before = serde_json::to_value(crds.get(CRD).await.unwrap()).unwrap();
-    let patch = json!([{ "op": "replace", "path": TASK_CAP, "value": schema }]);
+    let before = serde_json::to_value(crds.get(field.crd).await.unwrap()).unwrap();
+    let patch = json!([{ "op": "replace", "path": field.path, "value": schema }]);
     let patch = Patch::<()>::Json(serde_json::from_value(patch).unwrap());
-    crds.patch(CRD, &PatchParams::default(), &patch).await.unwrap();
-    before.pointer(TASK_CAP).unwrap().clone()
+    crds.patch(field.crd, &PatchParams::default(), &patch).await.unwrap();
+    before.pointer(field.path).unwrap().clone()
 }
 
 static TAKEN_BACK: std::sync::OnceLock<Value> = std::sync::OnceLock::new();
@@ -43,7 +54,7 @@ fn unreadable() -> Row {
             Box::pin(async move {
                 w.instance("garbled", json!({})).await;
                 w.ready(Object::Instance("garbled")).await;
-                let before = task_cap(w, &json!({ "type": "string" })).await;
+                let before = change(w, &TASK_CAP, &json!({ "type": "string" })).await;
                 TAKEN_BACK.set(before).unwrap();
                 eventually("the API server takes words for a task cap", || async {
                     let edit = json!({ "spec": { "taskCap": "many" } });
@@ -64,7 +75,7 @@ fn unreadable() -> Row {
             Box::pin(async move {
                 let made = w.made("garbled");
                 // Another is placed and served meanwhile, and one is deleted.
-                task_cap(w, TAKEN_BACK.get().unwrap()).await;
+                change(w, &TASK_CAP, TAKEN_BACK.get().unwrap()).await;
                 eventually("the API server takes only numbers again", || async {
                     w.try_instance("bystander", json!({})).await.ok()
                 })
@@ -79,6 +90,44 @@ fn unreadable() -> Row {
             Box::pin(async move {
                 w.patch(Object::Instance("garbled"), json!({ "spec": { "taskCap": 10 } })).await;
                 w.ready(Object::Instance("garbled")).await;
+            })
+        }),
+    }
+}
+
+static SCHEDULES: std::sync::OnceLock<Value> = std::sync::OnceLock::new();
+
+fn unreadable_reef() -> Row {
+    Row {
+        name: "an instance is deleted while its Reef cannot be read",
+        object: Object::Instance("homed"),
+        wrong: |w| {
+            Box::pin(async move {
+                w.instance("homed", json!({ "placement": { "reefRef": { "name": "weu-2" } } })).await;
+                w.ready(Object::Instance("homed")).await;
+                SCHEDULES.set(change(w, &SCHEDULING, &json!({ "type": "string" })).await).unwrap();
+                eventually("the API server takes any word", || async {
+                    let edit = json!({ "spec": { "scheduling": "Sometimes" } });
+                    w.try_patch(Object::Reef("weu-2"), edit).await.ok()
+                })
+                .await;
+                w.look(Object::Instance("homed")).await;
+                w.delete(Object::Instance("homed")).await;
+            })
+        },
+        sees: Sees {
+            condition: ("Ready", "False", "SpecInvalid"),
+            says: &["Reef weu-2 cannot be read", "Sometimes", "install the CRD chart"],
+            event: ("SpecInvalid", &["Reef weu-2 cannot be read"]),
+        },
+        never: |w| Box::pin(async move { assert_eq!(w.made("homed").len(), 4, "nothing of it goes") }),
+        heal: Heal::Then(|w| {
+            Box::pin(async move {
+                w.patch(Object::Reef("weu-2"), json!({ "spec": { "scheduling": "Active" } })).await;
+                change(w, &SCHEDULING, SCHEDULES.get().unwrap()).await;
+                w.ready(Object::Reef("weu-2")).await;
+                w.gone(Object::Instance("homed")).await;
+                assert!(w.made("homed").is_empty());
             })
         }),
     }

@@ -3,9 +3,10 @@
 use std::{
     collections::HashMap,
     sync::{
-        Mutex,
+        Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -24,6 +25,8 @@ use reef_e2e::{
 };
 use reef_operator::controllers::cloud_instance::names::hash;
 use serde_json::{Value, json};
+
+use super::history::{History, Shown};
 
 /// An object of ours, by its name; instances are in the namespace `customers`.
 #[derive(Clone, Copy)]
@@ -101,14 +104,16 @@ pub struct World {
     /// What is in Azure without any of the rows.
     before: Vec<String>,
     nonce: AtomicU32,
-    /// From when on Events count, by the name of their object.
-    since: Mutex<HashMap<String, Timestamp>>,
+    /// From when on Events and what was shown count, by the name of their object.
+    since: Mutex<HashMap<String, (Timestamp, usize)>>,
+    history: History,
 }
 
 impl World {
     pub async fn new(sandbox: Sandbox, client: Client) -> Self {
         let before = sandbox.azure_ids();
-        let world = Self { sandbox, client, before, nonce: AtomicU32::new(0), since: Mutex::default() };
+        let (nonce, history) = (AtomicU32::new(0), History::begin(&client));
+        let world = Self { sandbox, client, before, nonce, since: Mutex::default(), history };
         world.namespace(CUSTOMERS).await;
         world
     }
@@ -181,6 +186,31 @@ impl World {
         self.patch(object, json!({ "metadata": { "annotations": annotations } })).await;
     }
 
+    /// Waits until an object has shown a condition with these words in its message since [`World::events_from_now`], also
+    /// if it stands no more.
+    pub async fn saw(&self, object: Object, condition: (&str, &str, &str), says: &[&str]) {
+        if !matches!(object, Object::Instance(_) | Object::InstanceAsItWas(_)) {
+            self.says(object, condition, says).await;
+            return;
+        }
+        let ((type_, status, reason), (_, _, name)) = (condition, object.parts());
+        let since = self.since.lock().unwrap().get(name).map_or(0, |(_, shown)| *shown);
+        eventually(&format!("{name} has shown {condition:?} with {says:?}"), || async {
+            let fits = |shown: &Shown| {
+                let is = |field: &str, value: &str| shown.condition[field] == value;
+                let message = shown.condition["message"].as_str().unwrap_or_default();
+                shown.of == (CUSTOMERS.to_owned(), name.to_owned())
+                    && (shown.is_current || matches!(object, Object::InstanceAsItWas(_)))
+                    && is("type", type_)
+                    && is("status", status)
+                    && is("reason", reason)
+                    && says.iter().all(|words| message.contains(words))
+            };
+            self.history.has(since, fits).then_some(())
+        })
+        .await;
+    }
+
     /// Waits until a condition of the newest spec stands like this; its message.
     pub async fn shows(&self, object: Object, condition: (&str, &str, &str)) -> String {
         self.says(object, condition, &[]).await
@@ -209,12 +239,19 @@ impl World {
         .await
     }
 
-    /// Asks an instance for looks, one after the other, until it has this place.
+    /// Asks an instance for looks, not all the time, until it has this place.
     pub async fn asked_until_placed(&self, name: &'static str, generation: i64) {
+        // Each edit is a conflict for who is about to write the status.
+        let asked_at = Mutex::new(None::<Instant>);
         eventually(&format!("{name} has place {generation}"), || async {
             let found = instances(&self.client).get(name).await.ok()?;
             let (asked, status) = (found.annotations().get(RECONCILE_REQUESTED_AT), found.status.as_ref()?);
-            if asked == status.last_handled_reconcile_at.as_ref() {
+            let lately = asked_at
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .is_some_and(|at| at.elapsed() < Duration::from_secs(2));
+            if asked == status.last_handled_reconcile_at.as_ref() && !lately {
+                *asked_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
                 self.look(Object::Instance(name)).await;
             }
             (status.placement.as_ref()?.generation == generation).then_some(())
@@ -230,7 +267,8 @@ impl World {
     pub fn events_from_now(&self, object: Object) {
         // Which of two it is turns out later.
         if !matches!(object, Object::InstanceThat(_)) {
-            self.since.lock().unwrap().insert(object.parts().2.to_owned(), Timestamp::now());
+            let now = (Timestamp::now(), self.history.len());
+            self.since.lock().unwrap().insert(object.parts().2.to_owned(), now);
         }
     }
 
@@ -242,7 +280,7 @@ impl World {
         eventually(&format!("{kind} {name} has an Event {reason} with {words:?}"), || async {
             let events = Api::<Event>::all(self.client.clone());
             let events = events.list(&ListParams::default().fields(&about)).await.ok()?;
-            let since = self.since.lock().unwrap().get(name).copied().unwrap_or(Timestamp::UNIX_EPOCH);
+            let since = self.since.lock().unwrap().get(name).map_or(Timestamp::UNIX_EPOCH, |(at, _)| *at);
             let fits = |event: &Event| {
                 let note = event.message.as_deref().unwrap_or_default();
                 let heard = event.series.as_ref().and_then(|s| s.last_observed_time.as_ref().map(|at| at.0));
