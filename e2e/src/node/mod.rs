@@ -5,11 +5,13 @@
 //! What it does not do: exec, attach and port-forward, hostPath and host namespaces, privileged
 //! containers. A pod that asks for one of these stays waiting with a message that says so.
 
+mod address;
 pub mod claims;
 mod env;
 mod event;
 pub mod image;
 mod kubelet;
+mod object;
 mod pod;
 mod probe;
 mod resize;

@@ -4,11 +4,7 @@ use std::{net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use kube::{
-    Api, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
-    runtime::reflector::ObjectRef,
-};
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -16,7 +12,10 @@ use tokio::{
 };
 
 use super::{
-    Shared, event,
+    Shared,
+    address::Address,
+    event,
+    object::{remove, write},
     probe::{self, Verdict},
     resize,
     status::{self, Ended, State, Tracked},
@@ -47,9 +46,7 @@ struct Worker {
     uid: String,
     folder: PathBuf,
     sockets: String,
-    address: Ipv4Addr,
-    ip: String,
-    ingress: PathBuf,
+    address: Address,
     began: Timestamp,
     init: Vec<Tracked>,
     main: Vec<Tracked>,
@@ -101,16 +98,13 @@ async fn set_up(shared: &Arc<Shared>, uid: &str, pods: &mut watch::Receiver<Opti
             Ok((handle, reports, egress)) => {
                 let spec = pod.spec.clone().unwrap_or_default();
                 let ingress = shared.sockets.socket(&format!("{sockets}i"));
-                shared.network.attach(ip, ingress.clone());
                 shared.ledger.keep(uid, resize::requested(&spec.containers));
                 return Some(Worker {
                     shared: shared.clone(),
                     uid: uid.to_owned(),
                     folder,
                     sockets,
-                    address: ip,
-                    ip: ip.to_string(),
-                    ingress,
+                    address: Address::attach(shared, ip, ingress),
                     began,
                     init: spec.init_containers.into_iter().flatten().map(Tracked::new).collect(),
                     main: spec.containers.into_iter().map(Tracked::new).collect(),
@@ -191,35 +185,6 @@ async fn waiting(shared: &Shared, pod: &Pod, began: Timestamp, message: &str) {
     write(shared, pod, &status::status(pod, None, &init, &main, began, Timestamp::now())).await;
 }
 
-/// Writes a status, if it differs from the one in the object. True if the object has it now.
-async fn write(shared: &Shared, pod: &Pod, status: &k8s_openapi::api::core::v1::PodStatus) -> bool {
-    if pod.status.as_ref() == Some(status) {
-        return true;
-    }
-    let api = Api::<Pod>::namespaced(shared.client.clone(), &pod.namespace().unwrap_or_default());
-    let patch = serde_json::json!({ "metadata": { "uid": pod.uid() }, "status": status });
-    let result = api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await;
-    if let Err(error) = &result {
-        tracing::debug!(%error, pod = pod.name_any(), "pod status");
-    }
-    result.is_ok()
-}
-
-/// Takes the object away, which ends a pod's deletion.
-async fn remove(shared: &Shared, pod: &Pod) {
-    let api = Api::<Pod>::namespaced(shared.client.clone(), &pod.namespace().unwrap_or_default());
-    let preconditions = Preconditions { uid: pod.uid(), resource_version: None };
-    let now = DeleteParams::default().grace_period(0).preconditions(preconditions);
-    for _ in 0..10 {
-        match api.delete(&pod.name_any(), &now).await {
-            Err(kube::Error::Api(s)) if s.is_not_found() || s.is_conflict() => return,
-            Err(error) => tracing::debug!(%error, pod = pod.name_any(), "delete pod"),
-            Ok(_) => return,
-        }
-        sleep(Duration::from_secs(1)).await;
-    }
-}
-
 impl Worker {
     /// Until the pod is to go. True if its object still has to be removed.
     async fn work(&mut self, pods: &mut watch::Receiver<Option<Pod>>) -> bool {
@@ -286,7 +251,9 @@ impl Worker {
 
     async fn refresh_volumes(&self) {
         let folder = self.folder.join("volumes");
-        if let Err(error) = volumes::refresh(&self.shared, &self.pod, &self.ip, &folder).await {
+        if let Err(error) =
+            volumes::refresh(&self.shared, &self.pod, &self.address.ip.to_string(), &folder).await
+        {
             tracing::debug!(%error, pod = self.pod.name_any(), "refresh volumes");
         }
     }
@@ -329,7 +296,8 @@ impl Worker {
         }
         (tracked.started, tracked.ready) = (false, false);
         let (container, attempt) = (tracked.container.clone(), tracked.attempt);
-        let spec = template::container(&self.shared, &self.pod, &self.ip, &container, attempt).await;
+        let ip = self.address.ip.to_string();
+        let spec = template::container(&self.shared, &self.pod, &ip, &container, attempt).await;
         let state = match spec {
             Ok(spec) => match self.handle.start_container(spec).await {
                 Ok(()) => State::Running(Timestamp::now()),
@@ -344,7 +312,8 @@ impl Worker {
         let tracked = if init { &mut self.init[at] } else { &mut self.main[at] };
         tracked.state = state;
         if running && !init {
-            let task = probe::run(container.clone(), self.ingress.clone(), attempt, self.verdicts.0.clone());
+            let task =
+                probe::run(container.clone(), self.address.ingress.clone(), attempt, self.verdicts.0.clone());
             self.probes.push((container.name, tokio::spawn(task)));
         }
     }
@@ -390,7 +359,7 @@ impl Worker {
             self.ended(&name, 137, Some("the pod process ended".to_owned()));
         }
         self.egress.abort();
-        match prepare(&self.shared, &self.pod, &self.uid, self.address, &self.sockets).await {
+        match prepare(&self.shared, &self.pod, &self.uid, self.address.ip, &self.sockets).await {
             Ok((handle, reports, egress)) => {
                 (self.handle, self.reports, self.egress) = (handle, reports, egress);
             }
@@ -454,8 +423,12 @@ impl Worker {
 
     async fn write_status(&mut self) {
         let now = Timestamp::now();
-        let mut status = status::status(&self.pod, Some(&self.ip), &self.init, &self.main, self.began, now);
-        self.shared.ledger.free_ended(&self.uid, &status);
+        let ip = self.address.ip.to_string();
+        let mut status = status::status(&self.pod, Some(&ip), &self.init, &self.main, self.began, now);
+        if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+            self.address.release();
+            self.shared.ledger.free(&self.uid);
+        }
         resize::show(&mut status, self.pending.as_ref(), &self.main, now);
         if self.backoff.is_some() {
             // What a kubelet shows between a crash and the next start.
@@ -481,7 +454,7 @@ impl Worker {
         let names: Vec<_> = self.main.iter().chain(&self.init).map(|c| c.container.name.clone()).collect();
         let grace = self.pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
         self.end_containers(&names, if remove_object { grace } else { 0 }).await;
-        self.shared.network.detach(self.address, &self.ingress);
+        self.address.release();
         self.egress.abort();
         for (_, task) in &self.probes {
             task.abort();
@@ -490,7 +463,6 @@ impl Worker {
             self.write_status().await;
         }
         self.handle.stop().await;
-        self.shared.free(self.address);
         self.shared.ledger.free(&self.uid);
         if remove_object {
             remove(&self.shared, &self.pod).await;

@@ -72,13 +72,6 @@ impl Ledger {
         }
     }
 
-    /// What a pod has that may have ended, as its status says.
-    pub(super) fn free_ended(&self, uid: &str, status: &PodStatus) {
-        if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
-            self.free(uid);
-        }
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Room>> {
         self.allocated.lock().unwrap_or_else(PoisonError::into_inner)
     }
