@@ -9,6 +9,8 @@
 
 mod alone;
 mod api;
+// Early, because it is the longest of those that run beside others.
+mod away;
 mod azure;
 mod files;
 mod gateway;
@@ -30,5 +32,4 @@ mod region;
 mod resized;
 mod sandbox;
 mod skewed;
-mod stability;
 mod stopped;
