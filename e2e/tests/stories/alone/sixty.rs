@@ -32,6 +32,11 @@ fn count() -> usize {
     std::env::var("REEF_INSTANCES").ok().and_then(|n| n.parse().ok()).unwrap_or(60)
 }
 
+/// How long they may take to come, or to go, seconds.
+fn patience() -> u64 {
+    (15 * u64::try_from(count()).unwrap()).max(900)
+}
+
 /// Most on a reef.
 fn most() -> usize {
     count() / 2 + 2
@@ -81,7 +86,7 @@ async fn sixty_instances_come_and_then_it_is_quiet() {
     let before = Calls::of(&sandbox, &client).await;
     let began = Instant::now();
     ok(&sandbox.kubectl(&["-n", CUSTOMERS, "delete", "ci", "--all", "--wait=false"]));
-    eventually_within(600, "all are gone", || async {
+    eventually_within(patience(), "all are gone", || async {
         let left = instances(&client).list_metadata(&ListParams::default()).await.ok()?.items;
         left.is_empty().then_some(())
     })
@@ -99,7 +104,7 @@ async fn sixty_instances_come_and_then_it_is_quiet() {
 }
 
 async fn all_ready(client: &Client) -> Vec<CloudInstance> {
-    eventually_within(900, "all are Ready", || async {
+    eventually_within(patience(), "all are Ready", || async {
         let all = instances(client).list(&ListParams::default()).await.ok()?.items;
         let ready = |i: &&CloudInstance| {
             let conditions = i.status.iter().flat_map(|s| &s.conditions);
