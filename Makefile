@@ -45,7 +45,7 @@ test: tools ## Run every test, unit to end to end
 	RUST_BACKTRACE=0 RUST_TEST_THREADS=$(STORIES) cargo test --workspace --locked --no-fail-fast
 
 .PHONY: random-worlds
-random-worlds: tools build ## Try SEEDS=20 new random worlds (about two minutes each); SEED=7 repeats one
+random-worlds: tools ## Try SEEDS=20 new random worlds (about two minutes each); SEED=7 repeats one
 	$(if $(SEED),REEF_SEED=$(SEED),REEF_SEEDS=$(or $(SEEDS),20)) cargo test --package reef-e2e --test stories --locked -- --nocapture random_worlds::
 
 .PHONY: generate

@@ -253,23 +253,37 @@ async fn call(
     Some((answer.status, serde_json::from_slice(&answer.body).unwrap_or(Value::Null)))
 }
 
-/// Data is made in Azure once for each life, and nothing is deleted there that may not go.
+/// Nothing is made twice in Azure, data once for each life, and nothing is deleted there that may not go.
 pub(super) fn azure(world: &World) -> Result<(), String> {
     let from = *world.journal_from.lock().unwrap_or_else(PoisonError::into_inner);
     let journal = world.sandbox.azure_control("GET", "/journal", "");
+    let mut made = BTreeSet::new();
     // The head of the answer is counted in `from` too.
-    for line in journal.lines().skip(from).filter(|line| line.contains("\"DELETE\"")) {
+    for line in journal.lines().skip(from) {
+        if !line.contains("\"DELETE\"") && !line.contains(":201,") && !line.contains(":201}") {
+            continue;
+        }
         let Ok(entry) = serde_json::from_str::<Value>(line) else { continue };
-        let path = entry["path"].as_str().unwrap_or_default();
-        if entry["method"] == "DELETE" && entry["client"] != DRIVER {
-            may_be_deleted(world, path, &entry["time"])?;
+        let path = entry["path"].as_str().unwrap_or_default().to_owned();
+        if entry["method"] == "DELETE" {
+            // What was in it went with it; what was refused is as it was.
+            if [0, 200, 202, 204].iter().any(|status| entry["status"] == *status) {
+                let within = format!("{path}/");
+                made.retain(|other: &String| *other != path && !other.starts_with(&within));
+            }
+            if entry["client"] != DRIVER {
+                may_be_deleted(world, &path, &entry["time"])?;
+            }
+        } else if entry["method"] == "PUT" && !made.insert(path.clone()) {
+            return Err(format!("made twice: {path}"));
         }
     }
-    made_once(world)
+    data_is_made_once(world)
 }
 
-/// What was accepted and failed later is made again, and nothing else.
-fn made_once(world: &World) -> Result<(), String> {
+/// The journal does not show it of databases, which are accepted and made later, nor of answers that were lost. What was
+/// accepted and failed later is made again, and nothing else.
+fn data_is_made_once(world: &World) -> Result<(), String> {
     let from = *world.made_from.lock().unwrap_or_else(PoisonError::into_inner);
     let mut made = BTreeMap::<String, usize>::new();
     for path in world.sandbox.azure_made().into_iter().skip(from) {

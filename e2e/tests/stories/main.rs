@@ -9,7 +9,7 @@
 
 mod alone;
 mod api;
-// Early, because it is the longest of those that run beside others.
+// Stories begin by name: the longest of those that run beside others has one that comes early.
 mod away;
 mod azure;
 mod files;
