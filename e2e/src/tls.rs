@@ -96,7 +96,6 @@ impl axum::serve::Listener for TlsListener {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use axum::serve::Listener;
 

@@ -151,7 +151,6 @@ pub fn entries(route: &Route, hosts: &[String], facts: &impl Facts) -> Vec<Entry
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use serde_json::{Value, json};
 

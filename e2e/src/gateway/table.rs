@@ -86,7 +86,6 @@ pub fn pick(backends: &[Backend], turn: usize) -> Option<&Backend> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -189,7 +189,6 @@ async fn greeting(stream: &mut TcpStream) -> io::Result<(String, Vec<u8>)> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -54,7 +54,6 @@ fn rewrite(method: &str, path: &str, version: &str, authority: &str, headers: &s
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -320,7 +320,7 @@ impl Arm {
         self.metrics.azure_called(&by, began.elapsed());
         turn.call.ended(turn::outcome(status));
         if status == 401 {
-            self.entra.refused(&token);
+            self.entra.refused(&token, Instant::now());
         }
         let late = |_| ArmError::NoAnswer(format!("no answer within {} s", limit.as_secs()));
         let answer = answer.map_err(late)?.map_err(|e| ArmError::NoAnswer(one_line(&e)))?;

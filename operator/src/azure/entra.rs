@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use azure_core::{credentials::TokenCredential, http::ClientOptions};
@@ -15,6 +15,10 @@ use super::{ArmError, Identity, client::one_line};
 
 /// Longest wait for a token. A token is asked for minutes before the one in use ends, so few calls ever wait.
 const LONGEST: Duration = Duration::from_secs(10);
+
+/// A token that is refused so soon after it was got is not the reason: another would be refused as well, and Entra would be
+/// asked with each call.
+const YOUNG: Duration = Duration::from_secs(30);
 
 /// Gets tokens, and keeps them until shortly before they end.
 pub struct Entra {
@@ -29,6 +33,7 @@ struct Current {
     credential: Arc<WorkloadIdentityCredential>,
     /// Counts the credentials.
     number: u64,
+    since: Instant,
 }
 
 /// A token, as the header `Authorization`.
@@ -42,13 +47,13 @@ impl Entra {
     /// Tokens of an identity, in exchange for the one in this file.
     pub fn new(identity: Identity, token_file: PathBuf, options: ClientOptions) -> Result<Self, ArmError> {
         let credential = credential(&identity, &token_file, &options)?;
-        let current = Mutex::new(Current { credential, number: 0 });
+        let current = Mutex::new(Current { credential, number: 0, since: Instant::now() });
         Ok(Self { identity, token_file, options, current })
     }
 
     /// A token for a scope.
     pub async fn token(&self, scope: &str) -> Result<Token, ArmError> {
-        let Current { credential, number } =
+        let Current { credential, number, .. } =
             self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // While one caller gets a new token, the others wait for it, those who would find theirs in the cache too.
         let token = tokio::time::timeout(LONGEST, credential.get_token(&[scope], None)).await;
@@ -62,14 +67,14 @@ impl Entra {
     }
 
     /// Azure does not take a token, though its time is not over: it is forgotten, and the next call gets another.
-    pub fn refused(&self, token: &Token) {
+    pub fn refused(&self, token: &Token, now: Instant) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         // Of several calls with one token only the first counts.
-        if current.number != token.number {
+        if current.number != token.number || now.saturating_duration_since(current.since) < YOUNG {
             return;
         }
         match credential(&self.identity, &self.token_file, &self.options) {
-            Ok(credential) => *current = Current { credential, number: token.number + 1 },
+            Ok(credential) => *current = Current { credential, number: token.number + 1, since: now },
             Err(error) => tracing::warn!(%error, "a credential for Azure"),
         }
     }
@@ -127,12 +132,17 @@ mod tests {
         let number = || entra.current.lock().unwrap().number;
         let token = |number| Token { header: String::new(), number };
         let first = entra.current.lock().unwrap().credential.clone();
-        entra.refused(&token(0));
+        let at = |seconds| Instant::now() + Duration::from_secs(seconds);
+        entra.refused(&token(0), at(0));
+        assert_eq!(number(), 0, "a new one would be no better");
+        entra.refused(&token(0), at(60));
         assert_eq!(number(), 1);
         assert!(!Arc::ptr_eq(&first, &entra.current.lock().unwrap().credential));
-        entra.refused(&token(0));
+        entra.refused(&token(0), at(200));
         assert_eq!(number(), 1, "it was of the one before");
-        entra.refused(&token(1));
+        entra.refused(&token(1), at(70));
+        assert_eq!(number(), 1, "too soon");
+        entra.refused(&token(1), at(200));
         assert_eq!(number(), 2);
     }
 }

@@ -43,16 +43,9 @@ pub async fn step(
     // What failed while the reef was made no longer matters.
     let locks = inputs.parts().into_iter().filter(|part| part.is_lock()).map(|part| inputs.id(part));
     memory.retain(&locks.chain([group.clone(), record.clone()]).collect());
-    let remains = look(arm, inputs).await;
-    // Everything in the group goes with it because lists are empty, so they are asked for twice.
-    let is_second_look = std::mem::take(&mut memory.looked);
-    let step = match teardown::next(reef, &remains, &inputs.tags()) {
-        Step::DeleteGroup if !is_second_look => {
-            memory.looked = true;
-            Step::Wait("resource group: a second look at what is in it".to_owned())
-        }
-        step => step,
-    };
+    let remains = Remains { is_second_look: memory.looked, ..look(arm, inputs).await };
+    let step = teardown::next(reef, &remains, &inputs.tags());
+    memory.looked = step == Step::LookAgain;
     if claim.check().is_err() {
         return Step::Wait("this replica no longer leads".to_owned());
     }
@@ -60,7 +53,7 @@ pub async fn step(
         Step::DeleteRecord => vec![(record, DNS_API)],
         Step::DeleteLocks(locks) => locks.iter().map(|id| (id.clone(), LOCKS_API)).collect(),
         Step::DeleteGroup => vec![(group, GROUPS_API)],
-        Step::Done(_) | Step::Wait(_) | Step::Held(..) => vec![],
+        Step::Done(_) | Step::LookAgain | Step::Wait(_) | Step::Held(..) => vec![],
     };
     for (id, api) in targets {
         if memory.failures.get(&id).is_some_and(|failure| failure.retry_at > now) {
@@ -90,6 +83,7 @@ async fn look(arm: &Arc<Arm>, inputs: &Inputs) -> Remains {
             data: none.clone(),
             restorable: none.clone(),
             locks: none,
+            is_second_look: false,
         };
     }
     let resources = listed(arm.list(&format!("{group_id}/resources"), GROUPS_API).await);
@@ -129,6 +123,7 @@ async fn look(arm: &Arc<Arm>, inputs: &Inputs) -> Remains {
         ),
         restorable: both(texts(dropped, |d| Some(format!("database {}", name(d)))), deleted),
         locks: locks(arm, inputs).await,
+        is_second_look: false,
     }
 }
 

@@ -403,6 +403,9 @@ async fn remove(reef: &Reef, shared: &Shared, memory: &mut Memory) -> Result<Act
             finish(reef, context, why).await
         }
         Step::Held(trouble, stalled) => held(reef, shared, &trouble, stalled).await,
+        Step::LookAgain => {
+            deleting(reef, shared, "resource group: a second look at what is in it", memory, now).await
+        }
         Step::Wait(what) => deleting(reef, shared, &what, memory, now).await,
         Step::DeleteRecord => deleting(reef, shared, "DNS record", memory, now).await,
         Step::DeleteLocks(_) => deleting(reef, shared, "locks", memory, now).await,

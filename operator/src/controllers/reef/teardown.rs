@@ -27,6 +27,8 @@ pub struct Remains {
     pub restorable: Observed<Vec<String>>,
     /// Ids of our locks that are still there.
     pub locks: Observed<Vec<String>>,
+    /// Whether the look before this one came to the same end.
+    pub is_second_look: bool,
 }
 
 /// The next step.
@@ -38,6 +40,8 @@ pub enum Step {
     DeleteRecord,
     /// Remove these locks.
     DeleteLocks(Vec<String>),
+    /// Look once more: everything in the group goes because lists are empty.
+    LookAgain,
     /// Remove the resource group with all that is in it.
     DeleteGroup,
     /// Wait for Azure; what is still there.
@@ -103,6 +107,7 @@ pub fn next(reef: &Reef, remains: &Remains, tags: &Value) -> Step {
     match &remains.locks {
         Observed::Unknown(why) => unknown("locks", why),
         Observed::Present(locks) if !locks.is_empty() => Step::DeleteLocks(locks.clone()),
+        _ if !remains.is_second_look => Step::LookAgain,
         _ => Step::DeleteGroup,
     }
 }

@@ -24,6 +24,7 @@ fn remains() -> Remains {
         data: Observed::Present(vec![]),
         restorable: Observed::Present(vec![]),
         locks: Observed::Present(vec!["/lock".to_owned()]),
+        is_second_look: false,
     }
 }
 
@@ -39,6 +40,8 @@ fn a_reef_goes_step_by_step() {
     left.record = Observed::Absent;
     assert_eq!(next(&go, &left), Step::DeleteLocks(vec!["/lock".to_owned()]));
     left.locks = Observed::Present(vec![]);
+    assert_eq!(next(&go, &left), Step::LookAgain, "one list may be wrong");
+    left.is_second_look = true;
     assert_eq!(next(&go, &left), Step::DeleteGroup);
     left.group = match left.group {
         Observed::Present(mut group) => {

@@ -62,7 +62,6 @@ pub struct Placing<'a> {
 /// A decision with what it was made from.
 struct Decided {
     decision: Decision,
-    demand: Demand,
     candidates: Vec<Candidate>,
     used: Used,
 }
@@ -79,12 +78,12 @@ pub async fn place(
         *note = Some(decision.event());
         Ok(Err(Held(Trouble::new(Reason::NoReefFits, decision.summary()), false)))
     };
-    let asked = demand::demand(instance, now);
-    if let Some(refused) = before.refused.as_ref().filter(|r| r.holds_for(&asked, reefs, now)) {
+    let demand = demand::demand(instance, now);
+    if let Some(refused) = before.refused.as_ref().filter(|r| r.holds_for(&demand, reefs, now)) {
         return nowhere(&refused.decision);
     }
-    let Decided { decision, demand, candidates, used } =
-        decide(context, &mut before.listed, instance, reefs, now).await?;
+    let Decided { decision, candidates, used } =
+        decide(context, &mut before.listed, &demand, reefs, now).await?;
     tracing::info!(name = instance.name_any(), decision = decision.event(), "placement");
     let Some(chosen) = &decision.chosen else {
         if decision.held_by.is_some() {
@@ -113,14 +112,15 @@ pub async fn elsewhere(
     reefs: &[Reef],
     now: Timestamp,
 ) -> Result<Option<String>, Error> {
-    let decided = decide(context, &mut before.listed, instance, reefs, now).await?;
+    let demand = demand::demand(instance, now);
+    let decided = decide(context, &mut before.listed, &demand, reefs, now).await?;
     Ok(decided.decision.chosen.map(|chosen| chosen.placement.reef))
 }
 
 async fn decide(
     context: &Context,
     listed: &mut Cache,
-    instance: &CloudInstance,
+    demand: &Demand,
     reefs: &[Reef],
     now: Timestamp,
 ) -> Result<Decided, Error> {
@@ -130,9 +130,8 @@ async fn decide(
     for reef in reefs {
         candidates.push(candidate(context, listed, reef, &everything, now).await?);
     }
-    let demand = demand::demand(instance, now);
-    let decision = placement::place(&demand, &candidates);
-    Ok(Decided { decision, demand, candidates, used: everything.0 })
+    let decision = placement::place(demand, &candidates);
+    Ok(Decided { decision, candidates, used: everything.0 })
 }
 
 /// A reef with all that is on it, and all that is asked for there, by now.
