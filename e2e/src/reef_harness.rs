@@ -72,6 +72,17 @@ pub fn azure_writes(sandbox: &Sandbox) -> Vec<Value> {
     journal
 }
 
+/// Sets how many replicas of the operator there are; of none, waits until the last has ended.
+pub fn scale_operator(sandbox: &Sandbox, replicas: u8) {
+    let count = format!("--replicas={replicas}");
+    ok(&sandbox.kubectl(&["-n", NAMESPACE, "scale", "deployment/reef-operator", &count]));
+    if replicas == 0 {
+        let pods =
+            ["wait", "pod", "-l", "app.kubernetes.io/component=operator", "--for=delete", "--timeout=180s"];
+        ok(&sandbox.kubectl(&[&["-n", NAMESPACE][..], &pods[..]].concat()));
+    }
+}
+
 /// Waits until a controller looks so many times without a write: what is under way, for example the Event after a
 /// status, comes to its end first.
 pub async fn settled(client: &Client, controller: &str, times: f64, writes: impl AsyncFn() -> usize) {

@@ -14,12 +14,11 @@ use reef_e2e::{
     azure::{PLATFORM_GROUP, SUBSCRIPTION},
     canaries::Canaries,
     harness::{Sandbox, eventually, ok, refused},
-    install::NAMESPACE,
     instance_harness::{
         CUSTOMERS, api_key, call, cluster_of, hash_of, instance_gone, instance_ready, instance_shows,
         instances, retained,
     },
-    reef_harness::{azure_writes, cluster_writes, looks, ready, set, settled},
+    reef_harness::{azure_writes, cluster_writes, looks, ready, scale_operator, set, settled},
 };
 use serde_json::{Value, json};
 
@@ -386,25 +385,10 @@ async fn deletion_needs_a_confirmation(sandbox: &Sandbox, client: &Client, all: 
     let delete = ["-n", CUSTOMERS, "delete", "ci", "acme", "--wait=false"];
     let why = refused(&sandbox.kubectl(&delete));
     assert!(why.contains("is protected") && why.contains(CONFIRM), "{why}");
-    let scale = |count: &str| {
-        let replicas = format!("--replicas={count}");
-        ok(&sandbox.kubectl(&["-n", NAMESPACE, "scale", "deployment/reef-operator", &replicas]));
-    };
-    scale("0");
-    let pods = [
-        "-n",
-        NAMESPACE,
-        "wait",
-        "pod",
-        "-l",
-        "app.kubernetes.io/component=operator",
-        "--for=delete",
-        "--timeout=180s",
-    ];
-    ok(&sandbox.kubectl(&pods));
+    scale_operator(sandbox, 0);
     let why = refused(&sandbox.kubectl(&delete));
     assert!(why.contains("is protected"), "with the operator down: {why}");
-    scale("2");
+    scale_operator(sandbox, 2);
     // A policy can be taken away, or be passed by whoever owns the namespace: the operator asks all the same.
     ok(&sandbox.kubectl(&["delete", "validatingadmissionpolicybinding", "deletion.cloud.octopus.com"]));
     let writes = azure_writes(sandbox).len();

@@ -6,7 +6,7 @@ use reef_e2e::{
     harness::{Sandbox, eventually, ok},
     install::NAMESPACE,
     instance_harness::{CUSTOMERS, instance_gone, instance_ready, instance_shows, instances},
-    reef_harness::ready,
+    reef_harness::{ready, scale_operator},
 };
 use serde_json::{Value, json};
 
@@ -69,22 +69,7 @@ async fn what_is_still_being_made_is_not_left_behind() {
 async fn what_a_lost_status_hides_goes_too(sandbox: &Sandbox, client: &Client, hash: &str) {
     ok(&sandbox.kubectl_with(&["apply", "-f", "-"], INSTANCE));
     instance_ready(client, "brief").await;
-    let scale = |count: &str| {
-        let replicas = format!("--replicas={count}");
-        ok(&sandbox.kubectl(&["-n", NAMESPACE, "scale", "deployment/reef-operator", &replicas]));
-    };
-    scale("0");
-    let pods = [
-        "-n",
-        NAMESPACE,
-        "wait",
-        "pod",
-        "-l",
-        "app.kubernetes.io/component=operator",
-        "--for=delete",
-        "--timeout=180s",
-    ];
-    ok(&sandbox.kubectl(&pods));
+    scale_operator(sandbox, 0);
     let lost = ["--subresource=status", "--type=json", "--patch", r#"[{"op":"remove","path":"/status"}]"#];
     ok(&sandbox.kubectl(&[&["-n", CUSTOMERS, "patch", "ci", "brief"][..], &lost[..]].concat()));
     let status = instances(client).get("brief").await.unwrap().status.unwrap_or_default();
@@ -94,7 +79,7 @@ async fn what_a_lost_status_hides_goes_too(sandbox: &Sandbox, client: &Client, h
     sandbox.azure_fault(
         &json!({ "label": "silent", "fault": { "answer": { "status": 503, "code": "ServiceUnavailable" } } }),
     );
-    scale("1");
+    scale_operator(sandbox, 1);
     let held = instance_shows(client, "brief", "Ready", "False", "AzureUnavailable").await;
     let message = &held.conditions[0].message;
     assert!(message.contains("not known whether something was made"), "{message}");

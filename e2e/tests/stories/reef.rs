@@ -13,7 +13,9 @@ use reef_e2e::{
     harness::{Sandbox, eventually, ok, refused},
     install::{NAMESPACE, wildcard_secret},
     pki::Authority,
-    reef_harness::{azure_writes, cluster, cluster_writes, get, gone, looks, ready, set, settled, shows},
+    reef_harness::{
+        azure_writes, cluster, cluster_writes, get, gone, looks, ready, scale_operator, set, settled, shows,
+    },
 };
 use serde_json::{Value, json};
 
@@ -308,13 +310,9 @@ async fn deletion_needs_a_confirmation(sandbox: &Sandbox, client: &Client) {
     let delete = ["delete", "reef", "weu-2", "--wait=false"];
     let refusal = "confirmation.cloud.octopus.com/deletion=true";
     assert!(refused(&sandbox.kubectl(&delete)).contains(refusal));
-    ok(&sandbox.kubectl(&["-n", NAMESPACE, "scale", "deployment/reef-operator", "--replicas=0"]));
-    eventually("no operator runs", || async {
-        ok(&sandbox.kubectl(&["-n", NAMESPACE, "get", "pods", "-o", "name"])).is_empty().then_some(())
-    })
-    .await;
+    scale_operator(sandbox, 0);
     assert!(refused(&sandbox.kubectl(&delete)).contains(refusal));
-    ok(&sandbox.kubectl(&["-n", NAMESPACE, "scale", "deployment/reef-operator", "--replicas=2"]));
+    scale_operator(sandbox, 2);
     let binding = ["validatingadmissionpolicybinding", "deletion.cloud.octopus.com"];
     ok(&sandbox.kubectl(&["delete", binding[0], binding[1]]));
     eventually("the policy no longer stands in the way", || async {
