@@ -58,8 +58,8 @@ pub struct CloudInstanceSpec {
 
     /// How many tasks the server runs at once: 5, 10, 20, 40, 80 or 160. CPU and memory follow from it. A change reaches
     /// the running server, without a restart: more CPU and memory first, then more tasks. If its node cannot give them,
-    /// the condition `Resized` says so and the server goes on with what it has; its limit of memory is lowered only when
-    /// its pod is next made.
+    /// the condition `Resized` says so and the server goes on with what it has; in `maintenanceWindow` it is moved to a
+    /// node that can. Its limit of memory is lowered only when its pod is next made.
     #[x_kube(validation = Rule::new("self in [5, 10, 20, 40, 80, 160]").message("taskCap must be 5, 10, 20, 40, 80 or 160"))]
     pub task_cap: u8,
 
@@ -73,6 +73,11 @@ pub struct CloudInstanceSpec {
     #[x_kube(validation = Rule::new("self == oldSelf").message("placement is immutable: an instance is placed once"))]
     pub placement: Option<Placement>,
 
+    /// When the server may be started anew for what cannot be done while it runs. Without it the operator does not do
+    /// such things by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub maintenance_window: Option<MaintenanceWindow>,
+
     /// Room for the instance's data.
     #[serde(default)]
     pub quota: Quota,
@@ -85,6 +90,43 @@ pub struct CloudInstanceSpec {
     /// While true, deletion needs the annotation `confirmation.cloud.octopus.com/deletion=true`.
     #[serde(default = "protected")]
     pub deletion_protection: bool,
+}
+
+/// A time of the day, in UTC, at which a server may be out of service for a few minutes.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct MaintenanceWindow {
+    /// When it begins, UTC, for example `02:00`.
+    #[schemars(length(min = 5, max = 5), regex(pattern = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"))]
+    pub start: String,
+
+    /// How long it is, seconds: from two hours to a day. It may end on the next day.
+    #[serde(default = "shortest_window")]
+    #[schemars(range(min = 7200, max = 86_400))]
+    pub duration_seconds: u32,
+
+    /// The days on which it begins, for example `[Saturday, Sunday]`. Without them every day.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[schemars(length(max = 7))]
+    pub days: Vec<Day>,
+}
+
+fn shortest_window() -> u32 {
+    7200
+}
+
+/// A day of the week.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Day {
+    Monday,
+    Tuesday,
+    Wednesday,
+    Thursday,
+    Friday,
+    Saturday,
+    Sunday,
 }
 
 /// A release of Octopus Server.

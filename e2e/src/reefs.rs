@@ -42,6 +42,8 @@ pub struct Reefs {
     tools: Tools,
     azure: Azure,
     images: Vec<Image>,
+    /// Of each cluster, and the CPUs of each.
+    nodes: u8,
     cpus: u32,
     files: Arc<Store>,
     running: Mutex<Running>,
@@ -64,12 +66,18 @@ struct Reef {
 
 impl Reefs {
     /// Starts nothing yet.
-    pub fn new(dir: &Dir, tools: &Tools, azure: &Azure, (images, cpus): (Vec<Image>, u32)) -> Arc<Self> {
+    pub fn new(
+        dir: &Dir,
+        tools: &Tools,
+        azure: &Azure,
+        (images, nodes, cpus): (Vec<Image>, u8, u32),
+    ) -> Arc<Self> {
         Arc::new(Self {
             dir: dir.clone(),
             tools: tools.clone(),
             azure: azure.clone(),
             images,
+            nodes,
             cpus,
             files: Store::new(dir, azure.clone()),
             running: Mutex::default(),
@@ -97,7 +105,7 @@ impl Reefs {
         for reef in running.clusters.iter_mut().filter(|reef| reef.running.is_none()) {
             let cluster = &mut reef.cluster;
             let shares = Some(self.files.of_cluster(&cluster.name));
-            let on_node = OnNode { images: self.images.clone(), shares, cpus: self.cpus };
+            let on_node = OnNode { images: self.images.clone(), shares, count: self.nodes, cpus: self.cpus };
             let (client, network) =
                 start_cluster(&self.dir, &self.tools, cluster, on_node, &self.azure, &reef.stop).await?;
             let version = client.apiserver_version().await?.git_version;

@@ -54,6 +54,10 @@ pub struct WorldArgs {
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub node_cpus: u32,
 
+    /// Number of nodes of each reef's cluster.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
+    pub reef_nodes: u8,
+
     /// Leave the operator out: an empty management cluster.
     #[arg(long)]
     pub no_operator: bool,
@@ -81,7 +85,7 @@ impl WorldArgs {
         let mut args =
             vec![format!("--dir={}", self.dir.display()), format!("--reef-slots={}", self.reef_slots)];
         args.extend([format!("--time-scale={}", self.time_scale), format!("--seed={}", self.seed)]);
-        args.push(format!("--node-cpus={}", self.node_cpus));
+        args.extend([format!("--node-cpus={}", self.node_cpus), format!("--reef-nodes={}", self.reef_nodes)]);
         args.extend(self.operator_file.iter().map(|file| format!("--operator-file={}", file.display())));
         args.extend(self.no_operator.then(|| "--no-operator".to_owned()));
         args.extend(self.operator_binary.iter().map(|p| format!("--operator-binary={}", p.display())));
@@ -150,14 +154,15 @@ async fn live(args: &WorldArgs, dir: &Dir, running: &mut Running) -> Result<(), 
     let images = images(dir, operator.clone(), args.operator_file.clone())?;
     let management = Cluster::start(dir, &tools, (MANAGEMENT, 0), None)?;
     let management = running.management.insert(management);
-    let reefs = Reefs::new(dir, &tools, &azure, (images.clone(), args.node_cpus));
-    let on_node = OnNode { images, shares: None, cpus: args.node_cpus };
+    let reefs = Reefs::new(dir, &tools, &azure, (images.clone(), args.reef_nodes, args.node_cpus));
+    let on_node = OnNode { images, shares: None, count: 1, cpus: args.node_cpus };
     running.reefs = Some(reefs.clone());
     reefs.start(args.reef_slots).await?;
     let stop = CancellationToken::new();
     let (client, _) = start_cluster(dir, &tools, management, on_node, &azure, &stop).await?;
     reefs.wait().await?;
-    step(began, &format!("{} API servers with a node each", args.reef_slots + 1));
+    let nodes = 1 + u16::from(args.reef_slots) * u16::from(args.reef_nodes);
+    step(began, &format!("{} API servers with {nodes} nodes", args.reef_slots + 1));
     tokio::spawn(reefs.follow_azure());
     let platform = install::prepare(&client, dir, management, &azure).await?;
     let mut demo = None;
@@ -184,17 +189,20 @@ async fn live(args: &WorldArgs, dir: &Dir, running: &mut Running) -> Result<(), 
     }
 }
 
-/// What a cluster's node has.
+/// What a cluster's nodes have.
+#[derive(Clone)]
 pub(crate) struct OnNode {
-    /// What it can run.
+    /// What they can run.
     pub images: Vec<Image>,
-    /// The shares that it can mount.
+    /// The shares that they can mount.
     pub shares: Option<Arc<dyn Shares>>,
-    /// Number of CPUs that it says it has.
+    /// How many there are.
+    pub count: u8,
+    /// Number of CPUs that each says it has.
     pub cpus: u32,
 }
 
-/// Waits for a cluster and gives it a network and a node, until `stop`; a client of its administrator, and
+/// Waits for a cluster and gives it a network and nodes, until `stop`; a client of its administrator, and
 /// the network.
 pub(crate) async fn start_cluster(
     dir: &Dir,
@@ -218,9 +226,11 @@ pub(crate) async fn start_cluster(
     let network = ClusterNetwork::start(cluster, &client, outside, stop).await;
     let socket = cluster.api_socket(dir);
     proxy::serve(&socket, Caller::ApiServer, network.clone()).context("the API server's proxy")?;
-    let OnNode { images, shares, cpus } = on_node;
-    let node = Node { name: format!("{}-node-0", cluster.name), index: 0, images, shares, cpus };
-    node.start(dir, cluster, network.clone(), stop).await?;
+    for index in 0..on_node.count {
+        let OnNode { images, shares, cpus, .. } = on_node.clone();
+        let node = Node { name: format!("{}-node-{index}", cluster.name), index, images, shares, cpus };
+        node.start(dir, cluster, network.clone(), stop).await?;
+    }
     Ok((client, network))
 }
 

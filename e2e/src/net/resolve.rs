@@ -8,7 +8,7 @@ use std::{
 
 use k8s_openapi::api::{
     core::v1::{Service, ServicePort},
-    discovery::v1::EndpointSlice,
+    discovery::v1::{Endpoint, EndpointSlice},
 };
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 
@@ -82,6 +82,7 @@ impl ClusterNetwork {
             (Some(service), _) if is_api_service(&service) => return self.api_server(caller, port),
             (Some(service), _) => self.endpoint(&service, port)?,
             (None, Some(IpAddr::V4(ip))) => (ip, port),
+            (None, None) => (self.pod_named(host).ok_or_else(unknown)?, port),
             _ => return Err(unknown()),
         };
         let ingress = self.ingress_of(ip).ok_or_else(unknown)?;
@@ -135,6 +136,20 @@ impl ClusterNetwork {
         self.services.get(&ObjectRef::new(name).within(namespace))
     }
 
+    /// Address of the pod `hostname.service.namespace.svc` of a headless service.
+    fn pod_named(&self, host: &str) -> Option<Ipv4Addr> {
+        let (hostname, service) = host.split_once('.')?;
+        let service = self.service_named(service)?;
+        let is_headless = service.spec.as_ref().is_some_and(|s| s.cluster_ip.as_deref() == Some("None"));
+        let slices = self.slices.state();
+        let mut of_it = slices.iter().filter(|slice| is_headless && is_of(slice, &service));
+        of_it.find_map(|slice| {
+            let mut endpoints = slice.endpoints.iter().flatten().filter(|e| is_ready(e));
+            let found = endpoints.find(|e| e.hostname.as_deref() == Some(hostname))?;
+            found.addresses.first()?.parse().ok()
+        })
+    }
+
     fn endpoint(&self, service: &Service, port: u16) -> Result<(Ipv4Addr, u16), NoRoute> {
         let name = format!("{}/{}", service.namespace().unwrap_or_default(), service.name_any());
         let none = || NoRoute::NoEndpoint(name.clone(), port);
@@ -143,8 +158,7 @@ impl ClusterNetwork {
         let slices = self.slices.state();
         let ready: Vec<_> = slices
             .iter()
-            .filter(|slice| slice.namespace() == service.namespace())
-            .filter(|slice| slice.labels().get("kubernetes.io/service-name") == Some(&service.name_any()))
+            .filter(|slice| is_of(slice, service))
             .flat_map(|slice| ready(slice, wanted))
             .collect();
         // In turn, so that every replica gets its share.
@@ -157,16 +171,21 @@ fn is_api_service(service: &Service) -> bool {
     service.namespace().as_deref() == Some("default") && service.name_any() == "kubernetes"
 }
 
+fn is_of(slice: &EndpointSlice, service: &Service) -> bool {
+    slice.namespace() == service.namespace()
+        && slice.labels().get("kubernetes.io/service-name") == Some(&service.name_any())
+}
+
+fn is_ready(endpoint: &Endpoint) -> bool {
+    endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true)
+}
+
 /// The ready addresses of a slice, with the port there that the service's port stands for.
 fn ready(slice: &EndpointSlice, wanted: &ServicePort) -> Vec<(Ipv4Addr, u16)> {
     let name = wanted.name.as_deref().unwrap_or_default();
     let mut ports = slice.ports.iter().flatten();
     let port = ports.find(|p| p.name.as_deref().unwrap_or_default() == name).and_then(|p| p.port);
     let Some(port) = port.and_then(|p| u16::try_from(p).ok()) else { return Vec::new() };
-    let ready = slice
-        .endpoints
-        .iter()
-        .flatten()
-        .filter(|e| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true));
+    let ready = slice.endpoints.iter().flatten().filter(|e| is_ready(e));
     ready.filter_map(|e| Some((e.addresses.first()?.parse().ok()?, port))).collect()
 }

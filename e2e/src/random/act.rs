@@ -169,7 +169,7 @@ async fn annotate(world: &World, name: &str, annotation: &str, value: &Value) ->
 
 /// Deletes an instance as its owner would, with a confirmation or without.
 pub async fn delete(world: &World, name: &str, confirmed: bool) -> String {
-    {
+    let before = {
         let mut state = world.state();
         let Some(life) = state.life(name) else { return "skipped: it never was".to_owned() };
         if life.may_go.is_some() {
@@ -179,14 +179,22 @@ pub async fn delete(world: &World, name: &str, confirmed: bool) -> String {
         if confirmed || !life.new.protected {
             life.may_go = Some(now);
         }
+        let before = life.deleted;
         life.deleted.get_or_insert(now);
-    }
+        before
+    };
     let mut words = Vec::new();
     if confirmed {
         words.push(annotate(world, name, CONFIRM, &json!("true")).await);
     }
     let (api, how) = (instances(&world.client), DeleteParams::default());
-    words.push(said(firm("delete", || api.delete(name, &how)).await));
+    let answer = firm("delete", || api.delete(name, &how)).await;
+    // The policy that was taken away acts for a moment more: then nothing was deleted, nor asked of the operator.
+    let is_refused = matches!(&answer, Err(refusal) if refusal.code == 403);
+    if let Some(life) = world.state().life(name).filter(|life| is_refused && life.may_go.is_none()) {
+        life.deleted = before;
+    }
+    words.push(said(answer));
     words.join(", ")
 }
 

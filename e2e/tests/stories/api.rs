@@ -237,6 +237,7 @@ fn instance() -> Value {
 
 fn created_instances() -> Table {
     let spec = |v: Value| json!({ "spec": v });
+    let window = |v: Value| json!({ "spec": { "maintenanceWindow": v } });
     let database = |v: Value| json!({ "spec": { "isolation": { "database": v } } });
     vec![
         (json!({}), None),
@@ -253,6 +254,15 @@ fn created_instances() -> Table {
         (spec(json!({ "release": { "version": "2026.2" } })), Some("spec.release.version")),
         (spec(json!({ "taskCap": 160 })), None),
         (spec(json!({ "taskCap": 6 })), Some("taskCap must be 5, 10, 20, 40, 80 or 160")),
+        (window(json!({ "start": "23:59" })), None),
+        (window(json!({ "start": "00:00", "durationSeconds": 86_400, "days": ["Monday", "Sunday"] })), None),
+        (window(json!({})), Some("spec.maintenanceWindow.start")),
+        (window(json!({ "start": "24:00" })), Some("spec.maintenanceWindow.start")),
+        (window(json!({ "start": "2:00" })), Some("spec.maintenanceWindow.start")),
+        (window(json!({ "start": "02:00", "durationSeconds": 7199 })), Some("durationSeconds")),
+        (window(json!({ "start": "02:00", "durationSeconds": 86_401 })), Some("durationSeconds")),
+        (window(json!({ "start": "02:00", "days": ["Someday"] })), Some("spec.maintenanceWindow.days")),
+        (window(json!({ "start": "02:00", "days": ["Monday", "Monday"] })), Some("Duplicate value")),
         (database(json!({ "tier": "Dedicated", "sku": "S3" })), None),
         (database(json!({ "tier": "Dedicated", "sku": "BC_Gen5_8" })), None),
         (database(json!({ "tier": "Dedicated" })), Some("sku goes with tier Dedicated")),
@@ -278,6 +288,7 @@ fn created_instances() -> Table {
 fn changed_instances() -> Table {
     vec![
         (json!({ "taskCap": 20 }), None),
+        (json!({ "maintenanceWindow": { "start": "02:00" } }), None),
         (json!({ "quota": { "share": "200Gi", "database": "20Gi" } }), None),
         (json!({ "quota": { "share": "100Gi" } }), Some("quota.share can only grow")),
         (json!({ "quota": { "database": "10Gi" } }), Some("quota.database can only grow")),

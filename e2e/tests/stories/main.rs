@@ -20,6 +20,7 @@ mod instance_troubles;
 mod instances_adopted;
 mod isolation;
 mod leadership;
+mod moved;
 mod network;
 mod node;
 mod operator;

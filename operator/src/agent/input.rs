@@ -10,6 +10,8 @@ pub enum Input {
     Access(Access),
     /// Make the settings of the cloud in a server.
     Configure(Configure),
+    /// Have a node of a server take no more tasks, or take them again.
+    Drain(Drain),
 }
 
 impl std::fmt::Debug for Input {
@@ -17,6 +19,7 @@ impl std::fmt::Debug for Input {
         f.write_str(match self {
             Self::Access(_) => "Access",
             Self::Configure(_) => "Configure",
+            Self::Drain(_) => "Drain",
         })
     }
 }
@@ -51,4 +54,20 @@ pub struct Configure {
     pub server_uri: String,
     /// Tasks at once on each node.
     pub task_cap: u8,
+}
+
+/// Whether a node takes tasks.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Drain {
+    /// Where the server is reached on the reef.
+    pub url: String,
+    /// Key of the REST API.
+    pub api_key: String,
+    /// Name of the node.
+    pub node: String,
+    /// UID of the node's pod for which it was asked.
+    pub pod: String,
+    /// Whether it is to take no more tasks.
+    pub drained: bool,
 }

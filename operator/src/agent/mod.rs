@@ -3,7 +3,9 @@
 //! Doing a step twice does nothing more.
 
 pub mod configure;
+pub mod drain;
 pub mod input;
+mod octopus;
 pub mod sql;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -65,6 +67,7 @@ async fn step(args: &AgentArgs) -> Result<Value, String> {
     match serde_json::from_str(&text).map_err(|e| bad(&e))? {
         Input::Access(access) => give_access(args, &access).await,
         Input::Configure(configure) => configure::run(&configure).await,
+        Input::Drain(drain) => drain::run(&drain).await,
     }
 }
 

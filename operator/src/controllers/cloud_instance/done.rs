@@ -14,6 +14,8 @@ const VERSION: &str = "cloud.octopus.com/reported-version";
 
 /// Annotation: Azure's id of the database for which all of it was done.
 const DATABASE: &str = "cloud.octopus.com/database-id";
+/// Annotation: UID of the pod for which the server was told to take no more tasks; empty when it takes them again.
+const DRAINED: &str = "cloud.octopus.com/drained";
 
 /// What was done, and for which inputs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub struct Done {
     pub version: Option<String>,
     /// Azure's id of the database for which it was done.
     pub database: Option<String>,
+    /// UID of the pod for which the server was told, or is about to be told, to take no more tasks.
+    pub drained: Option<String>,
 }
 
 impl Done {
@@ -37,7 +41,13 @@ impl Done {
             configured: text(CONFIGURED),
             version: text(VERSION),
             database: text(DATABASE),
+            drained: text(DRAINED),
         }
+    }
+
+    /// UID of the pod for which the server takes no tasks, if it takes none.
+    pub fn drained(&self) -> Option<&str> {
+        self.drained.as_deref().filter(|uid| !uid.is_empty())
     }
 
     /// As annotations.
@@ -47,6 +57,7 @@ impl Done {
             (CONFIGURED, &self.configured),
             (VERSION, &self.version),
             (DATABASE, &self.database),
+            (DRAINED, &self.drained),
         ];
         all.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect()
     }
@@ -60,10 +71,17 @@ mod tests {
     #[test]
     fn what_was_done_is_found_again() {
         let some = |text: &str| Some(text.to_owned());
-        let done =
-            Done { access: some("a"), configured: None, version: some("2026.2.1"), database: some("guid") };
+        let done = Done {
+            access: some("a"),
+            configured: None,
+            version: some("2026.2.1"),
+            database: some("guid"),
+            drained: some("pod"),
+        };
         let namespace = json!({ "metadata": { "annotations": done.annotations() } });
         assert_eq!(Done::of_namespace(&namespace), done);
+        assert_eq!(done.drained(), Some("pod"));
+        assert_eq!(Done { drained: some(""), ..done }.drained(), None);
         assert_eq!(Done::of_namespace(&Value::Null), Done::default());
     }
 }

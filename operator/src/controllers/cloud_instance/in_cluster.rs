@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
 use kube::{Api, Client};
-use reef_crds::{condition::Reason, meta::ANNOTATION_CLAIM};
+use reef_crds::{cloud_instance::MaintenanceWindow, condition::Reason, meta::ANNOTATION_CLAIM};
 use serde_json::Value;
 
 use super::{
@@ -11,6 +11,7 @@ use super::{
     done::Done,
     jobs::{self, Agent},
     manifests::{self, SERVER, Server},
+    moved::{self, Moves},
     pod::of_pod,
     resize,
     resized::{self, Refusals},
@@ -66,6 +67,10 @@ pub struct Wanted<'a> {
     pub may_adopt: bool,
     /// Sizes that clusters did not take.
     pub refusals: &'a Refusals,
+    /// When the server may be moved to another node.
+    pub window: Option<&'a MaintenanceWindow>,
+    /// Which servers were moved.
+    pub moves: &'a Moves,
 }
 
 /// What becomes of the routes to the server: a host name is used only by the instance that has its DNS record.
@@ -120,6 +125,8 @@ pub async fn keep(context: &Context, client: &Client, wanted: &Wanted<'_>, now: 
             (serving(client, &inputs.namespace()).await, resized, pod)
         }
     };
+    let at = (pod.as_ref(), workload == Verdict::Good);
+    let resized = Box::pin(moved::keep(context, client, wanted, at, resized, &mut done, now)).await;
     let configured = if workload == Verdict::Good {
         // With more tasks than it has memory for a server would end them all.
         let task_cap = pod.map_or(server.task_cap, |pod| resize::bearable(&pod, server.task_cap));
@@ -260,7 +267,7 @@ async fn serving(client: &Client, namespace: &str) -> Verdict {
         return Verdict::Good;
     }
     let pods = Api::<Pod>::namespaced(client.clone(), namespace);
-    match pods.get_opt(&format!("{SERVER}-0")).await {
+    match pods.get_opt(&manifests::pod_name()).await {
         Ok(Some(pod)) => of_pod(&pod),
         Ok(None) => Verdict::Working("the server's pod is not there yet".to_owned()),
         Err(error) => verdict("Pod", SERVER, &error),

@@ -3,9 +3,13 @@
 use reef_crds::meta::{LABEL_FLEET, LABEL_INSTANCE, LABEL_REEF, OPERATOR};
 use serde_json::{Value, json};
 
-use super::{bodies::Inputs, manifests::Server, names};
+use super::{
+    bodies::Inputs,
+    manifests::{SERVER, Server, WEB_PORT, pod_name},
+    names,
+};
 use crate::{
-    agent::input::{Access, Configure, Input},
+    agent::input::{Access, Configure, Drain, Input},
     cluster::keep::Manifest,
     controller::hash,
     controllers::reef::{
@@ -35,6 +39,8 @@ pub enum Step {
     Access,
     /// Makes the settings of the cloud in the server.
     Configure,
+    /// Has the server take no more tasks, or take them again.
+    Drain,
 }
 
 impl Step {
@@ -43,6 +49,7 @@ impl Step {
         match self {
             Self::Access => "access",
             Self::Configure => "configure",
+            Self::Drain => "drain",
         }
     }
 }
@@ -74,13 +81,27 @@ pub fn access(inputs: &Inputs, client_id: &str, database: Option<&str>) -> Work 
 pub fn configure(server: &Server<'_>, database: Option<&str>) -> Work {
     let inputs = server.inputs;
     let input = Input::Configure(Configure {
-        url: format!("http://{}.{}.svc", super::manifests::SERVER, inputs.namespace()),
+        url: format!("http://{SERVER}.{}.svc", inputs.namespace()),
         api_key: server.keys.api_key.clone(),
         version: server.version.to_owned(),
         server_uri: format!("https://{}", inputs.host()),
         task_cap: server.task_cap,
     });
     work(Step::Configure, input, database)
+}
+
+/// What the agent does so that the server takes no more tasks, or takes them again, for its pod with this UID.
+pub fn drain(server: &Server<'_>, pod: &str, drained: bool) -> Work {
+    // Its own address, which it has even while it is not Ready.
+    let url = format!("http://{}.{SERVER}-nodes.{}.svc:{WEB_PORT}", pod_name(), server.inputs.namespace());
+    let input = Input::Drain(Drain {
+        url,
+        api_key: server.keys.api_key.clone(),
+        node: pod_name(),
+        pod: pod.to_owned(),
+        drained,
+    });
+    work(Step::Drain, input, None)
 }
 
 /// A database that was made again is empty: what was done for the one before is to be done again.

@@ -22,7 +22,7 @@ use super::{
     jobs::Agent,
     keys::{self, Keys},
     manifests::Server,
-    observe,
+    moved, observe,
     parts::Part,
     placed,
     plan::{self, Facts, Plan},
@@ -168,7 +168,8 @@ async fn work(
     {
         return Ok(Action::requeue(Duration::from_millis(50)));
     }
-    let pause = again(&plan, &in_cluster, memory, done, times.0, now);
+    let window = moved::again(instance.spec.maintenance_window.as_ref(), now);
+    let pause = again(&plan, (&in_cluster, window), memory, done, times.0, now);
     Ok(Action::requeue(stops.cap(pause, now)))
 }
 
@@ -336,6 +337,8 @@ async fn in_cluster(
         },
         may_adopt: facts.may_adopt,
         refusals: &shared.refusals,
+        window: instance.spec.maintenance_window.as_ref(),
+        moves: &shared.moves,
     };
     let (uid, mark, comparable) = (&inputs.uid, cluster.record.mark(&inputs.hash), steady::of(&wanted));
     if let Some(known) = shared.steady.known(uid, &comparable, mark, context.policy.resync, facts.now) {
@@ -355,7 +358,7 @@ async fn in_cluster(
 /// When to look again.
 fn again(
     plan: &Plan,
-    in_cluster: &InCluster,
+    (in_cluster, window): (&InCluster, Option<Timestamp>),
     memory: &Memory,
     done: bool,
     pauses: Pauses,
@@ -381,9 +384,10 @@ fn again(
         Verdict::Failed(_) | Verdict::Unknown(_) => pauses.poll.max(TROUBLED),
     });
     let size = match &in_cluster.resized {
-        Verdict::Working(_) => TROUBLED,
-        // The node gives it by itself, which wakes nobody.
+        Verdict::Working(_) | Verdict::Failed(Trouble { reason: Reason::ResizeMoving, .. }) => TROUBLED,
+        // The node gives it by itself, or there is room on another one, which wakes nobody.
         Verdict::Failed(Trouble { reason: Reason::ResizeDeferred, .. }) | Verdict::Unknown(_) => WAITING,
+        Verdict::Failed(_) => window.map_or(pauses.resync, until),
         _ => pauses.resync,
     };
     let azure = plan.verdicts.values().map(|verdict| match verdict {
@@ -446,17 +450,19 @@ pub(super) async fn write(
     Ok(written)
 }
 
-/// Tells people once that a server cannot get its size now: the instance stays Ready.
+/// Tells people once that a server cannot get its size now, or is moved for it.
 async fn resize_waits(
     instance: &CloudInstance,
     shared: &Shared,
     before: &[Condition],
     next: &CloudInstanceStatus,
 ) {
-    let waits = |reason| matches!(reason, Reason::ResizeDeferred | Reason::ResizeInfeasible);
+    let waits =
+        |reason| matches!(reason, Reason::ResizeDeferred | Reason::ResizeInfeasible | Reason::ResizeMoving);
     let change = transition_of(ConditionType::Resized, before, &next.conditions);
     if let Some(change) = change.filter(|c| waits(c.reason) && shared.context.claim.check().is_ok()) {
         let object = instance.object_ref(&());
-        publish(&shared.recorder, &object, change.reason, true, "Resize", &change.message).await;
+        let warns = change.reason != Reason::ResizeMoving;
+        publish(&shared.recorder, &object, change.reason, warns, "Resize", &change.message).await;
     }
 }

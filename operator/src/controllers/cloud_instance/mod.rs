@@ -6,6 +6,7 @@ mod agent_job;
 pub mod bodies;
 pub mod delete;
 mod done;
+mod elsewhere;
 mod existing;
 mod growth;
 mod in_cluster;
@@ -15,6 +16,7 @@ pub mod keys;
 pub mod look;
 mod lost;
 mod manifests;
+mod moved;
 pub mod names;
 mod observe;
 mod parts;
@@ -36,6 +38,7 @@ mod teardown;
 mod tests;
 mod unplace;
 mod volume;
+mod window;
 
 use std::{
     collections::HashMap,
@@ -80,6 +83,8 @@ struct Shared {
     steady: Arc<steady::Steadies>,
     /// Sizes that clusters did not take.
     refusals: Arc<resized::Refusals>,
+    /// Servers that were moved to another node.
+    moves: moved::Moves,
     store: Store<Guarded<CloudInstance>>,
     /// By Region: held while an instance gets its place. One after the other there are no conflicts with ourselves, and
     /// a region that hangs holds up no other.
@@ -124,6 +129,7 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
         memories,
         steady,
         refusals,
+        moves: moved::Moves::default(),
         store: store.clone(),
         turns: Mutex::default(),
     });

@@ -86,6 +86,11 @@ pub fn bearable(pod: &Pod, wanted: u8) -> u8 {
     sizes::CAPS.into_iter().filter(|cap| *cap <= wanted).rfind(fits).unwrap_or(sizes::CAPS[0])
 }
 
+/// Whether the server has started: its start-up probe was answered.
+pub fn has_started(pod: &Pod) -> bool {
+    container_status(pod).and_then(|status| status.started) == Some(true)
+}
+
 /// What the server's container asks for.
 pub fn asked(pod: &Pod) -> Option<Size> {
     let is_server = |container: &&Container| container.name == SERVER;

@@ -13,7 +13,7 @@ use kube::{
 use reef_crds::{condition::Reason, meta::FIELD_MANAGER};
 
 use super::{
-    manifests::{self, SERVER, Server},
+    manifests::{self, Server, pod_name},
     resize::{self, Step},
     sizes::Size,
 };
@@ -54,14 +54,10 @@ impl Refusals {
     }
 }
 
-fn name() -> String {
-    format!("{SERVER}-0")
-}
-
 /// The server's pod, if there is one.
 pub async fn pod(client: &Client, namespace: &str) -> Result<Option<Pod>, Verdict> {
     let pods = Api::<Pod>::namespaced(client.clone(), namespace);
-    pods.get_opt(&name()).await.map_err(|e| verdict("Pod", &name(), &e))
+    pods.get_opt(&pod_name()).await.map_err(|e| verdict("Pod", &pod_name(), &e))
 }
 
 /// Asks for the size that the pod is to have, if it asks for another: how that stands. The quota of the namespace has
@@ -93,11 +89,11 @@ pub async fn keep(
         return Verdict::Unknown(Trouble::new(Reason::ClusterUnreachable, "this replica no longer leads"));
     }
     let namespace = server.inputs.namespace();
-    tracing::info!(pod = name(), namespace, ?size, "resizing");
+    tracing::info!(pod = pod_name(), namespace, ?size, "resizing");
     let pods = Api::<Pod>::namespaced(client.clone(), &namespace);
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     let patch = Patch::Strategic(resize::patch(pod, size));
-    match pods.patch_resize(&name(), &parameters, &patch).await {
+    match pods.patch_resize(&pod_name(), &parameters, &patch).await {
         Ok(pod) => {
             count("changed");
             let room = Server { asked: resize::asked(&pod), ..server.clone() };
@@ -119,7 +115,7 @@ pub async fn keep(
             refusals.add(&server.inputs.uid, pod, size, &why);
             Verdict::Failed(why)
         }
-        Err(error) => verdict("Pod", &name(), &error),
+        Err(error) => verdict("Pod", &pod_name(), &error),
     }
 }
 

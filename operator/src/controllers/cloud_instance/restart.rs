@@ -1,4 +1,4 @@
-//! Ends a pod that holds on to a database or an identity that is no more: its template is followed only when it
+//! Ends pods of servers; by itself one that holds on to a database or an identity that is no more: its template is followed only when it
 //! starts, and it would go on with connections and tokens of the one before.
 
 use k8s_openapi::api::core::v1::Pod;
@@ -6,9 +6,14 @@ use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, Preconditions},
 };
+use reef_crds::condition::Reason;
 
-use super::manifests::{self, SERVER, Server};
-use crate::{cluster::keep::verdict, controller::Context, resources::Verdict};
+use super::manifests::{self, Server};
+use crate::{
+    cluster::keep::verdict,
+    controller::{Context, trouble::Trouble},
+    resources::Verdict,
+};
 
 /// Ends the pod if it was started for another database or identity. The StatefulSet makes the next one.
 pub async fn if_needed(
@@ -18,25 +23,31 @@ pub async fn if_needed(
     pod: Option<&Pod>,
 ) -> Result<(), Verdict> {
     let Some(pod) = pod.filter(|pod| is_of_another(pod, server)) else { return Ok(()) };
-    let pods = Api::<Pod>::namespaced(client.clone(), &server.inputs.namespace());
-    let name = format!("{SERVER}-0");
     if context.claim.check().is_err() {
         return Ok(());
     }
-    tracing::info!(
-        pod = name,
-        namespace = server.inputs.namespace(),
-        "its database or identity is another: restarting"
-    );
+    tracing::info!("its database or identity is another");
+    end(context, client, &server.inputs.namespace(), pod).await?;
+    Err(Verdict::Working("the server is started again for its new database or identity".to_owned()))
+}
+
+/// Ends this very pod. The StatefulSet makes the next one.
+pub async fn end(context: &Context, client: &Client, namespace: &str, pod: &Pod) -> Result<(), Verdict> {
+    if context.claim.check().is_err() {
+        return Err(Verdict::Unknown(Trouble::new(
+            Reason::ClusterUnreachable,
+            "this replica no longer leads",
+        )));
+    }
+    let (pods, name) = (Api::<Pod>::namespaced(client.clone(), namespace), pod.name_any());
+    tracing::info!(pod = name, namespace, "ending a server's pod");
     let this_one = Preconditions { uid: pod.uid(), resource_version: None };
     let parameters = DeleteParams { preconditions: Some(this_one), ..DeleteParams::default() };
     match pods.delete(&name, &parameters).await {
         // It is gone, or is another by now.
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
-        Err(error) => return Err(verdict("Pod", &name, &error)),
-        Ok(_) => {}
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        other => other.map(drop).map_err(|error| verdict("Pod", &name, &error)),
     }
-    Err(Verdict::Working("the server is started again for its new database or identity".to_owned()))
 }
 
 /// Whether a pod that is not ending already was started for something else (pure).

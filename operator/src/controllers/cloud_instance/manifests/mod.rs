@@ -28,6 +28,11 @@ pub const WEB_PORT: u16 = 8080;
 /// Port for polling Tentacles in the pod and at the gateway.
 pub const POLLING_PORT: u16 = 10_943;
 
+/// Name of the server's pod, and of the node of Octopus that it is.
+pub fn pod_name() -> String {
+    format!("{SERVER}-0")
+}
+
 /// What the manifests follow from, beside the instance's inputs.
 #[derive(Clone, Debug)]
 pub struct Server<'a> {
