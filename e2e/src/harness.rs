@@ -56,7 +56,7 @@ pub struct Sandbox {
     folder: PathBuf,
     /// Removed with the sandbox; none if the folder is somebody else's.
     temp: Option<TempDir>,
-    _turn: Turn,
+    turn: Turn,
 }
 
 impl Sandbox {
@@ -68,6 +68,11 @@ impl Sandbox {
     /// The same for a story that needs the machine for itself.
     pub fn start_alone(program: &str, arguments: &[&str]) -> Self {
         Self::start_temp(program, arguments, turns::alone())
+    }
+
+    /// From now on others may run beside a story that had the machine for itself.
+    pub fn share(&self) {
+        self.turn.share();
     }
 
     fn start_temp(program: &str, arguments: &[&str], turn: Turn) -> Self {
@@ -103,8 +108,7 @@ impl Sandbox {
                 }
             }
         });
-        let sandbox =
-            Self { program: program.into(), child, folder: folder.to_owned(), temp: None, _turn: turn };
+        let sandbox = Self { program: program.into(), child, folder: folder.to_owned(), temp: None, turn };
         is_ready.recv_timeout(PATIENCE).expect("the sandbox becomes ready; its output is above");
         sandbox
     }

@@ -2,7 +2,10 @@
 
 use std::{
     cell::Cell,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// Who has a turn now.
@@ -23,7 +26,7 @@ thread_local! {
 
 /// A turn, until it is dropped.
 pub struct Turn {
-    is_alone: bool,
+    is_alone: AtomicBool,
 }
 
 /// Waits until nobody runs alone, or is about to.
@@ -33,7 +36,7 @@ pub fn together() -> Turn {
     let mut turns = CHANGED.wait_while(lock(), wait).unwrap_or_else(PoisonError::into_inner);
     turns.together += 1;
     HERE.set(HERE.get() + 1);
-    Turn { is_alone: false }
+    Turn { is_alone: AtomicBool::new(false) }
 }
 
 /// Waits until nobody else runs.
@@ -45,13 +48,25 @@ pub fn alone() -> Turn {
     turns.waits_alone -= 1;
     turns.is_alone = true;
     HERE.set(HERE.get() + 1);
-    Turn { is_alone: true }
+    Turn { is_alone: AtomicBool::new(true) }
+}
+
+impl Turn {
+    /// Lets others run beside from now on.
+    pub fn share(&self) {
+        let mut turns = lock();
+        if self.is_alone.swap(false, Ordering::Relaxed) {
+            turns.is_alone = false;
+            turns.together += 1;
+        }
+        CHANGED.notify_all();
+    }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut turns = lock();
-        if self.is_alone {
+        if self.is_alone.load(Ordering::Relaxed) {
             turns.is_alone = false;
         } else {
             turns.together -= 1;
@@ -68,10 +83,7 @@ fn lock() -> MutexGuard<'static, Turns> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{
-        sync::atomic::{AtomicUsize, Ordering},
-        thread,
-    };
+    use std::{sync::atomic::AtomicUsize, thread};
 
     #[test]
     fn who_is_alone_is_alone() {
@@ -82,10 +94,15 @@ mod tests {
                 scope.spawn(move || {
                     for _ in 0..50 {
                         if n % 4 == 0 {
-                            let _turn = alone();
+                            let turn = alone();
                             assert_eq!(running.fetch_add(1, Ordering::SeqCst), 0);
                             thread::yield_now();
-                            assert_eq!(running.fetch_sub(1, Ordering::SeqCst), 1);
+                            if n % 8 == 0 {
+                                turn.share();
+                                running.fetch_sub(1, Ordering::SeqCst);
+                            } else {
+                                assert_eq!(running.fetch_sub(1, Ordering::SeqCst), 1);
+                            }
                         } else {
                             let _turn = together();
                             running.fetch_add(1, Ordering::SeqCst);

@@ -119,15 +119,25 @@ struct Guess {
     stopped: bool,
 }
 
+/// Instances that a plan begins with, where it may use all names.
+const CROWD: usize = 10;
+
+/// In such a plan, every so many steps are followed by a wait for an instance, so that what comes meets servers.
+const BETWEEN: usize = 8;
+
 /// The plan of a seed: this many steps, with at most this many instances at once.
 pub fn plan(seed: u64, steps: usize, instances: usize) -> Vec<Step> {
     let mut dice = Dice::new(seed);
     let mut guess = Guess::default();
     let mut plan = Vec::new();
+    let is_large = instances == NAMES.len();
     while plan.len() < steps {
+        let len = plan.len();
         // A world without instances tells little.
-        let step = if plan.len() < 3 {
+        let step = if len < if is_large { CROWD } else { 3 } {
             create(&mut dice, &mut guess, instances)
+        } else if is_large && (len - CROWD).is_multiple_of(BETWEEN) {
+            alive(&mut dice, &guess).map_or(Some(Step::Wait(1000)), |name| Some(Step::Settle(name, 12)))
         } else {
             any(&mut dice, &mut guess, instances)
         };
@@ -292,6 +302,22 @@ mod tests {
         assert_ne!(plan(7, 30, 6), plan(8, 30, 6));
         assert_eq!(plan(7, 30, 6).len(), 30);
         assert_eq!(plan(7, 30, 6)[..20], plan(7, 20, 6)[..], "a longer one begins like a shorter one");
+    }
+
+    #[test]
+    fn a_large_plan_begins_with_a_crowd_and_waits_for_servers() {
+        for seed in 0..50 {
+            let plan = plan(seed, 56, NAMES.len());
+            let made: std::collections::BTreeSet<_> = plan[..CROWD]
+                .iter()
+                .map(|step| match step {
+                    Step::Create(name, _) => *name,
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            assert_eq!(made.len(), CROWD);
+            assert!(plan.iter().filter(|step| matches!(step, Step::Settle(..))).count() >= 5);
+        }
     }
 
     #[test]

@@ -34,3 +34,4 @@ mod resized;
 mod sandbox;
 mod skewed;
 mod stopped;
+mod unshared;

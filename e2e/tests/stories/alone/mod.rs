@@ -1,6 +1,3 @@
-//! Stories that need the machine for themselves: no other runs beside them. They come first, by their name.
+//! The longest story. It comes first, by its name, and needs the machine for itself until its rows go one after the other.
 
 mod bad_situations;
-mod bulkheads;
-mod instances_killed;
-mod sixty;

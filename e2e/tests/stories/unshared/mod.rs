@@ -1,0 +1,5 @@
+//! Stories that need the machine for themselves: no other runs beside them. They come last, by their name.
+
+mod bulkheads;
+mod instances_killed;
+mod sixty;
