@@ -13,8 +13,9 @@ use super::{
     tasks,
 };
 
-/// Time between two heartbeats in which nothing happens.
-const PERIOD: Duration = Duration::from_secs(5);
+/// Time between two heartbeats in which nothing happens. Often enough for others to know that it lives, and no more: some
+/// stories have hundreds.
+const PERIOD: Duration = Duration::from_secs(10);
 
 /// Time to the next when the database did not answer.
 const RETRY: Duration = Duration::from_secs(1);

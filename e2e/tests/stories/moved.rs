@@ -2,7 +2,7 @@
 //! Its tasks end first, and it takes tasks again whatever happens.
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
-use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::api::core::v1::{Event, Namespace, Node, Pod};
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, ListParams, PostParams},
@@ -10,6 +10,7 @@ use kube::{
 use reef_crds::CloudInstanceStatus;
 use reef_e2e::{
     harness::{Sandbox, eventually, ok, toolbox_pod},
+    install::NAMESPACE,
     instance_harness::{CUSTOMERS, api_key, call, cluster_of, instance_ready, instance_shows, instances},
     reef_harness::{ready, set},
 };
@@ -34,6 +35,8 @@ struct Story {
     key: String,
     /// UID of the server's pod, and its node.
     first: (String, String),
+    /// Jobs for drains that were to be by now.
+    begun: usize,
 }
 
 #[tokio::test]
@@ -53,7 +56,7 @@ async fn a_server_that_needs_another_node_gets_it_in_its_window() {
     let acme = instance_ready(&client, "acme").await;
     let cluster = sandbox.reef_client(&cluster_of(&client, &acme).await.unwrap()).await;
     let key = api_key(&client, &acme).await;
-    let mut story = Story { sandbox, client, cluster, acme, key, first: (String::new(), String::new()) };
+    let mut story = Story { sandbox, client, cluster, acme, key, first: <_>::default(), begun: 0 };
     story.first = story.place().await.unwrap();
 
     story.without_a_window_it_stays().await;
@@ -62,6 +65,7 @@ async fn a_server_that_needs_another_node_gets_it_in_its_window() {
     story.it_takes_tasks_again_when_its_window_goes_away().await;
     story.in_its_window_its_tasks_end_and_it_moves().await;
     story.it_moved_once().await;
+    story.a_drain_that_nobody_remembers_ends_with_its_namespace().await;
 }
 
 impl Story {
@@ -109,6 +113,16 @@ impl Story {
         })
         .await;
         assert_eq!(self.place().await.unwrap(), self.first);
+        assert_eq!(self.drains(), self.begun, "nobody told it to take no tasks");
+    }
+
+    /// Jobs that were begun so far to tell the server whether it takes tasks.
+    fn drains(&self) -> usize {
+        let audit = self.sandbox.audit_of("slot-1");
+        let of =
+            |entry: &&Value| entry["objectRef"]["name"].as_str().unwrap_or_default().starts_with("drain-");
+        let jobs = audit.iter().filter(|entry| entry["objectRef"]["resource"] == "jobs").filter(of);
+        jobs.filter(|entry| entry["verb"] == "patch" || entry["verb"] == "create").count()
     }
 
     async fn neighbour(&self, name: &str, node: &str) {
@@ -172,7 +186,7 @@ impl Story {
     }
 
     async fn without_room_elsewhere_it_stays(&self) {
-        let nodes = Api::<k8s_openapi::api::core::v1::Node>::all(self.cluster.clone());
+        let nodes = Api::<Node>::all(self.cluster.clone());
         let nodes = nodes.list(&ListParams::default()).await.unwrap().items;
         let other = nodes.iter().map(ResourceExt::name_any).find(|name| *name != self.first.1).unwrap();
         self.neighbour("other", &other).await;
@@ -190,15 +204,26 @@ impl Story {
         .await;
     }
 
-    async fn it_takes_tasks_again_when_its_window_goes_away(&self) {
+    async fn it_takes_tasks_again_when_its_window_goes_away(&mut self) {
         let task = self.task(3600).await;
         self.window(-1);
         self.says("ResizeMoving", "its tasks end first").await;
         self.takes_tasks(false).await;
-        // People change their minds.
+        // Nobody has to remember it but the reef. And people change their minds.
+        ok(&self.sandbox.kubectl(&[
+            "-n",
+            NAMESPACE,
+            "delete",
+            "pod",
+            "--all",
+            "--grace-period=0",
+            "--force",
+        ]));
         self.edit(&json!({ "maintenanceWindow": null }));
         self.takes_tasks(true).await;
         self.says("ResizeDeferred", "").await;
+        self.begun = self.drains();
+        assert!(self.begun >= 2, "one to take none, one to take them again");
         self.stays("changed-mind").await;
         self.is(&task, "Executing").await;
         let cancel = format!("/api/tasks/{task}/cancel");
@@ -248,5 +273,23 @@ impl Story {
         let told = events.list(&ListParams::default()).await.unwrap().items;
         let moving: Vec<_> = told.iter().filter(|e| e.reason.as_deref() == Some("ResizeMoving")).collect();
         assert!(!moving.is_empty() && moving.iter().all(|e| e.type_.as_deref() == Some("Normal")));
+    }
+    async fn a_drain_that_nobody_remembers_ends_with_its_namespace(&self) {
+        let (_, nodes) = self.octopus(("GET", "/api/octopusservernodes"), &Value::Null).await;
+        let mut node = nodes["Items"][0].clone();
+        node["IsInMaintenanceMode"] = json!(true);
+        let path = format!("/api/octopusservernodes/{}", node["Id"].as_str().unwrap());
+        assert_eq!(self.octopus(("PUT", &path), &node).await.0, 200);
+        self.takes_tasks(false).await;
+        let namespace = self.acme.namespace.as_ref().unwrap();
+        let all = Api::<Namespace>::all(self.cluster.clone());
+        let before = all.get(namespace).await.unwrap().uid();
+        all.delete(namespace, &DeleteParams::default()).await.unwrap();
+        eventually("the namespace is another", || async {
+            (all.get_opt(namespace).await.ok()??.uid() != before).then_some(())
+        })
+        .await;
+        instance_ready(&self.client, "acme").await;
+        self.takes_tasks(true).await;
     }
 }

@@ -22,7 +22,8 @@ pub async fn run(input: &Configure) -> Result<Value, String> {
     for node in server.nodes().await? {
         let Some(id) = node["Id"].as_str() else { continue };
         let path = format!("/api/octopusservernodes/{id}");
-        wanted.push((path, json!({ "MaxConcurrentTasks": input.task_cap })));
+        // A drain that nobody remembers, because its note went with a namespace, ends here.
+        wanted.push((path, json!({ "MaxConcurrentTasks": input.task_cap, "IsInMaintenanceMode": false })));
     }
     let mut changed = Vec::new();
     for (path, members) in wanted {

@@ -10,7 +10,11 @@ use tokio::time::{Instant, sleep};
 use super::{input::Drain, octopus::Server};
 
 /// Longest wait for tasks in one run. More is waited for by the next one.
-const WAIT: Duration = Duration::from_secs(30);
+const WAIT: Duration = Duration::from_secs(40);
+
+/// How long no task has to have been seen: a node that asked for one before it heard may still get it. Nodes ask every 20 s
+/// (Octopus's page on how high availability works).
+const QUIET: Duration = Duration::from_secs(25);
 
 /// Between two looks at what still runs.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -31,20 +35,30 @@ pub async fn run(input: &Drain) -> Result<Value, String> {
     Ok(json!({ "changed": changed }))
 }
 
-/// Waits until the node has heard of it, so that it takes no more, and runs no task.
+/// Waits until the node has heard of it, so that it takes no more, and has run no task for a while.
 async fn wait(server: &Server<'_>, input: &Drain) -> Result<(), String> {
     let deadline = Instant::now() + WAIT;
+    let mut idle_since = None;
     loop {
         let heard = server.is_draining().await?;
         let summary = server.call(Method::GET, "/api/octopusservernodes/summary", None).await?;
-        match (heard, running(&summary, &input.node)) {
-            (true, Some(0)) => return Ok(()),
-            (false, _) if Instant::now() >= deadline => return Err("its node still takes tasks".to_owned()),
-            (_, None) => return Err(format!("the server says nothing of tasks of node {}", input.node)),
-            (_, Some(1)) if Instant::now() >= deadline => return Err("one task still runs".to_owned()),
-            (_, Some(n)) if Instant::now() >= deadline => return Err(format!("{n} tasks still run")),
-            _ => sleep(PAUSE).await,
+        let tasks = running(&summary, &input.node)
+            .ok_or_else(|| format!("the server says nothing of tasks of node {}", input.node))?;
+        let now = Instant::now();
+        let idle = (heard && tasks == 0).then(|| *idle_since.get_or_insert(now));
+        idle_since = idle;
+        if idle.is_some_and(|since| now.duration_since(since) >= QUIET) {
+            return Ok(());
         }
+        if now >= deadline {
+            return Err(match (heard, tasks) {
+                (false, _) => "its node still takes tasks".to_owned(),
+                (true, 0) => "a task has only just ended".to_owned(),
+                (true, 1) => "one task still runs".to_owned(),
+                (true, n) => format!("{n} tasks still run"),
+            });
+        }
+        sleep(PAUSE).await;
     }
 }
 

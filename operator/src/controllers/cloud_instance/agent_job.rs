@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     bodies::Inputs,
-    jobs::{Agent, LABEL_INPUTS, Work},
+    jobs::{Agent, LABEL_INPUTS, LABEL_STEP, Work},
 };
 use crate::{
     cluster::keep::{keep_one, verdict},
@@ -43,15 +43,17 @@ pub async fn run(
     now: Timestamp,
 ) -> Result<Value, Verdict> {
     let jobs = Api::<Job>::namespaced(client.clone(), NAMESPACE);
-    let list = jobs.list(&ListParams::default().labels(&work.selector(inputs))).await;
+    let list = jobs.list(&ListParams::default().labels(&Work::selector(inputs))).await;
     let list = list.map_err(|e| verdict("Job", work.step.as_str(), &e))?;
-    let is_mine = |job: &Job| job.labels().get(LABEL_INPUTS) == Some(&work.inputs);
-    let (mut mine, others): (Vec<Job>, Vec<Job>) = list.items.into_iter().partition(is_mine);
+    let of_step = |job: &Job| job.labels().get(LABEL_STEP).is_some_and(|step| step == work.step.as_str());
+    let is_mine = |job: &Job| of_step(job) && job.labels().get(LABEL_INPUTS) == Some(&work.inputs);
+    let (mut mine, mut others): (Vec<Job>, Vec<Job>) = list.items.into_iter().partition(is_mine);
     mine.sort_by_key(attempt_of);
-    // It would undo what is done now.
+    // It would undo what is done now: two steps write the same resources of the server, each as a whole.
     if others.iter().any(|job| state(job, now) == State::Running) {
         return Err(Verdict::Working(format!("the reef's agent works at: {}", work.step.as_str())));
     }
+    others.retain(of_step);
     let newest = mine.pop();
     let before = mine.pop().filter(|job| state(job, now) != State::Succeeded);
     let Some(job) = newest else { return begin(context, client, inputs, work, agent, 1).await };

@@ -30,26 +30,41 @@ impl Room {
     }
 }
 
+/// Why a server is not made again for its size now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// Another server of the reef is about to change its node, and may take the room.
+    Another,
+    /// None of so many other nodes has room.
+    NoRoom(usize),
+}
+
+impl std::fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            // Whose it is does not concern who reads it.
+            Self::Another => f.write_str("another server of the reef is about to change its node"),
+            Self::NoRoom(nodes) => write!(f, "none of the {nodes} other nodes of the reef has room for it"),
+        }
+    }
+}
+
 /// Why a server is not made again for this size now: no other node would surely take it. What is reckoned with is what the
 /// scheduler reckons with: requests, and allocations of pods that are being resized.
-pub fn obstacle(nodes: &[Node], pods: &[Pod], own: &Pod, size: Size) -> Option<String> {
+pub fn obstacle(nodes: &[Node], pods: &[Pod], own: &Pod, size: Size) -> Option<Obstacle> {
     // Its node is not known yet, and may be the one that we would count on.
-    let comes = |pod: &&Pod| {
+    let comes = |pod: &Pod| {
         let is_server = pod.labels().contains_key(LABEL_INSTANCE) && pod.uid() != own.uid();
         let has_no_node = node_of(pod).is_none();
         is_server && !is_over(pod) && (has_no_node || pod.metadata.deletion_timestamp.is_some())
     };
-    if let Some(pod) = pods.iter().find(comes) {
-        let [name, namespace] = [pod.name_any(), pod.namespace().unwrap_or_default()];
-        return Some(format!("pod {name} in namespace {namespace} is about to change its node"));
+    if pods.iter().any(comes) {
+        return Some(Obstacle::Another);
     }
     let wanted = Room { cpu: size.cpu_request.into(), memory: u64::from(size.memory_request) * 1024 * 1024 };
     let others: Vec<_> = nodes.iter().filter(|node| node_of(own) != Some(&*node.name_any())).collect();
-    let has_room = |node: &&&Node| takes_servers(node) && fits(node, pods, wanted);
-    match others.iter().find(has_room) {
-        Some(_) => None,
-        None => Some(format!("none of the {} other nodes of the reef has room for it", others.len())),
-    }
+    let has_room = |node: &Node| takes_servers(node) && fits(node, pods, wanted);
+    (!others.iter().any(|node| has_room(node))).then_some(Obstacle::NoRoom(others.len()))
 }
 
 /// Whether the scheduler would put a server there, which tolerates nothing.
@@ -115,7 +130,16 @@ fn of_container(pod: &Pod, container: &Container) -> Room {
     let Some(status) = statuses.find(|status| status.name == container.name) else { return asked };
     let allocated = status.allocated_resources.as_ref().map(room).unwrap_or_default();
     let actual = status.resources.as_ref().and_then(|r| r.requests.as_ref()).map(room).unwrap_or_default();
-    asked.max(allocated).max(actual)
+    let has = allocated.max(actual);
+    // The scheduler does not reckon with what a node can never give.
+    if is_infeasible(pod) && has != Room::default() { has } else { asked.max(has) }
+}
+
+fn is_infeasible(pod: &Pod) -> bool {
+    let mut conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    conditions.any(|c| {
+        c.type_ == "PodResizePending" && c.status == "True" && c.reason.as_deref() == Some("Infeasible")
+    })
 }
 
 #[expect(
@@ -161,7 +185,7 @@ mod tests {
     }
 
     /// For 2 CPUs and 5 GiB beside what is there; the server is on node `a`.
-    fn why(nodes: &[Value], pods: &[Value]) -> Option<String> {
+    fn why(nodes: &[Value], pods: &[Value]) -> Option<Obstacle> {
         let own: Pod = serde_json::from_value(server(pod("own", Some("a"), "1"))).unwrap();
         let nodes: Vec<Node> = nodes.iter().map(|n| serde_json::from_value(n.clone()).unwrap()).collect();
         let pods = pods.iter().map(|p| serde_json::from_value(p.clone()).unwrap());
@@ -173,15 +197,12 @@ mod tests {
     fn another_node_with_room_is_enough() {
         let own = node("a", "64", "256Gi");
         let [one, two] = ["b", "c"].map(|name| node(name, "3", "16Gi"));
-        assert!(
-            why(std::slice::from_ref(&own), &[]).unwrap().contains("none of the 0 other nodes"),
-            "its own has none"
-        );
+        assert_eq!(why(std::slice::from_ref(&own), &[]), Some(Obstacle::NoRoom(0)), "its own has none");
         assert_eq!(why(&[own.clone(), one.clone()], &[]), None);
         assert_eq!(why(&[own.clone(), one.clone()], &[pod("x", Some("b"), "1")]), None, "just enough");
         let full = pod("x", Some("b"), "1001m");
-        let words = why(&[own.clone(), one.clone()], std::slice::from_ref(&full)).unwrap();
-        assert_eq!(words, "none of the 1 other nodes of the reef has room for it");
+        let none = why(&[own.clone(), one.clone()], std::slice::from_ref(&full));
+        assert_eq!(none, Some(Obstacle::NoRoom(1)));
         assert_eq!(why(&[own.clone(), one.clone(), two], std::slice::from_ref(&full)), None);
         let mut over = full.clone();
         over["status"]["phase"] = json!("Succeeded");
@@ -212,10 +233,10 @@ mod tests {
     fn while_another_server_changes_its_node_none_follows() {
         let nodes = [node("b", "64", "256Gi")];
         let pending = server(pod("octopus-0", None, "1"));
-        assert!(why(&nodes, std::slice::from_ref(&pending)).unwrap().contains("octopus-0 in namespace n"));
+        assert_eq!(why(&nodes, std::slice::from_ref(&pending)), Some(Obstacle::Another));
         let mut ends = server(pod("octopus-0", Some("b"), "1"));
         ends["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-        assert!(why(&nodes, &[ends]).is_some());
+        assert_eq!(why(&nodes, &[ends]), Some(Obstacle::Another));
         assert_eq!(why(&nodes, &[server(pod("octopus-0", Some("b"), "1"))]), None);
         assert_eq!(why(&nodes, &[pod("other", None, "1")]), None, "no server");
     }
@@ -245,5 +266,9 @@ mod tests {
         assert_eq!(of(status(json!({ "allocatedResources": { "cpu": "2" } }))), 2000);
         assert_eq!(of(status(json!({ "resources": cpu("1500m") }))), 1500);
         assert_eq!(of(status(json!({ "resources": cpu("500m") }))), 1000);
+        let mut infeasible = status(json!({ "allocatedResources": { "cpu": "300m" } }));
+        infeasible["status"]["conditions"] =
+            json!([{ "type": "PodResizePending", "status": "True", "reason": "Infeasible" }]);
+        assert_eq!(of(infeasible), 300, "it never gets what it asks for");
     }
 }

@@ -109,29 +109,40 @@ pub async fn keep(context: &Context, client: &Client, wanted: &Wanted<'_>, now: 
         return InCluster::all(&Verdict::Working(what), done);
     }
     done.database = wanted.database.map(str::to_owned).or(done.database);
-    if let Err(verdict) = keep_one(context, client, &manifests::namespace(inputs, &done)).await {
-        return InCluster::all(&verdict, done);
-    }
+    let namespace = match keep_one(context, client, &manifests::namespace(inputs, &done)).await {
+        Ok(namespace) => namespace["metadata"]["uid"].as_str().unwrap_or_default().to_owned(),
+        Err(verdict) => return InCluster::all(&verdict, done),
+    };
     if let Err(access) = access(context, client, wanted, &mut done, now).await {
         let rest = waits("access to the database");
-        return InCluster { access, ..InCluster::all(&rest, done) };
+        let resized = Box::pin(moved::undo(context, client, wanted, &mut done, now)).await;
+        let resized = resized.unwrap_or_else(|| rest.clone());
+        return InCluster { access, resized, ..InCluster::all(&rest, done) };
     }
     let database = done.database.clone().unwrap_or_default();
     let server = Server { database: &database, ..wanted.server.clone() };
     let (workload, resized, pod) = match workload(context, client, &server).await {
-        Err(verdict) => (verdict, waits("the server"), None),
+        Err(verdict) => {
+            let undone = Box::pin(moved::undo(context, client, wanted, &mut done, now)).await;
+            (verdict, undone.unwrap_or_else(|| waits("the server")), None)
+        }
         Ok(pod) => {
             let resized = resized::keep(context, client, (&server, wanted.refusals), pod.as_ref()).await;
-            (serving(client, &inputs.namespace()).await, resized, pod)
+            let workload = serving(client, &inputs.namespace()).await;
+            let at = (pod.as_ref(), workload == Verdict::Good);
+            let moved = moved::keep(context, client, wanted, at, resized, &mut done, now);
+            let resized = Box::pin(moved).await;
+            (workload, resized, pod)
         }
     };
-    let at = (pod.as_ref(), workload == Verdict::Good);
-    let resized = Box::pin(moved::keep(context, client, wanted, at, resized, &mut done, now)).await;
-    let configured = if workload == Verdict::Good {
+    let configured = if done.drained().is_some() {
+        // Both would write the node of the server as a whole.
+        if done.configured.is_some() { Verdict::Good } else { waits("the server, which takes no tasks now") }
+    } else if workload == Verdict::Good {
         // With more tasks than it has memory for a server would end them all.
         let task_cap = pod.map_or(server.task_cap, |pod| resize::bearable(&pod, server.task_cap));
         let wanted = Wanted { server: Server { task_cap, ..wanted.server.clone() }, ..*wanted };
-        configure(context, client, &wanted, &mut done, now).await
+        configure(context, client, (&wanted, &namespace), &mut done, now).await
     } else {
         waits("the server")
     };
@@ -203,12 +214,12 @@ async fn routes(
 async fn configure(
     context: &Context,
     client: &Client,
-    wanted: &Wanted<'_>,
+    (wanted, namespace): (&Wanted<'_>, &str),
     done: &mut Done,
     now: Timestamp,
 ) -> Verdict {
     let server = &wanted.server;
-    let work = jobs::configure(server, done.database.as_deref());
+    let work = jobs::configure(server, done.database.as_deref(), namespace);
     if done.configured.as_ref() == Some(&work.inputs) {
         return Verdict::Good;
     }

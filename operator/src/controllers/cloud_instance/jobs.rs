@@ -77,8 +77,9 @@ pub fn access(inputs: &Inputs, client_id: &str, database: Option<&str>) -> Work 
     work(Step::Access, input, database)
 }
 
-/// What the agent does for configuration; the settings are in the database with this id of Azure's.
-pub fn configure(server: &Server<'_>, database: Option<&str>) -> Work {
+/// What the agent does for configuration; the settings are in the database with this id of Azure's. That it was done stands
+/// at the namespace with this UID: for another one it is done again.
+pub fn configure(server: &Server<'_>, database: Option<&str>, namespace: &str) -> Work {
     let inputs = server.inputs;
     let input = Input::Configure(Configure {
         url: format!("http://{SERVER}.{}.svc", inputs.namespace()),
@@ -87,7 +88,7 @@ pub fn configure(server: &Server<'_>, database: Option<&str>) -> Work {
         server_uri: format!("https://{}", inputs.host()),
         task_cap: server.task_cap,
     });
-    work(Step::Configure, input, database)
+    work(Step::Configure, input, Some(&format!("{} {namespace}", database.unwrap_or_default())))
 }
 
 /// What the agent does so that the server takes no more tasks, or takes them again, for its pod with this UID.
@@ -116,9 +117,9 @@ impl Work {
         format!("{}-{}-{}-{attempt}", self.step.as_str(), inputs.hash, self.inputs)
     }
 
-    /// Selects the Jobs of this instance and step.
-    pub fn selector(&self, inputs: &Inputs) -> String {
-        format!("{LABEL_INSTANCE}={},{LABEL_STEP}={}", inputs.hash, self.step.as_str())
+    /// Selects the Jobs of this instance.
+    pub fn selector(inputs: &Inputs) -> String {
+        format!("{LABEL_INSTANCE}={}", inputs.hash)
     }
 
     fn labels(&self, inputs: &Inputs) -> Value {

@@ -16,8 +16,13 @@ use kube::{Api, Client, ResourceExt, api::ListParams};
 use reef_crds::{cloud_instance::MaintenanceWindow, condition::Reason};
 
 use super::{
-    agent_job, done::Done, elsewhere, in_cluster::Wanted, jobs, look::WAITING, manifests, resize, restart,
-    sizes, window,
+    agent_job,
+    done::Done,
+    elsewhere::{self, Obstacle},
+    in_cluster::Wanted,
+    jobs,
+    look::WAITING,
+    manifests, resize, resized, restart, sizes, window,
 };
 use crate::{
     cluster::keep::{keep_one, verdict},
@@ -87,6 +92,26 @@ fn decide(facts: &Facts<'_>) -> Step {
     }
 }
 
+/// Has a server take tasks again that was told to take none, where it cannot be gone on with for another reason: how that
+/// stands, if there is something to be done.
+pub async fn undo(
+    context: &Context,
+    client: &Client,
+    wanted: &Wanted<'_>,
+    done: &mut Done,
+    now: Timestamp,
+) -> Option<Verdict> {
+    done.drained()?;
+    let pod = match resized::pod(client, &wanted.server.inputs.namespace()).await {
+        Ok(pod) => pod.filter(|pod| pod.metadata.deletion_timestamp.is_none() && resize::has_started(pod)),
+        Err(verdict) => return Some(verdict),
+    };
+    let Some(pod) = pod else { return Some(moving("its pod starts")) };
+    let uid = pod.uid().unwrap_or_default();
+    let case = Case { context, client, wanted, pod: &pod, uid: &uid, now };
+    open(&case, done).await.err()
+}
+
 /// Brings a server to a node that has room for it: how its size stands then.
 pub async fn keep(
     context: &Context,
@@ -99,10 +124,13 @@ pub async fn keep(
 ) -> Verdict {
     let pod = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none());
     let uid = pod.and_then(ResourceExt::uid);
+    let cap = wanted.server.task_cap;
     let lacking = match &resized {
+        // A pod that has what its tasks need is not ended: another one would not have more.
         Verdict::Failed(trouble) => {
-            let is_its = matches!(trouble.reason, Reason::ResizeDeferred | Reason::ResizeInfeasible);
-            Some(trouble).filter(|_| is_its)
+            let is_of_node = matches!(trouble.reason, Reason::ResizeDeferred | Reason::ResizeInfeasible);
+            let is_less = pod.is_some_and(|pod| resize::bearable(pod, cap) < cap);
+            Some(trouble).filter(|_| is_of_node && is_less)
         }
         _ => None,
     };
@@ -153,41 +181,48 @@ struct Case<'a> {
     now: Timestamp,
 }
 
-/// Ends the pod, if another node has room and when its tasks have ended.
+/// Has its tasks end, then ends the pod, if another node has room both before and then.
 async fn go(case: &Case<'_>, trouble: &Trouble, done: &mut Done) -> Result<Verdict, Verdict> {
     let Case { context, client, wanted, pod, now, .. } = *case;
     let turn = wanted.moves.turn(&wanted.server.inputs.reef);
-    let mut last = turn.lock().await;
-    let is_soon = last.is_some_and(|last| now.as_second() - last.as_second() < APART);
-    let obstacle = if is_soon {
-        Some("another server of the reef was moved a moment ago".to_owned())
-    } else {
-        obstacle(case).await?
-    };
-    if let Some(why) = obstacle {
-        // It does not wait for room without taking tasks.
-        if done.drained().is_some() {
-            open(case, done).await?;
+    if done.drained().is_none() {
+        let last = turn.lock().await;
+        if let Some(obstacle) = obstacle(case, *last).await? {
+            return Ok(also(trouble, &format!("its maintenance window is open, but {obstacle}")));
         }
-        return Ok(also(trouble, &format!("its maintenance window is open, but {why}")));
     }
     drain(case, done).await.map_err(|verdict| match verdict {
-        Verdict::Working(_) => moving("its tasks end first"),
+        Verdict::Working(_) => moving("it takes no new tasks, and those that run end first"),
         Verdict::Failed(why) => moving(&format!("its tasks end first: {}", why.message)),
         other => other,
     })?;
-    restart::end(context, client, &wanted.server.inputs.namespace(), pod).await?;
-    *last = Some(now);
-    Ok(moving("its pod starts on another node"))
+    let mut last = turn.lock().await;
+    match obstacle(case, *last).await? {
+        None => {
+            restart::end(context, client, &wanted.server.inputs.namespace(), pod).await?;
+            *last = Some(now);
+            Ok(moving("its pod starts on another node"))
+        }
+        // That is over soon.
+        Some(obstacle @ Obstacle::Another) => Ok(moving(&format!("it takes no tasks and waits: {obstacle}"))),
+        // It does not wait for room without taking tasks.
+        Some(obstacle @ Obstacle::NoRoom(_)) => {
+            open(case, done).await?;
+            Ok(also(trouble, &format!("its maintenance window is open, but {obstacle}")))
+        }
+    }
 }
 
-/// Why it is not moved now.
-async fn obstacle(case: &Case<'_>) -> Result<Option<String>, Verdict> {
+/// Why it is not moved now; `last` is when a pod of the reef was last ended.
+async fn obstacle(case: &Case<'_>, last: Option<Timestamp>) -> Result<Option<Obstacle>, Verdict> {
+    if last.is_some_and(|last| case.now.as_second() - last.as_second() < APART) {
+        return Ok(Some(Obstacle::Another));
+    }
     let size = sizes::of(case.wanted.server.task_cap);
-    let list = ListParams::default();
-    let nodes = Api::<Node>::all(case.client.clone()).list(&list).await;
+    let all = ListParams::default();
+    let nodes = Api::<Node>::all(case.client.clone()).list(&all).await;
     let nodes = nodes.map_err(|e| verdict("Node", "of the reef", &e))?;
-    let pods = Api::<Pod>::all(case.client.clone()).list(&list).await;
+    let pods = Api::<Pod>::all(case.client.clone()).list(&all).await;
     let pods = pods.map_err(|e| verdict("Pod", "of the reef", &e))?;
     Ok(elsewhere::obstacle(&nodes.items, &pods.items, case.pod, size))
 }
@@ -206,7 +241,9 @@ async fn open(case: &Case<'_>, done: &mut Done) -> Result<(), Verdict> {
     let Case { context, client, wanted, now, .. } = *case;
     agent_job::run(context, client, wanted.server.inputs, &work, &wanted.agent, now).await.map_err(
         |verdict| match verdict {
-            Verdict::Working(_) => moving("it takes tasks again"),
+            Verdict::Working(_) => moving("it is told to take tasks again"),
+            // Tried again soon.
+            Verdict::Failed(why) => moving(&format!("it is told to take tasks again: {}", why.message)),
             other => other,
         },
     )?;

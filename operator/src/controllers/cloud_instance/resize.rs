@@ -41,11 +41,12 @@ pub fn decide(pod: &Pod, task_cap: u8) -> Step {
     if asked != target {
         return Step::Resize(target);
     }
-    if let Some(condition) = condition(pod, "PodResizePending") {
-        return Step::Pending(pending(condition, target));
-    }
     let seen = pod.status.as_ref().and_then(|s| s.observed_generation);
     let is_unseen = seen.is_some_and(|seen| pod.metadata.generation.is_some_and(|now| seen < now));
+    // What the node says is about what it has seen.
+    if let Some(condition) = condition(pod, "PodResizePending").filter(|_| !is_unseen) {
+        return Step::Pending(pending(condition, target));
+    }
     match condition(pod, "PodResizeInProgress") {
         // What the kubelet could not do it tries again.
         Some(condition) if condition.reason.as_deref() == Some("Error") => {
@@ -135,10 +136,14 @@ fn pending(condition: &PodCondition, target: Size) -> Trouble {
     trouble(reason, target, why)
 }
 
-/// What the cluster says about a size that it does not take. Since Kubernetes 1.36 the API server itself refuses what no
-/// node of this size has.
+/// What the API server says since Kubernetes 1.36 of a size that the pod's node can never give.
+const TOO_SMALL: &str = "node didn't have enough";
+
+/// What the cluster says about a size that it does not take: because of the node, or because of a quota, a limit or a policy,
+/// which hold on any node.
 pub fn refused(size: Size, why: &str) -> Trouble {
-    trouble(Reason::ResizeInfeasible, size, why)
+    let of_node = why.to_lowercase().contains(TOO_SMALL);
+    trouble(if of_node { Reason::ResizeInfeasible } else { Reason::ResizeRefused }, size, why)
 }
 
 /// Whether a refusal is that of our own quota, which has room as soon as it is in effect.
@@ -147,15 +152,22 @@ pub fn is_of_quota(refusal: &str) -> bool {
 }
 
 fn trouble(reason: Reason, size: Size, why: &str) -> Trouble {
-    let hope = if reason == Reason::ResizeInfeasible {
-        "it waits until its pod is next made, or for another spec.taskCap"
-    } else {
-        "it gets it when others leave the node, or when its pod is next made"
+    let (who, hope) = match reason {
+        Reason::ResizeInfeasible => (
+            "the server's node cannot give it",
+            "it waits until its pod is next made, or for another spec.taskCap",
+        ),
+        Reason::ResizeRefused => (
+            "the reef's cluster does not let the server have",
+            "it waits for another spec.taskCap, or for a change there",
+        ),
+        _ => (
+            "the server's node cannot give it",
+            "it gets it when others leave the node, or when its pod is next made",
+        ),
     };
-    let message = format!(
-        "the server's node cannot give it {}, and the server goes on with what it has: {hope} ({why})",
-        in_words(size)
-    );
+    let message =
+        format!("{who} {}, and the server goes on with what it has: {hope} ({why})", in_words(size));
     Trouble::new(reason, message)
 }
 

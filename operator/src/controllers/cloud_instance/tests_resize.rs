@@ -143,6 +143,30 @@ fn our_own_quota_is_told_from_anothers() {
 }
 
 #[test]
+fn a_refusal_for_any_node_is_told_from_that_of_its_own() {
+    let why = "pods \"octopus-0\" is forbidden: node didn't have enough allocatable resources: cpu, requested: 3500";
+    assert_eq!(refused(steady(160), why).reason, Reason::ResizeInfeasible);
+    for why in ["exceeded quota: team, requested: limits.cpu=7", "denied by a policy"] {
+        let trouble = refused(steady(160), why);
+        assert_eq!(trouble.reason, Reason::ResizeRefused);
+        assert!(trouble.message.contains(why), "{}", trouble.message);
+    }
+}
+
+#[test]
+fn what_a_node_said_before_it_saw_the_newest_size_does_not_count() {
+    let mut live = pod(steady(10), Some(true), true);
+    let pending =
+        json!({ "type": "PodResizePending", "status": "True", "reason": "Infeasible", "message": "no" });
+    let conditions = live.status.as_mut().unwrap().conditions.as_mut().unwrap();
+    conditions.push(serde_json::from_value(pending).unwrap());
+    (live.metadata.generation, live.status.as_mut().unwrap().observed_generation) = (Some(3), Some(2));
+    assert!(matches!(decide(&live, 10), Step::Working(_)));
+    live.status.as_mut().unwrap().observed_generation = Some(3);
+    assert!(matches!(decide(&live, 10), Step::Pending(_)));
+}
+
+#[test]
 fn only_cpu_and_memory_of_this_very_pod_are_changed() {
     let patch = patch(&pod(steady(10), Some(true), true), steady(20));
     assert_eq!(patch["metadata"], json!({ "uid": "u" }));
