@@ -71,8 +71,15 @@ async fn bad_situations_are_told_harm_nothing_and_heal() {
         references::rows(),
     ]
     .concat();
-    let alone: Vec<Row> =
-        [work::alone(), placing::alone(), unreadable::alone(), older::alone(), cluster::alone()].concat();
+    let alone: Vec<Row> = [
+        work::alone(),
+        placing::alone(),
+        unreadable::alone(),
+        placing::moves(),
+        older::alone(),
+        cluster::alone(),
+    ]
+    .concat();
     let count = side_by_side.len() + alone.len();
     let beside = side_by_side.into_iter().map(|row| {
         let world = world.clone();
