@@ -7,12 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, ResourceExt,
     api::{ListParams, Patch, PatchParams},
 };
-use reef_crds::{CloudInstance, Reef, RetainedInstance};
+use reef_crds::{CloudInstance, CloudInstanceStatus, Reef, RetainedInstance};
 use serde_json::json;
 
 use super::{
@@ -33,8 +34,11 @@ const REST: u64 = 400;
 /// an hour, and its instance does not go before.
 const EMPTY: u64 = 1000;
 
-/// What an instance says that waits for that. Nothing else is to be done for it, so the world rests.
+/// What an instance says that waits for that.
 const MAY_COME: &str = "making it was begun, and whether it comes is not known yet";
+
+/// Said of such an instance for as long as it may wait. Nothing else is to be done for it, so the world rests.
+const AWAITS: &str = "waiting for data that may come";
 
 /// Ends all trouble and waits for what has to come of it.
 pub async fn comes_to_rest(world: &Arc<World>, seed: u64) {
@@ -49,7 +53,7 @@ pub async fn comes_to_rest(world: &Arc<World>, seed: u64) {
         );
         tokio::time::sleep(Duration::from_millis(500)).await;
         why = unrest(world).await;
-        why.retain(|why| !why.contains(MAY_COME));
+        why.retain(|why| !why.contains(AWAITS));
     }
     println!("at rest after {:.1} s", began.elapsed().as_secs_f32());
     // What is said is so: each serves, with its data.
@@ -99,7 +103,8 @@ fn verdict(
     let ready = status.conditions.iter().find(|c| c.type_ == "Ready");
     let (reason, message) = ready.map(|c| (c.reason.as_str(), c.message.as_str())).unwrap_or_default();
     if life.may_go.is_some() {
-        return Some(format!("{name} is not gone: {reason}: {message}"));
+        let waits = message.contains(MAY_COME) && was_begun_lately(&status);
+        return Some(format!("{name} is {}: {reason}: {message}", if waits { AWAITS } else { "not gone" }));
     }
     let old = kept.iter().any(|k| k.spec.origin.name == name && k.spec.origin.uid != life.uid);
     let expect = if life.deleted.is_some() {
@@ -117,6 +122,14 @@ fn verdict(
     }
     // Its data is looked for by every look; here it only has to have been there.
     (expect == "ReconcileSucceeded" && !life.marked).then(|| format!("{name} has taken no data yet"))
+}
+
+/// Whether data was begun so lately that it may come, with a minute for the operator to look.
+fn was_begun_lately(status: &CloudInstanceStatus) -> bool {
+    let database = status.database.as_ref().and_then(|database| database.begun_at.as_ref());
+    let share = status.share.as_ref().and_then(|share| share.begun_at.as_ref());
+    let now = Timestamp::now().as_second();
+    database.into_iter().chain(share).any(|at| now - at.0.as_second() < 960)
 }
 
 /// Whether no reef can take an instance: full, or with one of its group.

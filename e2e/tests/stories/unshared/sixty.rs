@@ -32,9 +32,9 @@ fn count() -> usize {
     std::env::var("REEF_INSTANCES").ok().and_then(|n| n.parse().ok()).unwrap_or(60)
 }
 
-/// How long they may take to come, or to go, seconds.
-fn patience() -> u64 {
-    (15 * u64::try_from(count()).unwrap()).max(900)
+/// How long all may take, seconds: so long for sixty and fewer, and longer with their number.
+fn within(for_sixty: u64) -> u64 {
+    for_sixty * u64::try_from(count()).unwrap().max(60) / 60
 }
 
 /// Most on a reef.
@@ -88,7 +88,7 @@ async fn sixty_instances_come_and_then_it_is_quiet() {
     let before = Calls::of(&sandbox, &client).await;
     let began = Instant::now();
     ok(&sandbox.kubectl(&["-n", CUSTOMERS, "delete", "ci", "--all", "--wait=false"]));
-    eventually_within(patience(), "all are gone", || async {
+    eventually_within(within(600), "all are gone", || async {
         let left = instances(&client).list_metadata(&ListParams::default()).await.ok()?.items;
         left.is_empty().then_some(())
     })
@@ -106,7 +106,7 @@ async fn sixty_instances_come_and_then_it_is_quiet() {
 }
 
 async fn all_ready(client: &Client) -> Vec<CloudInstance> {
-    eventually_within(patience(), "all are Ready", || async {
+    eventually_within(within(900), "all are Ready", || async {
         let all = instances(client).list(&ListParams::default()).await.ok()?.items;
         let ready = |i: &&CloudInstance| {
             let conditions = i.status.iter().flat_map(|s| &s.conditions);
@@ -172,7 +172,7 @@ async fn then_it_is_quiet(sandbox: &Sandbox, client: &Client) {
     all_ready(client).await;
     let before = Calls::of(sandbox, client).await;
     let (began, first) = (Instant::now(), looks(client, "cloud-instance").await);
-    let found = eventually_within(patience(), "routine looks at all instances", || async {
+    let found = eventually_within(within(600), "routine looks at all instances", || async {
         let now = looks(client, "cloud-instance").await;
         (now >= first + CYCLES * all && began.elapsed().as_secs_f64() >= CYCLES * resync).then_some(now)
     })
