@@ -274,6 +274,7 @@ impl Story {
         let moving: Vec<_> = told.iter().filter(|e| e.reason.as_deref() == Some("ResizeMoving")).collect();
         assert!(!moving.is_empty() && moving.iter().all(|e| e.type_.as_deref() == Some("Normal")));
     }
+
     async fn a_drain_that_nobody_remembers_ends_with_its_namespace(&self) {
         let (_, nodes) = self.octopus(("GET", "/api/octopusservernodes"), &Value::Null).await;
         let mut node = nodes["Items"][0].clone();

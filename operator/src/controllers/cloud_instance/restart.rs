@@ -1,5 +1,5 @@
-//! Ends pods of servers; by itself one that holds on to a database or an identity that is no more: its template is followed only when it
-//! starts, and it would go on with connections and tokens of the one before.
+//! Ends pods of servers; by itself one that holds on to a database or an identity that is no more: its template is followed
+//! only when it starts, and it would go on with connections and tokens of the one before.
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -26,8 +26,9 @@ pub async fn if_needed(
     if context.claim.check().is_err() {
         return Ok(());
     }
-    tracing::info!("its database or identity is another");
-    end(context, client, &server.inputs.namespace(), pod).await?;
+    let namespace = server.inputs.namespace();
+    tracing::info!(namespace, "its database or identity is another: restarting");
+    end(context, client, &namespace, pod).await?;
     Err(Verdict::Working("the server is started again for its new database or identity".to_owned()))
 }
 
