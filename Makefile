@@ -48,6 +48,10 @@ test: tools ## Run every test, unit to end to end
 random-worlds: tools ## Try SEEDS=20 new random worlds (about two minutes each); SEED=7 repeats one
 	$(if $(SEED),REEF_SEED=$(SEED),REEF_SEEDS=$(or $(SEEDS),20)) cargo test --package reef-e2e --test stories --locked -- --nocapture random_worlds::
 
+.PHONY: test-recordings
+test-recordings: prerequisites ## Try client and emulator against recorded traffic: ARM_RECORDINGS=folder
+	RUST_BACKTRACE=0 cargo test --workspace --test recordings --locked -- --nocapture --test-threads 1 client:: emulator::
+
 .PHONY: generate
 generate: ## Write the CRDs, the chart's copies of them and the API reference
 	cargo run --quiet --locked --package reef-crds --bin crdgen

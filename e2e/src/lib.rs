@@ -23,6 +23,7 @@ pub mod pki;
 pub mod probe;
 pub mod process;
 pub mod random;
+pub mod recordings;
 pub mod reef_harness;
 pub mod reefs;
 pub mod runtime;

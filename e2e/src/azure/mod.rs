@@ -32,6 +32,31 @@ mod tests_reef;
 
 pub use cloud::Cloud;
 
+/// The type of the resource that a path names, in lower case; empty where it names an operation, or nothing of a group.
+/// What is done to a resource, or listed in it, counts as that resource unless it is a type itself.
+pub fn kind_of(path: &str) -> String {
+    let Some(target) = id::Target::parse(path) else { return String::new() };
+    let is_operation = path
+        .to_lowercase()
+        .split('/')
+        .any(|part| part.contains("operation") && !part.starts_with("microsoft."));
+    if is_operation || (target.provider.is_none() && target.group.is_none()) {
+        return String::new();
+    }
+    let kind = target.kind();
+    match kind.rsplit_once('/') {
+        Some((parent, _)) if !target.is_resource() && !is_known(&kind) && is_known(parent) => {
+            parent.to_owned()
+        }
+        _ => kind,
+    }
+}
+
+/// Whether the emulator has this type; in any case.
+pub fn is_known(kind: &str) -> bool {
+    kinds::find(kind).is_some()
+}
+
 /// The Azure locations that the sandbox knows.
 pub const LOCATIONS: [&str; 6] =
     ["westeurope", "northeurope", "swedencentral", "uksouth", "eastus2", "australiaeast"];

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     actor::Actor,
-    azure::{Arms, AzureArgs},
+    azure::{Arms, AzureArgs, Cloud},
     bulkhead::Cells,
     metrics::Metrics,
 };
@@ -26,9 +26,6 @@ const LONGEST_RESULT: usize = 4096;
 
 /// Longest time for the database, from dialling to the last answer.
 const DATABASE: Duration = Duration::from_secs(60);
-
-/// Scope of tokens for Azure SQL.
-const SQL_SCOPE: &str = "https://database.windows.net/.default";
 
 /// How to run the agent.
 #[derive(Args, Debug)]
@@ -83,8 +80,8 @@ async fn give_access(args: &AgentArgs, access: &Access) -> Result<Value, String>
     let arms = Arms::new(args.azure.clone(), Arc::new(Metrics::new()), Actor::default())
         .map_err(|e| e.to_string())?;
     let cell = Cells::new(1, Arc::new(Metrics::new())).reef("agent");
-    let arm = arms.client(&access.tenant, None, cell).map_err(|e| e.to_string())?;
-    let bearer = arm.bearer(SQL_SCOPE).await.map_err(|e| e.to_string())?;
+    let arm = arms.client(&Cloud::public(), (&access.tenant, None), cell).map_err(|e| e.to_string())?;
+    let bearer = arm.bearer(&arm.cloud().sql_scope()).await.map_err(|e| e.to_string())?;
     let url = format!("https://{}/", access.server)
         .parse()
         .map_err(|e| format!("server {}: {e}", access.server))?;

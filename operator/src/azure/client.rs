@@ -13,7 +13,7 @@ use azure_core::http::{
 use serde_json::Value;
 
 use super::{
-    ArmError, AzureArgs, Begun, Class, Operation, Progress,
+    ArmError, AzureArgs, Begun, Class, Cloud, Operation, Progress,
     entra::Entra,
     operation::{self, Answer},
     turn,
@@ -51,6 +51,8 @@ pub enum Error {
 /// An Azure identity.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
+    /// The cloud in which it is.
+    pub cloud: Cloud,
     /// Entra tenant.
     pub tenant: String,
     /// Client id.
@@ -91,13 +93,19 @@ impl Arms {
     }
 
     /// The client for what belongs to a cell: of the identity that its region names, or of the operator's own.
-    pub fn client(&self, tenant: &str, client: Option<&str>, cell: Arc<Cell>) -> Result<Arc<Arm>, ArmError> {
+    pub fn client(
+        &self,
+        cloud: &Cloud,
+        (tenant, client): (&str, Option<&str>),
+        cell: Arc<Cell>,
+    ) -> Result<Arc<Arm>, ArmError> {
         let client = client.or(self.args.azure_client_id.as_deref()).ok_or_else(|| ArmError::NoToken {
             client: "(none)".to_owned(),
             message: "no client id: set spec.azure.clientId or the chart's azure.clientId".to_owned(),
             refused: true,
         })?;
-        let identity = Identity { tenant: tenant.to_owned(), client: client.to_owned() };
+        let identity =
+            Identity { cloud: cloud.clone(), tenant: tenant.to_owned(), client: client.to_owned() };
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(arm) = clients.get(&identity) {
             return Ok(arm.in_cell(cell));
@@ -108,9 +116,10 @@ impl Arms {
     }
 }
 
-/// A client of ARM in the public cloud with one identity, for what belongs to one cell.
+/// A client of ARM with one identity, for what belongs to one cell.
 #[derive(Clone)]
 pub struct Arm {
+    cloud: Cloud,
     entra: Arc<Entra>,
     pipeline: Pipeline,
     pub(super) metrics: Arc<Metrics>,
@@ -136,17 +145,16 @@ pub enum Unless {
     Changed(String),
 }
 
-const ENDPOINT: &str = "https://management.azure.com";
-const SCOPE: &str = "https://management.azure.com/.default";
-
 impl Arm {
     fn new(arms: &Arms, identity: Identity, cell: Arc<Cell>) -> Result<Self, ArmError> {
         let options = ClientOptions {
             retry: RetryOptions::none(),
             transport: Some(Transport::new(Arc::new(arms.http.clone()))),
             user_agent: UserAgentOptions { application_id: arms.actor.application() },
+            cloud: Some(Arc::new(identity.cloud.configuration())),
             ..ClientOptions::default()
         };
+        let cloud = identity.cloud.clone();
         let entra = Entra::new(identity, arms.args.azure_federated_token_file.clone(), options.clone())?;
         let pipeline = Pipeline::new(
             Some("reef-operator"),
@@ -159,7 +167,7 @@ impl Arm {
         let args = &arms.args;
         let gate = Gate::new(Rates::new(args.azure_reads_per_second, args.azure_writes_per_second));
         let (metrics, actor, ban) = (arms.metrics.clone(), arms.actor.clone(), Ban::default());
-        Ok(Self { entra: Arc::new(entra), pipeline, metrics, gate, cell, actor, ban })
+        Ok(Self { cloud, entra: Arc::new(entra), pipeline, metrics, gate, cell, actor, ban })
     }
 
     /// The same client for what belongs to another cell.
@@ -189,13 +197,13 @@ impl Arm {
 
     /// Reads a resource by its id.
     pub async fn get(&self, id: &str, api_version: &str) -> Result<Value, ArmError> {
-        let answer = self.call(Method::Get, &path(id, api_version), id, None, Unless::Never).await?;
+        let answer = self.call(Method::Get, &self.url(id, api_version), id, None, Unless::Never).await?;
         json(&answer)
     }
 
     /// Reads a list of resources, all pages of it.
     pub async fn list(&self, path_of_list: &str, api_version: &str) -> Result<Vec<Value>, ArmError> {
-        let mut url = path(path_of_list, api_version);
+        let mut url = self.url(path_of_list, api_version);
         let mut all = Vec::new();
         for _ in 0..PAGES {
             let answer = self.call(Method::Get, &url, path_of_list, None, Unless::Never).await?;
@@ -207,8 +215,10 @@ impl Arm {
             all.append(items);
             match page["nextLink"].as_str() {
                 None | Some("") => return Ok(all),
-                Some(next) if next.starts_with(&format!("{ENDPOINT}/")) => next.clone_into(&mut url),
-                Some(_) => return Err(ArmError::NoAnswer("the next page is on another host".to_owned())),
+                Some(next) => match self.cloud.follow(next) {
+                    Some(next) => url = next,
+                    None => return Err(ArmError::NoAnswer("the next page is on another host".to_owned())),
+                },
             }
         }
         Err(ArmError::NoAnswer(format!("a list of more than {PAGES} pages")))
@@ -223,15 +233,15 @@ impl Arm {
         unless: Unless,
     ) -> Result<Begun, ArmError> {
         forbidden(self.ban.writes.as_ref())?;
-        let answer = self.call(Method::Put, &path(id, api_version), id, Some(body), unless).await?;
-        Ok(operation::begun(&answer))
+        let answer = self.call(Method::Put, &self.url(id, api_version), id, Some(body), unless).await?;
+        Ok(operation::begun(&answer, &self.cloud))
     }
 
     /// Deletes a resource. One that is not there is as good as deleted.
     pub async fn delete(&self, id: &str, api_version: &str) -> Result<Begun, ArmError> {
         forbidden(self.ban.deletions.as_ref())?;
-        match self.call(Method::Delete, &path(id, api_version), id, None, Unless::Never).await {
-            Ok(answer) => Ok(operation::begun(&answer)),
+        match self.call(Method::Delete, &self.url(id, api_version), id, None, Unless::Never).await {
+            Ok(answer) => Ok(operation::begun(&answer, &self.cloud)),
             Err(error) if error.class() == Class::Missing => Ok(Begun::Done(Value::Null)),
             Err(error) => Err(error),
         }
@@ -239,7 +249,8 @@ impl Arm {
 
     /// Calls an action of a resource that answers at once, for example `.../listClusterUserCredential`.
     pub async fn post(&self, action: &str, api_version: &str) -> Result<Value, ArmError> {
-        let answer = self.call(Method::Post, &path(action, api_version), action, None, Unless::Never).await?;
+        let answer =
+            self.call(Method::Post, &self.url(action, api_version), action, None, Unless::Never).await?;
         json(&answer)
     }
 
@@ -247,7 +258,7 @@ impl Arm {
     pub async fn poll(&self, operation: &Operation) -> Result<Progress, ArmError> {
         let Some(url) = operation.url() else { return Ok(Progress::Lost) };
         let answer = self.send(Method::Get, url, "/providers/operations", None, Unless::Never).await?;
-        operation::progress(operation, &answer)
+        operation::progress(operation, &answer, &self.cloud)
     }
 
     /// The header with which our identity calls another service, for example an AKS cluster.
@@ -257,10 +268,21 @@ impl Arm {
 
     /// The object id of our identity in Entra, from its token.
     pub async fn principal(&self) -> Result<String, ArmError> {
-        let header = self.bearer(SCOPE).await?;
+        let header = self.bearer(&self.cloud.scope()).await?;
         principal_of(&header).ok_or_else(|| {
             ArmError::NoAnswer("Entra's token does not say whose it is (claim oid)".to_owned())
         })
+    }
+
+    /// The URL of a path, which may have a query already.
+    fn url(&self, id: &str, api_version: &str) -> String {
+        let separator = if id.contains('?') { '&' } else { '?' };
+        format!("{}{id}{separator}api-version={api_version}", self.cloud.resource_manager)
+    }
+
+    /// The cloud that it calls.
+    pub fn cloud(&self) -> &Cloud {
+        &self.cloud
     }
 
     async fn call(
@@ -289,7 +311,7 @@ impl Arm {
     ) -> Result<Answer, ArmError> {
         let url = Url::parse(url).map_err(|e| ArmError::NoAnswer(format!("{id} is not a path: {e}")))?;
         // Apart from the call, so that trouble with Entra is told from trouble with ARM.
-        let token = self.entra.token(SCOPE).await?;
+        let token = self.entra.token(&self.cloud.scope()).await?;
         let mut request = Request::new(url, method);
         request.insert_header("authorization", token.header.clone());
         match unless {
@@ -347,11 +369,6 @@ fn json(answer: &Answer) -> Result<Value, ArmError> {
     serde_json::from_slice(&answer.body).map_err(|e| ArmError::NoAnswer(format!("not JSON: {e}")))
 }
 
-fn path(id: &str, api_version: &str) -> String {
-    let separator = if id.contains('?') { '&' } else { '?' };
-    format!("{ENDPOINT}{id}{separator}api-version={api_version}")
-}
-
 /// The claim `oid` of a token that Entra gave us; not verified, because we do not decide by it who may
 /// what, but tell Azure who we are.
 fn principal_of(header: &str) -> Option<String> {
@@ -407,7 +424,7 @@ mod tests {
         };
         let arm = Arms::new(args, Arc::default(), Actor::default())
             .unwrap()
-            .client("t", None, Cells::new(1, Arc::default()).reef("r"))
+            .client(&Cloud::public(), ("t", None), Cells::new(1, Arc::default()).reef("r"))
             .unwrap();
         assert!(Arc::ptr_eq(&arm, &arm.under(&Ban::default())));
         let why = |what: &str| Trouble::new(reef_crds::condition::Reason::EmergencyStop, what);
@@ -428,7 +445,8 @@ mod tests {
             azure_writes_per_second: 10,
         };
         let arms = Arms::new(args, Arc::default(), Actor::default()).unwrap();
-        let Err(error) = arms.client("t", None, Cells::new(1, Arc::default()).reef("r")) else {
+        let Err(error) = arms.client(&Cloud::public(), ("t", None), Cells::new(1, Arc::default()).reef("r"))
+        else {
             panic!("a client")
         };
         assert!(error.to_string().contains("spec.azure.clientId"), "{error}");

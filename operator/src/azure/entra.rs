@@ -110,6 +110,7 @@ fn is_refused(message: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::azure::Cloud;
 
     #[test]
     fn trouble_of_entras_own_is_no_refusal() {
@@ -125,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_token_that_is_refused_is_asked_for_anew_once() {
-        let identity = Identity { tenant: "t".to_owned(), client: "c".to_owned() };
+        let identity = Identity { cloud: Cloud::public(), tenant: "t".to_owned(), client: "c".to_owned() };
         // Only has to be there: nobody asks for a token.
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into();
         let entra = Entra::new(identity, file, ClientOptions::default()).unwrap();

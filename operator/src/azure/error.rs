@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::text::stable;
 use crate::{controller::trouble::Trouble, leader::NotLeader};
 
 /// How to go on after a failure.
@@ -104,16 +105,21 @@ impl ArmError {
     }
 
     /// Code and message in any of the envelopes that are seen: `{"error":{code,message}}`, `{code,message}`,
-    /// `{Code,Message}`; a code may be a number.
+    /// `{Code,Message}`; a code may be a number. The message says what its first detail adds.
     pub(super) fn parse(body: &[u8]) -> Option<(String, String)> {
         let value: Value = serde_json::from_slice(body).ok()?;
         let inner = value.get("error").filter(|e| e.is_object()).unwrap_or(&value);
-        let text = |names: [&str; 2]| match names.iter().find_map(|n| inner.get(n)) {
-            Some(Value::String(text)) => text.clone(),
-            Some(Value::Number(number)) => number.to_string(),
-            _ => String::new(),
-        };
-        Some((text(["code", "Code"]), stable(&text(["message", "Message"]))))
+        let (code, mut message) = (text(inner, ["code", "Code"]), text(inner, ["message", "Message"]));
+        // Null, an object and text were seen as well.
+        let details = ["details", "Details"].iter().find_map(|name| inner.get(name)?.as_array());
+        if let Some(detail) = details.and_then(|details| details.first()) {
+            let (why, more) = (text(detail, ["code", "Code"]), text(detail, ["message", "Message"]));
+            if !more.is_empty() && !message.contains(&more) {
+                let why = if why.is_empty() || why == code { String::new() } else { format!("{why}: ") };
+                message = format!("{message} ({why}{more})");
+            }
+        }
+        Some((code, stable(&message)))
     }
 
     /// How to go on. Unknown codes are transient: most refusals pass by waiting.
@@ -135,13 +141,14 @@ impl ArmError {
     /// Whether this says for certain that something does not exist. A 404 with any other code, or without one,
     /// is an answer about something else: a subscription, a proxy, a provider that has trouble.
     pub fn is_absence(&self) -> bool {
-        const CODES: [&str; 6] = [
+        const CODES: [&str; 7] = [
             "ResourceNotFound",
             "ResourceGroupNotFound",
             "ParentResourceNotFound",
             "NotFound",
             "RoleAssignmentNotFound",
             "LockNotFound",
+            "ShareNotFound",
         ];
         matches!(self, Self::Answer { status: 404, code, .. } if CODES.contains(&code.as_str()))
     }
@@ -189,6 +196,15 @@ impl ArmError {
     }
 }
 
+/// A member as text, by either of its names.
+fn text(value: &Value, names: [&str; 2]) -> String {
+    match names.iter().find_map(|name| value.get(name)) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Number(number)) => number.to_string(),
+        _ => String::new(),
+    }
+}
+
 fn classify(status: u16, code: &str) -> Class {
     match code {
         "AuthorizationFailed" | "LinkedAuthorizationFailed" | "RequestDisallowedByPolicy" => Class::Auth,
@@ -219,6 +235,7 @@ fn classify(status: u16, code: &str) -> Class {
         | "LocationNotAvailableForResourceGroup"
         | "InvalidValuesForRequestParameters"
         | "AccountNameInvalid"
+        | "InvalidPrincipalId"
         | "PropertyChangeNotAllowed"
         | "InvalidResourceGroupLocation"
         | "InvalidResourceLocation" => Class::Invalid,
@@ -233,7 +250,10 @@ fn classify(status: u16, code: &str) -> Class {
         | "ConflictingServerOperation"
         | "ConflictingDatabaseOperation"
         | "CreateDatabaseAttemptedWithRotationInProgress"
-        | "InUseSubnetCannotBeDeleted" => Class::Conflict,
+        | "InUseSubnetCannotBeDeleted"
+        | "InUseNetworkSecurityGroupCannotBeDeleted"
+        | "InUseNatGatewayCannotBeDeleted"
+        | "PublicIPAddressCannotBeDeleted" => Class::Conflict,
         _ => match status {
             401 | 403 => Class::Auth,
             404 | 410 => Class::Missing,
@@ -242,16 +262,6 @@ fn classify(status: u16, code: &str) -> Class {
             _ => Class::Transient,
         },
     }
-}
-
-/// One line without URLs and request ids, so that the same failure gives the same text each time.
-fn stable(message: &str) -> String {
-    let words = message.split_whitespace().map(|word| {
-        let bare = word.trim_matches(|c: char| "'\"(),.;:".contains(c));
-        if bare.starts_with("https://") || bare.starts_with("http://") { "<url>" } else { word }
-    });
-    let line = words.collect::<Vec<_>>().join(" ");
-    line.chars().take(500).collect()
 }
 
 #[cfg(test)]
@@ -318,6 +328,7 @@ mod tests {
             (404, "ResourceNotFound", true),
             (404, "ResourceGroupNotFound", true),
             (404, "NotFound", true),
+            (404, "ShareNotFound", true),
             (404, "SubscriptionNotFound", false),
             (404, "", false),
             (410, "ResourceNotFound", false),

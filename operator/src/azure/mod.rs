@@ -5,13 +5,16 @@
 
 mod args;
 mod client;
+mod cloud;
 pub mod compare;
 mod entra;
 pub mod error;
 pub mod operation;
+mod text;
 mod turn;
 
 pub use args::AzureArgs;
 pub use client::{Arm, Arms, Error as AzureError, Identity, Unless};
+pub use cloud::Cloud;
 pub use error::{ArmError, Class};
 pub use operation::{Begun, Operation, Progress};

@@ -7,10 +7,7 @@ use std::{fmt, time::Duration};
 
 use serde_json::Value;
 
-use super::ArmError;
-
-/// The host of ARM in the public cloud. Operation URLs elsewhere are not followed: our token goes nowhere else.
-pub const HOST: &str = "management.azure.com";
+use super::{ArmError, Cloud};
 
 /// An answer as this module needs it.
 #[derive(Clone, Debug, Default)]
@@ -89,6 +86,19 @@ impl Operation {
             Follow::Resource => None,
         }
     }
+
+    /// It still runs. Each answer may name its URL anew, signed for longer.
+    fn goes_on(&self, message: String, answer: &Answer, cloud: &Cloud) -> Progress {
+        let anew = |url: &Option<String>| url.as_deref().and_then(|url| cloud.follow(url));
+        let follow = match &self.follow {
+            Follow::Status(url) => {
+                Follow::Status(anew(&answer.async_operation).unwrap_or_else(|| url.clone()))
+            }
+            Follow::Result(url) => Follow::Result(anew(&answer.location).unwrap_or_else(|| url.clone())),
+            Follow::Resource => Follow::Resource,
+        };
+        Progress::Running(Self { follow, wait: answer.wait(), message })
+    }
 }
 
 /// How an operation goes.
@@ -105,65 +115,83 @@ pub enum Progress {
 }
 
 /// Whether a good answer (2xx) to PUT, DELETE or POST began an operation.
-pub fn begun(answer: &Answer) -> Begun {
+pub fn begun(answer: &Answer, cloud: &Cloud) -> Begun {
     let body = answer.json();
-    let state = body["properties"]["provisioningState"].as_str().unwrap_or_default();
-    let running =
-        |follow: Follow| Begun::Running(Operation { follow, wait: answer.wait(), message: one_line(state) });
-    if let Some(url) = &answer.async_operation {
-        // An update that is done at once says so and names an operation all the same.
-        return if state.eq_ignore_ascii_case("Succeeded") {
-            Begun::Done(body)
-        } else {
-            running(followed(url, Follow::Status))
-        };
+    let state = provisioning_state(&body);
+    // An update that is done at once says so and names an operation all the same.
+    if answer.async_operation.is_some() && state.eq_ignore_ascii_case("Succeeded") {
+        return Begun::Done(body);
     }
-    match (&answer.location, answer.status) {
-        // On 200 and 201 Location is the resource's own address.
-        (Some(url), 202) => running(followed(url, Follow::Result)),
-        (None, 202) => running(Follow::Resource),
-        _ if !state.is_empty() && !is_terminal(state) => running(Follow::Resource),
-        _ => Begun::Done(body),
+    let wait = answer.wait();
+    let running = |follow| Begun::Running(Operation { follow, wait, message: one_line(state) });
+    match follow(answer, cloud) {
+        Some(follow) => running(follow),
+        // It named an operation that cannot be followed.
+        None if answer.status == 202 || answer.async_operation.is_some() => running(Follow::Resource),
+        None if !state.is_empty() && !is_terminal(state) => running(Follow::Resource),
+        None => Begun::Done(body),
     }
 }
 
+/// What to poll. On 200 and 201 Location is the resource's own address, unless an operation is named beside it.
+fn follow(answer: &Answer, cloud: &Cloud) -> Option<Follow> {
+    let status = answer.async_operation.as_deref().and_then(|url| cloud.follow(url)).map(Follow::Status);
+    let is_result = answer.status == 202 || answer.async_operation.is_some();
+    let location = answer.location.as_deref().filter(|_| is_result);
+    status.or_else(|| location.and_then(|url| cloud.follow(url)).map(Follow::Result))
+}
+
 /// What an answer to a poll says. `Err` means that we could not find out; the operation goes on.
-pub fn progress(operation: &Operation, answer: &Answer) -> Result<Progress, ArmError> {
+pub fn progress(operation: &Operation, answer: &Answer, cloud: &Cloud) -> Result<Progress, ArmError> {
     let error = || ArmError::from_answer(answer.status, answer.retry_after.as_deref(), &answer.body);
-    let running = |message: String| {
-        Ok(Progress::Running(Operation { follow: operation.follow.clone(), wait: answer.wait(), message }))
-    };
+    let body = answer.json();
     match (&operation.follow, answer.status) {
-        (_, 404 | 410) => Ok(Progress::Lost),
-        (_, 401 | 403 | 408 | 429 | 500..) => Err(error()),
-        (Follow::Status(_), 200..300) => {
-            let body = answer.json();
-            match body["status"].as_str().unwrap_or_default() {
-                word if word.eq_ignore_ascii_case("Succeeded") => Ok(Progress::Succeeded),
-                word if is_terminal(word) => {
-                    // Only now: AKS shows errors of earlier operations beside one that still runs.
-                    let (code, message) = ArmError::parse(&answer.body).unwrap_or_default();
-                    let code = if code.is_empty() { word.to_owned() } else { code };
-                    Ok(Progress::Failed(ArmError::Failed { code, message }))
-                }
-                word => running(one_line(word)),
+        (_, 401 | 408 | 429 | 500..) => Err(error()),
+        (Follow::Status(_), 200 | 202) => {
+            let status = body["status"].as_str().unwrap_or_else(|| provisioning_state(&body));
+            Ok(outcome(status, answer).unwrap_or_else(|| operation.goes_on(one_line(status), answer, cloud)))
+        }
+        (Follow::Result(_), 202) => Ok(operation.goes_on(operation.message.clone(), answer, cloud)),
+        // The answer may be the resource itself, which may not be done.
+        (Follow::Result(_), 200..300) => {
+            match provisioning_state(&body) {
+                "" => Ok(Progress::Succeeded),
+                state => Ok(outcome(state, answer)
+                    .unwrap_or_else(|| operation.goes_on(one_line(state), answer, cloud))),
             }
         }
-        (Follow::Result(_), 202) => running(operation.message.clone()),
         (_, 200..300) => Ok(Progress::Succeeded),
-        _ => Ok(Progress::Failed(error())),
+        // What the operation came to; anything else is about the URL, as is all that a status URL refuses.
+        (Follow::Result(_), 400 | 402 | 405..) if !is_about_url(answer) => Ok(Progress::Failed(error())),
+        _ => Ok(Progress::Lost),
     }
+}
+
+/// Whether an answer is about the URL that was polled: it does not say in ARM's words why something failed.
+fn is_about_url(answer: &Answer) -> bool {
+    answer.status == 410 || ArmError::parse(&answer.body).is_none_or(|(code, _)| code.is_empty())
+}
+
+/// What an operation came to, if it ended with this word.
+fn outcome(word: &str, answer: &Answer) -> Option<Progress> {
+    if word.eq_ignore_ascii_case("Succeeded") {
+        return Some(Progress::Succeeded);
+    }
+    is_terminal(word).then(|| {
+        // Only now: AKS shows errors of earlier operations beside one that still runs.
+        let (code, message) = ArmError::parse(&answer.body).unwrap_or_default();
+        let code = if code.is_empty() { word.to_owned() } else { code };
+        Progress::Failed(ArmError::Failed { code, message })
+    })
+}
+
+fn provisioning_state(body: &Value) -> &str {
+    body["properties"]["provisioningState"].as_str().unwrap_or_default()
 }
 
 /// Whether a state or status ends an operation; everything else means that it goes on.
 pub fn is_terminal(word: &str) -> bool {
     ["Succeeded", "Failed", "Canceled", "Cancelled"].iter().any(|w| w.eq_ignore_ascii_case(word))
-}
-
-fn followed(url: &str, follow: impl FnOnce(String) -> Follow) -> Follow {
-    let rest = url.strip_prefix("https://").unwrap_or_default();
-    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if host.eq_ignore_ascii_case(HOST) { follow(url.to_owned()) } else { Follow::Resource }
 }
 
 fn one_line(text: &str) -> String {
@@ -217,14 +245,19 @@ mod tests {
             (202, vec![], String::new(), "resource"),
             // AKS, when it leaves out its header.
             (201, vec![], state("Creating"), "resource"),
+            // Without its own host it is ARM's.
+            (202, vec![("L", "/subscriptions/s/operationresults/1")], String::new(), "result"),
+            (200, vec![("A", URL), ("L", URL)], state("Updating"), "status"),
             // Not ARM's host: our token does not go there.
+            (202, vec![("A", "https://evil.example/x"), ("L", URL)], String::new(), "result"),
+            (201, vec![("A", "https://evil.example/x")], String::new(), "resource"),
             (202, vec![("L", "https://evil.example/x")], String::new(), "resource"),
             (202, vec![("A", "https://management.azure.com.evil.example/x")], String::new(), "resource"),
             (202, vec![("A", "http://management.azure.com/x")], String::new(), "resource"),
             (202, vec![("A", "https://management.azure.com@evil.example/x")], String::new(), "resource"),
         ] {
             assert_eq!(
-                follow(&begun(&answer(status, &headers, &body))),
+                follow(&begun(&answer(status, &headers, &body), &Cloud::public())),
                 expect,
                 "{status} {headers:?} {body}"
             );
@@ -253,9 +286,13 @@ mod tests {
             (200, r#"{"status":"CreatingAgentPool: 0/1 nodes completed"}"#, None),
             (200, r#"{"status":"InProgress","error":{"code":"NotLatestOperation","message":"m"}}"#, None),
             (200, "", None),
+            (200, r#"{"properties":{"provisioningState":"Succeeded"}}"#, Some(Progress::Succeeded)),
+            (204, "", Some(Progress::Succeeded)),
+            (400, "", Some(Progress::Lost)),
+            (403, r#"{"error":{"code":"AuthorizationFailed"}}"#, Some(Progress::Lost)),
             (404, "", Some(Progress::Lost)),
         ] {
-            let seen = progress(&status(), &answer(code, &[], body)).unwrap();
+            let seen = progress(&status(), &answer(code, &[], body), &Cloud::public()).unwrap();
             match expect {
                 Some(expect) => assert_eq!(seen, expect, "{body}"),
                 None => assert!(matches!(seen, Progress::Running(_)), "{body}: {seen:?}"),
@@ -263,37 +300,113 @@ mod tests {
         }
         for code in [401, 408, 429, 500, 502, 503, 504] {
             assert!(
-                progress(&status(), &answer(code, &[], "")).is_err(),
+                progress(&status(), &answer(code, &[], ""), &Cloud::public()).is_err(),
                 "{code} is no end of the operation"
             );
         }
+    }
+
+    #[test]
+    fn a_location_answers_202_until_it_is_done() {
         let result = Operation { follow: Follow::Result(URL.to_owned()), ..status() };
-        assert!(
-            matches!(progress(&result, &answer(202, &[("R", "15")], "")), Ok(Progress::Running(o)) if o.wait == Some(Duration::from_secs(15)))
-        );
-        assert_eq!(progress(&result, &answer(200, &[], "")), Ok(Progress::Succeeded));
-        assert!(matches!(
-            progress(&result, &answer(409, &[], r#"{"error":{"code":"C"}}"#)),
-            Ok(Progress::Failed(_))
-        ));
+        let state = |s: &str| format!(r#"{{"properties":{{"provisioningState":"{s}"}}}}"#);
+        let refused = |code: u16| ArmError::from_answer(code, Some("15"), br#"{"error":{"code":"C"}}"#);
+        for (code, body, expect) in [
+            (202, String::new(), None),
+            (200, String::new(), Some(Progress::Succeeded)),
+            (204, String::new(), Some(Progress::Succeeded)),
+            (200, state("Succeeded"), Some(Progress::Succeeded)),
+            (200, state("ResolvingDns"), None),
+            (
+                200,
+                state("Canceled"),
+                Some(Progress::Failed(ArmError::Failed {
+                    code: "Canceled".to_owned(),
+                    message: String::new(),
+                })),
+            ),
+            (409, r#"{"error":{"code":"C"}}"#.to_owned(), Some(Progress::Failed(refused(409)))),
+            (400, r#"{"error":{"code":"C"}}"#.to_owned(), Some(Progress::Failed(refused(400)))),
+            (403, r#"{"error":{"code":"C"}}"#.to_owned(), Some(Progress::Lost)),
+            (404, r#"{"error":{"code":"C"}}"#.to_owned(), Some(Progress::Lost)),
+            (400, "<html>".to_owned(), Some(Progress::Lost)),
+            (302, String::new(), Some(Progress::Lost)),
+        ] {
+            let seen = progress(&result, &answer(code, &[("R", "15")], &body), &Cloud::public()).unwrap();
+            match expect {
+                Some(expect) => assert_eq!(seen, expect, "{code} {body}"),
+                None => assert!(
+                    matches!(&seen, Progress::Running(o) if o.wait == Some(Duration::from_secs(15))),
+                    "{code} {body}: {seen:?}"
+                ),
+            }
+        }
+    }
+
+    #[test]
+    fn the_newest_url_is_polled() {
+        let newer = "https://management.azure.com/subscriptions/s/x?s=newer";
+        let result = Operation { follow: Follow::Result(URL.to_owned()), ..status() };
+        for (operation, header) in [(result, "L"), (status(), "A")] {
+            for (named, expect) in [(newer, newer), ("https://evil.example/x", URL)] {
+                let seen = progress(&operation, &answer(202, &[(header, named)], ""), &Cloud::public());
+                let Ok(Progress::Running(operation)) = seen else { panic!("it runs: {seen:?}") };
+                assert_eq!(operation.url(), Some(expect), "{header}");
+            }
+        }
     }
 
     #[test]
     fn a_signed_url_is_never_shown() {
-        let Begun::Running(operation) = begun(&answer(202, &[("A", URL)], "")) else {
+        let Begun::Running(operation) = begun(&answer(202, &[("A", URL)], ""), &Cloud::public()) else {
             panic!("an operation")
         };
         assert!(!format!("{operation:?}").contains("signature"));
     }
 
     proptest! {
+        /// Whatever ARM answers: no panic, no way off the cloud's hosts, and nothing that runs becomes a failure or an end
+        /// by an answer that is about the call only.
         #[test]
-        fn no_answer_panics(status in 200u16.., a in prop::option::of(".*"), l in prop::option::of(".*"), r in prop::option::of(".*"), body: Vec<u8>) {
+        fn any_answer_is_understood(
+            status in 200u16.., of_status: bool, a in text(), l in text(), r in text(), body in body()
+        ) {
+            let cloud = Cloud::public();
             let answer = Answer { status, async_operation: a, location: l, retry_after: r, body };
-            if let Begun::Running(operation) = begun(&answer) {
-                let _ = progress(&operation, &answer);
+            let first = if of_status { super::tests::status() } else {
+                Operation { follow: Follow::Result(URL.to_owned()), ..super::tests::status() }
+            };
+            let next = match begun(&answer, &cloud) {
+                Begun::Running(operation) => operation,
+                Begun::Done(_) => first.clone(),
+            };
+            for operation in [first, next] {
+                let progress = progress(&operation, &answer, &cloud);
+                if [401, 408, 429].contains(&status) || status >= 500 {
+                    prop_assert!(progress.is_err());
+                }
+                if let Ok(Progress::Running(operation)) = progress && let Some(url) = operation.url() {
+                    prop_assert!(cloud.follow(url).is_some());
+                }
             }
-            let _ = progress(&super::tests::status(), &answer);
         }
+    }
+
+    fn text() -> impl Strategy<Value = Option<String>> {
+        let known = [URL, "/relative", "https://evil.example/x", "15", "-1", "1e9", "99999999999999999999"];
+        prop::option::of(prop_oneof![prop::sample::select(known.to_vec()).prop_map(str::to_owned), ".*"])
+    }
+
+    fn body() -> impl Strategy<Value = Vec<u8>> {
+        let words = ["Succeeded", "Failed", "Canceled", "InProgress", ""];
+        let known = prop::sample::select(words.to_vec()).prop_flat_map(|word| {
+            prop::sample::select(vec![
+                format!(r#"{{"status":"{word}"}}"#),
+                format!(r#"{{"properties":{{"provisioningState":"{word}"}}}}"#),
+                format!(r#"{{"status":"{word}","error":{{"code":"C","message":"m"}}}}"#),
+                format!(r#"{{"status":["{word}"],"properties":"{word}","error":"{word}"}}"#),
+            ])
+        });
+        prop_oneof![known.prop_map(String::into_bytes), any::<Vec<u8>>()]
     }
 }

@@ -156,7 +156,9 @@ fn a_good_reef_rests_and_a_running_operation_is_waited_for() {
     memory.read.insert("b".to_owned(), read(Timestamp::MIN));
     assert_eq!(next(&memory), 0, "what is due is read at once");
     let answer = Answer { status: 202, ..Answer::default() };
-    let Begun::Running(operation) = begun(&answer) else { panic!("an operation") };
+    let Begun::Running(operation) = begun(&answer, &crate::azure::Cloud::public()) else {
+        panic!("an operation")
+    };
     memory.began("b", operation, pauses.poll, at(1000));
     assert_eq!(next(&memory), 15);
 }

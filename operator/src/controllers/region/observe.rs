@@ -6,7 +6,11 @@ use reef_crds::Region;
 use serde_json::Value;
 
 use super::certificate::{self, Certificate};
-use crate::{azure::ArmError, controller::Context, observed::Observed};
+use crate::{
+    azure::{ArmError, Cloud},
+    controller::Context,
+    observed::Observed,
+};
 
 /// Version of the API of DNS zones.
 const DNS_API: &str = "2018-05-01";
@@ -39,7 +43,7 @@ pub async fn observe(region: &Region, context: &Context) -> Observation {
 async fn zone(region: &Region, context: &Context) -> Result<Zone, ArmError> {
     let azure = &region.spec.azure;
     let cell = context.cells.region(&region.name_any());
-    let arm = context.arms.client(&azure.tenant_id, azure.client_id.as_deref(), cell)?;
+    let arm = context.arms.client(&Cloud::public(), (&azure.tenant_id, azure.client_id.as_deref()), cell)?;
     let zone = arm.get(&region.spec.dns.zone_id, DNS_API).await?;
     let servers = zone["properties"]["nameServers"].as_array();
     let names = servers.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
