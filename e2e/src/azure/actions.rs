@@ -20,6 +20,7 @@ impl Cloud {
         let known = [
             "microsoft.storage/storageaccounts/listkeys",
             "microsoft.containerservice/managedclusters/listclusterusercredential",
+            "microsoft.containerservice/managedclusters/listclusteradmincredential",
         ];
         if !known.contains(&kind.as_str()) {
             return None;
@@ -32,17 +33,24 @@ impl Cloud {
                 return Some(Response::error(409, "StorageAccountIsNotProvisioned", message));
             }
             let [one, two] = self.account_keys(&at);
-            let key = |name: &str, value| json!({ "keyName": name, "value": value, "permissions": "FULL" });
+            let made = resource["properties"]["creationTime"].clone();
+            let key = |name: &str, value| json!({ "keyName": name, "value": value, "permissions": "FULL", "creationTime": made });
             return Some(Response::json(200, json!({ "keys": [key("key1", one), key("key2", two)] })));
         }
         let Some(slot) = self.slots.of(&at) else {
             let message = "The cluster is not provisioned yet.";
             return Some(Response::json(409, json!({ "code": "OperationNotAllowed", "message": message })));
         };
+        let is_admin = kind.ends_with("/listclusteradmincredential");
+        if is_admin && resource["properties"]["disableLocalAccounts"] == true {
+            let message = "Local accounts of this cluster are disabled.";
+            return Some(Response::json(400, json!({ "code": "BadRequest", "message": message })));
+        }
         let fqdn = resource["properties"]["fqdn"].as_str().unwrap_or_default();
         let name = resource["name"].as_str().unwrap_or_default();
         let value = encode(&user_kubeconfig(name, fqdn, slot));
-        Some(Response::json(200, json!({ "kubeconfigs": [{ "name": "clusterUser", "value": value }] })))
+        let name = if is_admin { "clusterAdmin" } else { "clusterUser" };
+        Some(Response::json(200, json!({ "kubeconfigs": [{ "name": name, "value": value }] })))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Resources that their parents' requests and answers carry inline: subnets of a network, agent pools of
 //! a cluster. They are resources of their own all the same.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     Cloud, defaults,
@@ -18,6 +18,18 @@ impl Cloud {
     /// A resource as it is shown: with its inline children.
     pub(super) fn shown(&self, resource: &Value) -> Value {
         let kind = resource["type"].as_str().unwrap_or_default().to_lowercase();
+        if kind == "microsoft.sql/servers/databases" {
+            return self.shown_database(resource);
+        }
+        if kind == "microsoft.network/publicipaddresses" {
+            return self.shown_address(resource);
+        }
+        if kind == "microsoft.network/dnszones" {
+            let mut shown = resource.clone();
+            let sets = self.record_sets(resource["id"].as_str().unwrap_or_default()).len();
+            shown["properties"]["numberOfRecordSets"] = json!(sets);
+            return shown;
+        }
         let Some((segment, property)) = defaults::inline_children(&kind) else { return resource.clone() };
         let below =
             format!("{}/{}/", key(resource["id"].as_str().unwrap_or_default()), segment.to_lowercase());
@@ -60,10 +72,61 @@ impl Cloud {
         }
     }
 
-    /// Azure adds the ids of the identities that a resource names.
-    pub(super) fn with_identities(&self, property: &str, mut value: Value) -> Value {
+    /// A cluster or a pool shows the version that it has: its cluster's, or what Azure chooses, if it asks for none.
+    pub(super) fn show_version(&self, pool: &mut Map<String, Value>, at: &str) {
+        let cluster = at.split("/agentpools/").next().unwrap_or(at);
+        let [asked, has] = if cluster == at {
+            ["kubernetesVersion", "currentKubernetesVersion"]
+        } else {
+            ["orchestratorVersion", "currentOrchestratorVersion"]
+        };
+        let known =
+            self.resources.get(cluster).map(|cluster| cluster["properties"]["kubernetesVersion"].clone());
+        let current = self.slots.version_of(cluster);
+        let Some(properties) = pool.get_mut("properties").and_then(Value::as_object_mut) else { return };
+        let wanted = properties.get(asked).filter(|version| *version != "").cloned();
+        let wanted = wanted.or(known).filter(Value::is_string).or_else(|| current.as_ref().map(|v| json!(v)));
+        if let Some(wanted) = wanted {
+            properties.insert(asked.to_owned(), wanted);
+        }
+        if let Some(current) = current {
+            properties.insert(has.to_owned(), json!(current));
+        }
+    }
+
+    /// An address shows who has it, and nothing of itself before it is made.
+    fn shown_address(&self, address: &Value) -> Value {
+        let mut shown = address.clone();
+        let gateways = self.resources("Microsoft.Network/natGateways");
+        let has = |gateway: &&Value| {
+            let addresses = gateway["properties"]["publicIpAddresses"].as_array();
+            let id = key(address["id"].as_str().unwrap_or_default());
+            addresses.is_some_and(|all| all.iter().any(|one| defaults::same(&one["id"], &id)))
+        };
+        if let Some(gateway) = gateways.iter().find(has) {
+            shown["properties"]["natGateway"] = json!({ "id": gateway["id"] });
+        }
+        if address["properties"]["provisioningState"] != "Succeeded"
+            && let Some(properties) = shown["properties"].as_object_mut()
+        {
+            properties.remove("ipAddress");
+        }
+        shown
+    }
+
+    /// Azure adds the ids of the identities that a resource names, and makes the one that is the resource's own.
+    pub(super) fn with_identities(&self, property: &str, mut value: Value, of: &str) -> Value {
         if property == "identity"
-            && let Some(map) = value["userAssignedIdentities"].as_object_mut()
+            && let Some(map) = value.as_object_mut()
+        {
+            map.retain(|_, member| !member.is_null());
+            if map.get("type").and_then(Value::as_str).is_some_and(|kind| kind.contains("SystemAssigned")) {
+                map.insert("principalId".to_owned(), json!(uuid(self.seed, &format!("{}#own", key(of)))));
+                map.insert("tenantId".to_owned(), json!(super::TENANT));
+            }
+        }
+        if property == "identity"
+            && let Some(map) = value.get_mut("userAssignedIdentities").and_then(Value::as_object_mut)
         {
             for (id, known) in map.iter_mut() {
                 let id = key(id);

@@ -9,9 +9,12 @@ use super::{
     deleted::Deleted,
     id::{Target, key, parent_key},
     kinds::{self, Kind, State},
-    operations::{Effect, Operations, Url},
-    roles,
-    slots::Slots,
+    operations::{Effect, Operations, Told, Url},
+    put::started,
+    records, refuse, roles,
+    slots::{Slot, Slots},
+    snapshots::Snapshot,
+    throttle::Throttle,
 };
 
 /// Permissions of a principal at the start: object id, role, scope.
@@ -26,12 +29,18 @@ pub struct Cloud {
     /// What is being made or changed by providers that show nothing of it before it is done.
     pub(super) pending: BTreeMap<String, Value>,
     pub(super) deleted: Deleted,
+    pub(super) snapshots: Vec<Snapshot>,
     pub(super) slots: Slots,
     /// Account and name of shares that went and whose files are still where they were.
     pub(super) gone_shares: Vec<(String, String)>,
     pub(super) operations: Operations,
     pub(super) registered: BTreeSet<String>,
     pub(super) writes: u64,
+    throttle: Throttle,
+    /// The moment of the last request, milliseconds.
+    pub(super) now: u64,
+    /// Object id of who made it.
+    pub(super) by: String,
     /// Paths of what a PUT brought into being, in order; also of those whose answer was lost.
     pub(super) made: Vec<String>,
 }
@@ -48,11 +57,15 @@ impl Cloud {
             resources: BTreeMap::new(),
             pending: BTreeMap::new(),
             deleted: Deleted::default(),
+            snapshots: Vec::new(),
             slots: Slots::default(),
             gone_shares: Vec::new(),
             operations: Operations::default(),
             registered: registered.into_iter().map(str::to_owned).collect(),
             writes: 0,
+            throttle: Throttle::default(),
+            now: 0,
+            by: String::new(),
             made: Vec::new(),
         }
     }
@@ -67,7 +80,16 @@ impl Cloud {
         let mut resource = self.resource(&target, kind, body, None, id);
         set_state(kind, &mut resource, true);
         self.resources.insert(key(id), resource.clone());
+        self.slots.wanted(kind, &key(id), target.name());
+        self.put_children(kind, &key(id), body, 0);
+        self.slots.created(&key(id), &mut resource);
+        self.resources.insert(key(id), resource.clone());
         resource
+    }
+
+    /// Adds a cluster that an AKS cluster can get.
+    pub fn add_slot(&mut self, slot: Slot) {
+        self.slots.add(slot);
     }
 
     /// Gives a principal a role.
@@ -118,6 +140,7 @@ impl Cloud {
     /// Answers a request at `now`, milliseconds of the cloud's time.
     pub fn handle(&mut self, request: &Request, now: u64) -> Response {
         self.settle(now);
+        self.by.clone_from(&request.principal);
         let Some(target) = Target::parse(&request.path) else {
             return Response::gateway_error(
                 404,
@@ -140,24 +163,33 @@ impl Cloud {
             );
         }
         if let Some(answer) = self.operation(&target, request, now) {
-            return answer;
+            let refusal = self.throttle.take(&target, request, now, self.scale);
+            return refusal.unwrap_or_else(|| self.throttle.tell(answer, &target, request));
         }
         if let Some(refusal) = self.authorize(&target, request) {
             return refusal;
         }
-        match request.method.as_str() {
+        if let Some(refusal) = self.throttle.take(&target, request, now, self.scale) {
+            return refusal;
+        }
+        let answer = match request.method.as_str() {
             "GET" | "HEAD" => self.get(&target, request, now),
-            "PUT" => self.put(&target, request, now),
+            "PUT" => {
+                let snapshot = self.snapshot(&target, request, now);
+                snapshot.unwrap_or_else(|| self.put(&target, request, now))
+            }
             "DELETE" => self.delete(&target, request, now),
             "POST" => self.post(&target, request),
             other => {
                 Response::gateway_error(405, "MethodNotAllowed", format!("{other} is not supported here."))
             }
-        }
+        };
+        self.throttle.tell(answer, &target, request)
     }
 
     /// Lets the operations whose time has come take effect.
     pub fn settle(&mut self, now: u64) {
+        self.now = now;
         for operation in self.operations.due(now) {
             match operation.effect {
                 Effect::Provisioned(key) => self.provisioned(&key, operation.fails.is_none()),
@@ -168,9 +200,13 @@ impl Cloud {
     }
 
     fn provisioned(&mut self, key: &str, well: bool) {
-        if let Some(resource) = self.pending.remove(key)
+        if let Some(mut resource) = self.pending.remove(key)
             && well
         {
+            // Its backups begin now.
+            if resource["type"] == "Microsoft.Sql/servers/databases" && !self.resources.contains_key(key) {
+                resource["properties"]["creationDate"] = json!(started(self.now));
+            }
             self.resources.insert(key.to_owned(), resource);
         }
         let below = format!("{key}/");
@@ -190,17 +226,24 @@ impl Cloud {
     }
 
     /// What the provider itself makes in a new resource.
-    fn born_with(&mut self, id: &str, kind: &str, location: &Value) {
-        let (child, body) = match kind {
+    pub(super) fn born_with(&mut self, id: &str, kind: &str, location: &Value) {
+        let children = match kind {
             "Microsoft.Sql/servers" => {
-                ("databases/master", json!({ "location": location, "sku": { "name": "System" } }))
+                vec![("databases/master", json!({ "location": location, "sku": { "name": "System" } }))]
             }
-            "Microsoft.Storage/storageAccounts" => ("fileServices/default", json!({})),
+            "Microsoft.Sql/servers/databases" => vec![
+                ("backupShortTermRetentionPolicies/default", json!({})),
+                ("backupLongTermRetentionPolicies/default", json!({})),
+            ],
+            "Microsoft.Storage/storageAccounts" => vec![("fileServices/default", json!({}))],
+            "Microsoft.Network/dnsZones" => vec![("NS/@", records::servers()), ("SOA/@", records::start())],
             _ => return,
         };
-        let path = format!("{id}/{child}");
-        if !self.resources.contains_key(&key(&path)) {
-            self.seed_resource(&path, &body);
+        for (child, body) in children {
+            let path = format!("{id}/{child}");
+            if !self.resources.contains_key(&key(&path)) {
+                self.seed_resource(&path, &body);
+            }
         }
     }
 
@@ -214,6 +257,7 @@ impl Cloud {
         self.resources.retain(|at, _| !gone(at));
         self.pending.retain(|at, _| !gone(at));
         self.deleted.forget(&gone);
+        self.forget_snapshots(gone);
         self.slots.deleted(&gone);
     }
 
@@ -234,7 +278,7 @@ impl Cloud {
         if request.method != "GET" {
             return None;
         }
-        let answer = self.operations.poll(id, url, request, now, self.scale);
+        let answer = self.operations.poll(id, url, (request, &self.base), now, self.scale);
         // The storage provider's last answer is the resource itself.
         let of = self.operations.resource(id).filter(|_| kind == "asyncoperations" && answer.status == 200);
         Some(match of.and_then(|key| self.resources.get(key)) {
@@ -309,7 +353,10 @@ impl Cloud {
         }
         match self.resources.get(&key(&request.path)) {
             Some(_) if request.method == "HEAD" => Response::empty(204),
-            Some(resource) => with_etag(Response::json(200, self.shown(resource)), resource),
+            Some(resource) => {
+                let shown = self.snapshot_of(request).unwrap_or_else(|| self.shown(resource));
+                with_etag(Response::json(200, shown), resource)
+            }
             None => self.not_found(target),
         }
     }
@@ -327,14 +374,7 @@ impl Cloud {
             );
         }
         let kind = target.kind();
-        if target.types.len() <= 1 && kinds::find(&kind).is_none_or(|k| k.tracked) {
-            let name = format!("{}/{}", kinds::find(&kind).map_or(kind.as_str(), |k| k.name), target.name());
-            return Response::gateway_error(
-                404,
-                "ResourceNotFound",
-                format!("There is no '{name}' in resource group '{group}'."),
-            );
-        }
+        let is_aks = kind.starts_with("microsoft.containerservice/");
         let parent = key(&format!("{}/providers/{}", target.scope, target.path_of_names()));
         if target.types.len() > 1 && !self.resources.contains_key(&parent_key(&parent)) {
             return Response::gateway_error(
@@ -343,13 +383,15 @@ impl Cloud {
                 format!("A '{kind}' cannot be read: its parent '{}' does not exist.", parent_key(&parent)),
             );
         }
-        let message = format!("Resource '{}' was not found.", target.path_of_names());
-        if kind.starts_with("microsoft.network/dnszones/") {
-            // DNS leaves out the envelope.
-            return Response::json(404, json!({ "code": "NotFound", "message": message }))
-                .header("x-ms-failure-cause", "service");
+        if !is_aks && kinds::find(&kind).map_or(target.types.len() <= 1, |k| k.tracked) {
+            let name = format!("{}/{}", kinds::find(&kind).map_or(kind.as_str(), |k| k.name), target.name());
+            return Response::gateway_error(
+                404,
+                "ResourceNotFound",
+                format!("There is no '{name}' in resource group '{group}'."),
+            );
         }
-        Response::error(404, "NotFound", message)
+        refuse::not_found(target, &kind)
     }
 
     fn post(&mut self, target: &Target, request: &Request) -> Response {
@@ -385,7 +427,7 @@ impl Cloud {
             Effect::Deleted(_) => &["InProgress"],
         };
         let times = (now, now + u64::from(seconds) * 1000);
-        self.operations.add(self.seed, effect, times, words, wait)
+        self.operations.add(self.seed, effect, times, words, (wait, Told::of(kind.name)))
     }
 
     pub(super) fn url(

@@ -7,7 +7,7 @@ use super::{
     id::{Target, key},
     kinds::{self, State, Style},
     operations::{Effect, Url},
-    put::{operation_name, precondition, started, with_retry_after},
+    put::{notified, operation_name, precondition, started, with_retry_after},
 };
 
 impl Cloud {
@@ -22,6 +22,9 @@ impl Cloud {
         let Some(kind) = kinds::find(&target.kind()) else { return self.not_found(target) };
         if let Some(refusal) = self.refuse_delete(target, &key, request, &resource) {
             return refusal;
+        }
+        if self.delete_snapshot(request) {
+            return Response::empty(200);
         }
         let wait = match kind.delete {
             Style::Both(wait) | Style::Body(wait) => wait,
@@ -49,7 +52,7 @@ impl Cloud {
         if matches!(kind.delete, Style::Location(_)) {
             return answer;
         }
-        answer.header("azure-asyncoperation", url(Url::Status))
+        notified(kind, answer.header("azure-asyncoperation", url(Url::Status)))
     }
 
     /// A group goes when the slowest of its resources is gone.
@@ -87,6 +90,6 @@ impl Cloud {
         if let Some(refusal) = self.refuse_used(target, key) {
             return Some(refusal);
         }
-        precondition(request, Some(resource))
+        self.refuse_snapshots(target, request).or_else(|| precondition(request, Some(resource)))
     }
 }

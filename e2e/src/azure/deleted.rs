@@ -11,7 +11,7 @@ use super::{
 };
 
 /// A dropped database is listed only after a while, seconds.
-const LISTED_AFTER: u64 = 300;
+const LISTED_AFTER: u64 = 285;
 
 /// Days for which a dropped database can be restored without a policy of its own.
 const RETENTION_DAYS: u64 = 7;
@@ -48,11 +48,14 @@ impl Deleted {
             let shown = json!({
                 "id": format!("{id},{now}"), "name": format!("{name},{now}"),
                 "type": "Microsoft.Sql/servers/restorableDroppedDatabases",
-                "location": resource["location"], "tags": resource["tags"],
+                "location": resource["location"],
                 "properties": {
                     "databaseName": name, "maxSizeBytes": resource["properties"]["maxSizeBytes"],
-                    "creationDate": started(0), "deletionDate": started(now), "earliestRestoreDate": started(0),
+                    "creationDate": resource["properties"]["creationDate"], "deletionDate": started(now),
+                    "earliestRestoreDate": resource["properties"]["creationDate"],
+                    "backupStorageRedundancy": resource["properties"]["currentBackupStorageRedundancy"],
                 },
+                "sku": { "name": resource["sku"]["name"], "tier": resource["sku"]["tier"] },
             });
             let (listed_at, gone_at) = (now + LISTED_AFTER * 1000, now + RETENTION_DAYS * DAY);
             self.databases.push(Kept { parent, listed_at, gone_at, shown });

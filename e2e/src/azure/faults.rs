@@ -1,6 +1,9 @@
 //! Faults that a test asks for: which calls they meet, and what happens to those.
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::Response;
 
 /// What stands for a resource type where Entra is asked for a token; the name is the client id. It is a service of its
 /// own: rules without a type do not meet it.
@@ -41,6 +44,8 @@ pub enum Fault {
         code: String,
         /// ARM's text; one that says that a test asked for it, if none is given.
         message: Option<String>,
+        /// Code of what is said in detail.
+        detail: Option<String>,
         /// `Retry-After`, seconds.
         retry_after: Option<u32>,
     },
@@ -55,6 +60,22 @@ pub enum Fault {
         /// Text.
         message: String,
     },
+}
+
+impl Fault {
+    /// The answer that it stands for; none if it is no answer.
+    pub fn answer(&self) -> Option<Response> {
+        let Self::Answer { status, code, message, detail, retry_after } = self else { return None };
+        let message = message.clone().unwrap_or_else(|| format!("{code}, because a test asked for it."));
+        let mut answer = Response::error(*status, code, message.clone());
+        if let (Some(detail), Some(body)) = (detail, &mut answer.body) {
+            body["error"]["details"] = json!([{ "code": detail, "message": message }]);
+        }
+        Some(match retry_after {
+            Some(seconds) => answer.header("retry-after", seconds.to_string()),
+            None => answer,
+        })
+    }
 }
 
 /// The rules of a sandbox and their dice.

@@ -90,7 +90,8 @@ const fn sync(name: &'static str, tracked: bool) -> Kind {
 const fn network(name: &'static str, tracked: bool, create_seconds: u32) -> Kind {
     Kind {
         create: Style::Body(Some(3)),
-        update: Style::Body(Some(3)),
+        // Done at once, so there is nothing to wait for.
+        update: Style::Body(None),
         delete: Style::Both(Some(10)),
         create_seconds,
         delete_seconds: 11,
@@ -133,7 +134,7 @@ const fn record(name: &'static str) -> Kind {
 }
 
 /// Every type.
-pub const KINDS: [Kind; 23] = [
+pub const KINDS: [Kind; 34] = [
     Kind {
         delete: Style::Location(15),
         delete_seconds: 16,
@@ -141,7 +142,7 @@ pub const KINDS: [Kind; 23] = [
         ..sync("Microsoft.Resources/resourceGroups", true)
     },
     network("Microsoft.Network/virtualNetworks", true, 3),
-    network("Microsoft.Network/virtualNetworks/subnets", false, 2),
+    Kind { update: Style::Body(Some(3)), ..network("Microsoft.Network/virtualNetworks/subnets", false, 2) },
     Kind { delete: Style::Both(Some(1)), ..network("Microsoft.Network/networkSecurityGroups", true, 3) },
     network("Microsoft.Network/publicIPAddresses", true, 3),
     network("Microsoft.Network/natGateways", true, 3),
@@ -154,7 +155,16 @@ pub const KINDS: [Kind; 23] = [
         ..sync("Microsoft.Network/dnsZones", true)
     },
     record("Microsoft.Network/dnsZones/A"),
+    record("Microsoft.Network/dnsZones/AAAA"),
+    record("Microsoft.Network/dnsZones/CAA"),
     record("Microsoft.Network/dnsZones/CNAME"),
+    record("Microsoft.Network/dnsZones/DS"),
+    record("Microsoft.Network/dnsZones/MX"),
+    record("Microsoft.Network/dnsZones/NS"),
+    record("Microsoft.Network/dnsZones/PTR"),
+    record("Microsoft.Network/dnsZones/SOA"),
+    record("Microsoft.Network/dnsZones/SRV"),
+    record("Microsoft.Network/dnsZones/TLSA"),
     record("Microsoft.Network/dnsZones/TXT"),
     sync("Microsoft.Authorization/roleAssignments", false),
     sync("Microsoft.Authorization/locks", false),
@@ -169,6 +179,24 @@ pub const KINDS: [Kind; 23] = [
         ..sql("Microsoft.Sql/servers/databases", "database", true, 66)
     },
     sql("Microsoft.Sql/servers/virtualNetworkRules", "virtualNetworkRules", false, 21),
+    Kind {
+        state: State::None,
+        ..sql(
+            "Microsoft.Sql/servers/databases/backupShortTermRetentionPolicies",
+            "shortTermRetentionPolicy",
+            false,
+            15,
+        )
+    },
+    Kind {
+        state: State::None,
+        ..sql(
+            "Microsoft.Sql/servers/databases/backupLongTermRetentionPolicies",
+            "longTermRetentionPolicy",
+            false,
+            15,
+        )
+    },
     Kind {
         create: Style::Location(17),
         create_seconds: 27,

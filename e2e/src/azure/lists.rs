@@ -50,12 +50,26 @@ impl Cloud {
             let found: Vec<_> = self.resources.values().filter(of_kind).map(|r| self.shown(r)).collect();
             return Response::json(200, json!({ "value": found }));
         }
+        if ["recordsets", "all"]
+            .iter()
+            .any(|word| target.kind() == format!("microsoft.network/dnszones/{word}"))
+        {
+            return Response::json(200, json!({ "value": self.record_sets(&parent) }));
+        }
+        if target.kind() == "microsoft.sql/servers/elasticpools/databases" {
+            let in_pool = |r: &&Value| super::defaults::same(&r["properties"]["elasticPoolId"], &parent);
+            let found: Vec<_> = self.resources.values().filter(in_pool).map(|r| self.shown(r)).collect();
+            return Response::json(200, json!({ "value": found }));
+        }
         let below = format!("{}/", key(&request.path));
         let found = self
             .resources
             .iter()
             .filter(|(k, _)| k.strip_prefix(&below).is_some_and(|name| !name.contains('/')));
         let mut found: Vec<_> = found.map(|(_, r)| self.shown(r)).collect();
+        if target.kind() == "microsoft.storage/storageaccounts/fileservices/shares" {
+            found = self.shares(&parent, found, request);
+        }
         found.extend(self.deleted.listed(target, request, now));
         Response::json(200, json!({ "value": found }))
     }

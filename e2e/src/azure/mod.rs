@@ -17,11 +17,13 @@ mod kinds;
 mod lists;
 mod operations;
 mod put;
+mod records;
 mod refuse;
 pub mod roles;
 mod secrets;
 pub mod server;
 pub mod slots;
+mod snapshots;
 pub mod sql;
 #[cfg(test)]
 mod tests;
@@ -29,6 +31,7 @@ mod tests;
 mod tests_files;
 #[cfg(test)]
 mod tests_reef;
+mod throttle;
 
 pub use cloud::Cloud;
 
@@ -57,9 +60,62 @@ pub fn is_known(kind: &str) -> bool {
     kinds::find(kind).is_some()
 }
 
-/// The Azure locations that the sandbox knows.
-pub const LOCATIONS: [&str; 6] =
-    ["westeurope", "northeurope", "swedencentral", "uksouth", "eastus2", "australiaeast"];
+/// The resource providers whose types it has.
+pub fn providers() -> std::collections::BTreeSet<&'static str> {
+    kinds::KINDS.iter().filter_map(|kind| kind.name.split('/').next()).collect()
+}
+
+/// Locations of the public cloud.
+pub const LOCATIONS: [&str; 48] = [
+    "australiacentral",
+    "australiaeast",
+    "australiasoutheast",
+    "austriaeast",
+    "belgiumcentral",
+    "brazilsouth",
+    "canadacentral",
+    "canadaeast",
+    "centralindia",
+    "centralus",
+    "centraluseuap",
+    "chilecentral",
+    "eastasia",
+    "eastus",
+    "eastus2",
+    "eastus2euap",
+    "francecentral",
+    "germanywestcentral",
+    "indonesiacentral",
+    "israelcentral",
+    "italynorth",
+    "japaneast",
+    "japanwest",
+    "koreacentral",
+    "koreasouth",
+    "malaysiawest",
+    "mexicocentral",
+    "newzealandnorth",
+    "northcentralus",
+    "northeurope",
+    "norwayeast",
+    "polandcentral",
+    "qatarcentral",
+    "southafricanorth",
+    "southcentralus",
+    "southeastasia",
+    "southindia",
+    "spaincentral",
+    "swedencentral",
+    "switzerlandnorth",
+    "uaenorth",
+    "uksouth",
+    "ukwest",
+    "westcentralus",
+    "westeurope",
+    "westus",
+    "westus2",
+    "westus3",
+];
 
 /// The subscription of the sandbox.
 pub const SUBSCRIPTION: &str = "00000000-0000-4000-8000-000000000001";
@@ -92,6 +148,8 @@ pub struct Request {
     pub if_match: Option<String>,
     /// `If-None-Match`.
     pub if_none_match: Option<String>,
+    /// `x-ms-snapshot`: of a share, the one of this moment is meant.
+    pub snapshot: Option<String>,
     /// The body; none if empty.
     pub body: Option<serde_json::Value>,
     /// Object id of the caller.
@@ -123,7 +181,6 @@ impl Response {
     /// An error in ARM's usual envelope, as the resource provider gives it.
     pub fn error(status: u16, code: &str, message: impl Into<String>) -> Self {
         Self::json(status, serde_json::json!({ "error": { "code": code, "message": message.into() } }))
-            .header("x-ms-failure-cause", "service")
     }
 
     /// An error that ARM itself gives before any resource provider is asked.

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Request, Response, kinds};
+use super::{Request, Response, kinds, put::started};
 
 /// What happens when an operation is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +13,31 @@ pub enum Effect {
     Provisioned(String),
     /// The resource with this key, and all in it, is gone.
     Deleted(String),
+}
+
+/// How providers tell of operations, where they differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Name, status and start; with Retry-After to the last.
+    Sql,
+    /// Name, status, start and end.
+    Aks,
+    /// The status alone.
+    Network,
+    /// The status alone, with 202 and its URLs as long as it runs.
+    Dns,
+}
+
+impl Told {
+    /// How the provider of a type tells.
+    pub fn of(kind: &str) -> Self {
+        match kind.split('/').next().unwrap_or_default() {
+            "Microsoft.Sql" => Self::Sql,
+            "Microsoft.ContainerService" => Self::Aks,
+            _ if kind.contains("dnsZones") => Self::Dns,
+            _ => Self::Network,
+        }
+    }
 }
 
 /// A running or ended operation.
@@ -32,11 +57,34 @@ pub struct Operation {
     pub fails: Option<(String, String)>,
     /// Retry-After while it runs, seconds.
     pub retry_after: Option<u32>,
+    /// How its provider tells of it.
+    pub told: Told,
     /// The signature without which its URLs are refused.
     signature: String,
 }
 
 impl Operation {
+    /// Its status as the provider tells it.
+    fn told(&self, id: &str, word: &str, now: u64) -> Value {
+        let mut told = json!({ "status": word });
+        if matches!(self.told, Told::Sql | Told::Aks) {
+            told["name"] = json!(id);
+            told["startTime"] = json!(started(self.began_at));
+        }
+        if self.told == Told::Aks {
+            // What AKS says of an earlier goal while a cluster is deleted is no failure.
+            let is_deleted = |at: &str| !at.contains("/agentpools/");
+            if now >= self.done_at {
+                told["endTime"] = json!(started(self.done_at));
+            }
+            if matches!(&self.effect, Effect::Deleted(at) if is_deleted(at)) {
+                let message = "The state of an earlier operation is not saved yet.";
+                told["error"] = json!({ "code": "NotLatestOperation", "message": message });
+            }
+        }
+        told
+    }
+
     /// What its status says at a moment before its end.
     fn word(&self, now: u64) -> &'static str {
         let words = self.words.len() as u64;
@@ -68,13 +116,22 @@ impl Operations {
         effect: Effect,
         (began_at, done_at): (u64, u64),
         words: &'static [&'static str],
-        retry_after: Option<u32>,
+        (retry_after, told): (Option<u32>, Told),
     ) -> String {
         let id = kinds::uuid(seed, &format!("operation {}", self.0.len()));
         let signature = kinds::uuid(seed, &format!("signature of {id}")).replace('-', "");
         let settled = false;
-        let operation =
-            Operation { effect, began_at, words, done_at, settled, fails: None, retry_after, signature };
+        let operation = Operation {
+            effect,
+            began_at,
+            words,
+            done_at,
+            settled,
+            fails: None,
+            retry_after,
+            told,
+            signature,
+        };
         self.0.insert(id.clone(), operation);
         id
     }
@@ -120,8 +177,15 @@ impl Operations {
         )
     }
 
-    /// Answers a poll. URLs have to come back as they were given.
-    pub fn poll(&self, id: &str, url: Url, request: &Request, now: u64, scale: f64) -> Response {
+    /// Answers a poll. URLs have to come back as they were given. `base` is ARM's own URL.
+    pub fn poll(
+        &self,
+        id: &str,
+        url: Url,
+        (request, base): (&Request, &str),
+        now: u64,
+        scale: f64,
+    ) -> Response {
         let Some(operation) = self.0.get(id) else {
             return Response::gateway_error(
                 404,
@@ -143,18 +207,33 @@ impl Operations {
         };
         match (url, running, &operation.fails) {
             (Url::Status, true, _) => {
-                wait(Response::json(200, json!({ "name": id, "status": operation.word(now) })))
+                let told = operation.told(id, operation.word(now), now);
+                if operation.told != Told::Dns {
+                    return wait(Response::json(200, told));
+                }
+                let own = own(request, base);
+                let answer = Response::json(202, told).header("azure-asyncoperation", own.clone());
+                wait(answer.header("location", own.replace("Statuses", "Results")))
             }
-            (Url::Status, false, Some((code, message))) => {
-                let error = json!({ "code": code, "message": message });
-                Response::json(200, json!({ "name": id, "status": "Failed", "error": error }))
+            (Url::Status, false, fails) => {
+                let mut told = operation.told(id, if fails.is_some() { "Failed" } else { "Succeeded" }, now);
+                if let Some((code, message)) = fails {
+                    told["error"] = json!({ "code": code, "message": message });
+                }
+                let answer = Response::json(200, told);
+                if operation.told == Told::Sql { wait(answer) } else { answer }
             }
-            (Url::Status, false, None) => Response::json(200, json!({ "name": id, "status": "Succeeded" })),
-            (Url::Result, true, _) => wait(Response::empty(202)),
+            (Url::Result, true, _) => wait(Response::empty(202).header("location", own(request, base))),
             (Url::Result, false, Some((code, message))) => Response::error(409, code, message.as_str()),
             (Url::Result, false, None) => Response::empty(200),
         }
     }
+}
+
+/// The URL that was asked: Azure signs it anew with each answer.
+fn own(request: &Request, base: &str) -> String {
+    let pairs: Vec<_> = request.query.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    format!("{base}{}?{}", request.path, pairs.join("&"))
 }
 
 /// Azure's waits in the cloud's own time: a tenth of 15 s is 2 s, because the header has whole seconds.

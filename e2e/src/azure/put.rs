@@ -40,7 +40,11 @@ impl Cloud {
         if let Style::Sync(status) = style {
             set_state(kind, &mut resource, true);
             self.resources.insert(key, resource.clone());
-            return self.done(target, &resource, status);
+            if old.is_none() {
+                let id = resource["id"].as_str().unwrap_or_default();
+                self.born_with(id, kind.name, &resource["location"]);
+            }
+            return self.done(target, &resource, (status, &body));
         }
         self.store(kind, &key, &mut resource, (&body, old.is_some()), seconds);
         let wait = match style {
@@ -66,7 +70,7 @@ impl Cloud {
             _ => Response::json(if old.is_some() { 200 } else { 201 }, self.shown(&resource)),
         };
         let answer = answer.header("azure-asyncoperation", url(Url::Status));
-        with_retry_after(answer, wait, self.scale)
+        with_retry_after(notified(kind, answer), wait, self.scale)
     }
 
     /// Stores what is being made or changed, in the state that its provider shows meanwhile.
@@ -98,17 +102,25 @@ impl Cloud {
     }
 
     /// The answer to a PUT that is done.
-    fn done(&self, target: &Target, resource: &Value, status: u16) -> Response {
+    fn done(&self, target: &Target, resource: &Value, (status, sent): (u16, &Value)) -> Response {
         let body = match target.kind().as_str() {
             "microsoft.storage/storageaccounts/fileservices" => json!({ "name": "default" }),
+            // As it was sent, not as it is.
             "microsoft.storage/storageaccounts/fileservices/shares" if status == 201 => {
-                let mut short = resource.clone();
-                short["properties"] = json!({});
-                short
+                let properties = sent["properties"].as_object().cloned().unwrap_or_default();
+                json!({
+                    "id": resource["id"], "name": resource["name"], "type": resource["type"], "properties": properties,
+                })
+            }
+            "microsoft.authorization/roleassignments" => {
+                let mut new = resource.clone();
+                new["properties"]["createdBy"] = Value::Null;
+                new
             }
             _ => self.shown(resource),
         };
-        let answer = with_etag(Response::json(status, body), resource);
+        let answer = Response::json(status, body);
+        let answer = with_etag(answer, resource);
         if status == 201 && target.kind().starts_with("microsoft.managedidentity/") {
             // The resource's own address, relative: no operation, although it looks like one.
             return answer.header("location", resource["id"].as_str().unwrap_or_default());
@@ -182,10 +194,16 @@ impl Cloud {
                 "location".to_owned(),
                 json!(body["location"].as_str().unwrap_or_default().to_lowercase()),
             );
-            resource.insert(
-                "tags".to_owned(),
-                if body["tags"].is_object() { body["tags"].clone() } else { json!({}) },
-            );
+            // Only some providers show that there are none.
+            let shows_none =
+                ["Microsoft.Storage/", "Microsoft.ManagedIdentity/", "Microsoft.Network/dnsZones"];
+            let is_shown = body["tags"].is_object()
+                && (body["tags"] != json!({}) || !kind.name.starts_with("Microsoft.ContainerService/"));
+            if is_shown {
+                resource.insert("tags".to_owned(), body["tags"].clone());
+            } else if shows_none.iter().any(|name| kind.name.starts_with(name)) {
+                resource.insert("tags".to_owned(), json!({}));
+            }
         }
         if let Some(sku) = defaults::sku(target, body, old) {
             resource.insert("sku".to_owned(), sku);
@@ -194,7 +212,7 @@ impl Cloud {
             let kept = || old.map(|o| o[extra].clone()).unwrap_or_default();
             let value = if body[extra].is_null() { kept() } else { body[extra].clone() };
             if !value.is_null() {
-                resource.insert(extra.to_owned(), self.with_identities(extra, value));
+                resource.insert(extra.to_owned(), self.with_identities(extra, value, &id));
             }
         }
         if kind.etag {
@@ -202,10 +220,29 @@ impl Cloud {
                 .insert("etag".to_owned(), json!(kinds::uuid(self.seed, &format!("{id}#{}", self.writes))));
         }
         let old_properties = old.map(|o| &o["properties"]);
+        let at = started(self.now);
+        let born = defaults::Born { seed: self.seed, number: self.writes, at: &at, by: &self.by };
         resource.insert(
             "properties".to_owned(),
-            defaults::properties(target, body, old_properties, &key(&id), (self.seed, self.writes)).into(),
+            defaults::properties(target, body, old_properties, &key(&id), born).into(),
         );
+        let of_kind = match kind.name {
+            "Microsoft.Sql/servers" => Some(json!("v12.0")),
+            "Microsoft.Sql/servers/elasticPools" => Some(json!("pool")),
+            "Microsoft.Sql/servers/databases" => Some(json!(defaults::database_kind(&resource["sku"]))),
+            _ => None,
+        };
+        if let Some(of_kind) = of_kind {
+            resource.insert("kind".to_owned(), of_kind);
+        }
+        if kind.name == "Microsoft.Storage/storageAccounts/fileServices"
+            && let Some(account) = self.resources.get(&parent_key(&key(&id)))
+        {
+            resource.insert("sku".to_owned(), account["sku"].clone());
+        }
+        if kind.name.starts_with("Microsoft.ContainerService/managedClusters") {
+            self.show_version(&mut resource, &key(&id));
+        }
         Value::Object(resource)
     }
 }
@@ -233,6 +270,12 @@ fn refuse_location(target: &Target, body: &Value, old: Option<&Value>) -> Option
         }
         _ => None,
     }
+}
+
+/// The network provider says that it can also tell others when an operation is done.
+pub(super) fn notified(kind: &Kind, answer: Response) -> Response {
+    let is_network = kind.name.starts_with("Microsoft.Network/") && !kind.name.contains("dnsZones");
+    if is_network { answer.header("azure-asyncnotification", "Enabled") } else { answer }
 }
 
 /// A verb and a type in the words of the SQL provider.

@@ -238,6 +238,12 @@ impl Cloud {
                         format!("The name '{name}' is taken."),
                     ));
                 }
+                let days = &body["properties"]["keyPolicy"]["keyExpirationPeriodInDays"];
+                if days.as_i64().is_some_and(|days| days < 1) {
+                    let name = "keyPolicy.keyExpirationPeriodInDays";
+                    let message = format!("Values for request parameters are invalid: {name}.");
+                    return Some(Response::error(400, "InvalidValuesForRequestParameters", message));
+                }
                 let rules =
                     body["properties"]["networkAcls"]["virtualNetworkRules"].as_array().into_iter().flatten();
                 if let Some(why) = { rules }.find_map(|r| self.subnet_lacks(&r["id"], "Microsoft.Storage")) {
@@ -370,6 +376,38 @@ impl Cloud {
             _ => return None,
         };
         Some(Response::error(400, code, format!("{name} is in use and cannot be deleted.")))
+    }
+}
+
+/// What a provider says of a resource that it does not have.
+pub(super) fn not_found(target: &Target, kind: &str) -> Response {
+    let (names, name) = (target.path_of_names(), target.name());
+    let message = format!("Resource '{names}' was not found.");
+    match kind {
+        // DNS and AKS leave out the envelope.
+        kind if kind.starts_with("microsoft.network/dnszones/") => {
+            Response::json(404, json!({ "code": "NotFound", "message": message }))
+        }
+        kind if kind.starts_with("microsoft.containerservice/") => {
+            let is_pool = kind.ends_with("/agentpools");
+            let what = if is_pool { "AgentPool" } else { "ManagedCluster" };
+            Response::json(
+                404,
+                json!({
+                    "code": "NotFound", "message": message, "subcode": format!("Get{what}_NotFound_HCPServerError"),
+                    "details": [{ "code": "Unspecified", "message": format!("rpc error: {what} not found") }],
+                }),
+            )
+        }
+        kind if kind.starts_with("microsoft.sql/") => Response::error(404, "ResourceNotFound", message),
+        "microsoft.storage/storageaccounts/fileservices/shares" => {
+            Response::error(404, "ShareNotFound", message)
+        }
+        "microsoft.authorization/roleassignments" => {
+            let message = format!("The role assignment '{name}' is not found.");
+            Response::error(404, "RoleAssignmentNotFound", message)
+        }
+        _ => Response::error(404, "NotFound", message),
     }
 }
 

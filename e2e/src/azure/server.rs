@@ -281,14 +281,7 @@ impl Azure {
         let mut cloud = lock(&self.0.cloud);
         match fault {
             None => Ok(cloud.handle(request, now)),
-            Some(Fault::Answer { status, code, message, retry_after }) => {
-                let message = message.unwrap_or_else(|| format!("{code}, because a test asked for it."));
-                let answer = Response::error(status, &code, message);
-                Ok(match retry_after {
-                    Some(seconds) => answer.header("retry-after", seconds.to_string()),
-                    None => answer,
-                })
-            }
+            Some(fault @ Fault::Answer { .. }) => fault.answer().ok_or(NoAnswer::Cut),
             Some(Fault::Hang) => Err(NoAnswer::Hang),
             Some(Fault::LostAnswer) => {
                 cloud.handle(request, now);
@@ -403,6 +396,7 @@ async fn arm(
                     query: query(uri.query().unwrap_or_default()),
                     if_match: text(header::IF_MATCH),
                     if_none_match: text(header::IF_NONE_MATCH),
+                    snapshot: text(header::HeaderName::from_static("x-ms-snapshot")),
                     body: parsed.ok(),
                     principal: principal.clone(),
                 };

@@ -79,6 +79,12 @@ impl Slots {
         self.free.first().map(|slot| slot.version.as_str())
     }
 
+    /// The version that the AKS cluster with this key has, or gets.
+    pub fn version_of(&self, at: &str) -> Option<String> {
+        let used = self.used.iter().find(|used| used.key == at).map(|used| used.slot.version.clone());
+        used.or_else(|| self.version().map(str::to_owned))
+    }
+
     /// Takes a slot for an AKS cluster that is to be made, unless it has one.
     pub fn wanted(&mut self, kind: &Kind, at: &str, name: &str) {
         let has = self.used.iter().any(|used| used.key == at);
@@ -92,7 +98,9 @@ impl Slots {
     pub fn created(&mut self, at: &str, resource: &mut Value) {
         let Some(used) = self.used.iter_mut().find(|used| used.key == at) else { return };
         let properties = &mut resource["properties"];
-        properties["oidcIssuerProfile"] = json!({ "enabled": true, "issuerURL": used.slot.issuer });
+        if properties["oidcIssuerProfile"]["enabled"] == true {
+            properties["oidcIssuerProfile"]["issuerURL"] = json!(used.slot.issuer);
+        }
         properties["currentKubernetesVersion"] = json!(used.slot.version);
         if used.ready.is_none() {
             used.ready = Some(properties["fqdn"].as_str().unwrap_or_default().to_owned());

@@ -6,6 +6,7 @@ use super::{
     cloud::Cloud,
     entra::Entra,
     id::key,
+    put::started,
     server::{Azure, lock},
 };
 use crate::sql::{DOMAIN, Entry, Refused, Who};
@@ -24,6 +25,39 @@ impl Azure {
         let mut cloud = lock(self.cloud());
         cloud.settle(now);
         login(&cloud, &entra, from, (host, database), token)
+    }
+}
+
+/// A new database has its first backup only after a while, seconds (recorded: about 200).
+const FIRST_BACKUP: u64 = 200;
+
+impl Cloud {
+    /// The moment since which a database can be restored; none before its first backup.
+    pub(super) fn earliest_restore(&self, database: &Value) -> Option<String> {
+        let made: jiff::Timestamp = database["properties"]["creationDate"].as_str()?.parse().ok()?;
+        let first = made + std::time::Duration::from_secs(FIRST_BACKUP);
+        let now: jiff::Timestamp = started(self.now).parse().ok()?;
+        (first <= now).then(|| first.to_string())
+    }
+
+    /// A database as it is shown.
+    pub(super) fn shown_database(&self, database: &Value) -> Value {
+        let mut shown = database.clone();
+        match self.earliest_restore(database) {
+            Some(earliest) => shown["properties"]["earliestRestoreDate"] = serde_json::json!(earliest),
+            None => drop(shown["properties"].as_object_mut().and_then(|p| p.remove("earliestRestoreDate"))),
+        }
+        let pool =
+            database["properties"]["elasticPoolId"].as_str().and_then(|id| self.resources.get(&key(id)));
+        if let Some(sku) = pool.map(|pool| &pool["sku"]) {
+            shown["sku"]["tier"] = sku["tier"].clone();
+            shown["properties"]["currentSku"]["tier"] = sku["tier"].clone();
+            if sku["family"].is_string() {
+                shown["kind"] = serde_json::json!("v12.0,user,vcore,pool");
+                shown["properties"]["maxLogSizeBytes"] = serde_json::json!(68_719_476_736_u64);
+            }
+        }
+        shown
     }
 }
 

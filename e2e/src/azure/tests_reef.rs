@@ -187,13 +187,13 @@ fn a_storage_account_has_keys_when_it_is_made_and_keeps_deleted_shares() {
     let answer = world.put(&service, policy);
     assert_eq!((answer.status, body(&answer)), (200, &json!({ "name": "default" })));
     let share = format!("{service}/shares/one");
-    let made = world.put(
-        &share,
-        json!({ "properties": { "shareQuota": 100, "enabledProtocols": "SMB", "metadata": { "a": "b" } } }),
-    );
+    let sent =
+        json!({ "properties": { "shareQuota": 100, "enabledProtocols": "SMB", "metadata": { "a": "b" } } });
+    let made = world.put(&share, sent.clone());
     assert_eq!(
         (made.status, &body(&made)["properties"], header(&made, "etag").is_some()),
-        (201, &json!({}), true)
+        (201, &sent["properties"], true),
+        "as it was sent, without what Azure adds"
     );
     assert_eq!(
         code(&world.put(&share, json!({ "properties": { "shareQuota": 0 } }))),
@@ -218,7 +218,7 @@ fn an_aks_cluster_gets_a_slot_and_gives_it_back() {
     let mut world = world();
     let cluster = format!("{RG}/providers/Microsoft.ContainerService/managedClusters/reef");
     let pool = json!({ "name": "system", "mode": "System", "minCount": 2, "vnetSubnetID": format!("{RG}/{NETWORK}/subnets/nodes") });
-    let sent = json!({ "location": "westeurope", "properties": { "dnsPrefix": "reef", "kubernetesVersion": "1.36", "agentPoolProfiles": [pool] } });
+    let sent = json!({ "location": "westeurope", "properties": { "dnsPrefix": "reef", "oidcIssuerProfile": { "enabled": true }, "kubernetesVersion": "1.36", "agentPoolProfiles": [pool] } });
     assert_eq!(code(&world.put(&cluster, sent.clone())), "ManagedClusterCountExceedsQuotaLimit");
     let text = |t: &str| t.to_owned();
     world.cloud.slots.add(Slot {

@@ -7,7 +7,10 @@
 )]
 
 mod client;
+mod differences;
+mod emulator;
 mod errors;
+mod shape;
 
 use reef_e2e::recordings::{Recording, folder};
 

@@ -1,0 +1,93 @@
+//! Microsoft.Network.
+
+use serde_json::{Value, json};
+
+use super::Made;
+use crate::azure::{id::Target, kinds::uuid};
+
+pub(super) fn properties(made: &mut Made<'_>, target: &Target, kind: &str, id: &str, seed: u64) {
+    match kind {
+        "microsoft.network/virtualnetworks" => {
+            made.all(json!({
+                "resourceGuid": uuid(seed, id), "virtualNetworkPeerings": [], "enableDdosProtection": false,
+                "privateEndpointVNetPolicies": "Disabled",
+            }));
+            // Subnets are resources of their own; see `children`.
+            made.hide("subnets");
+        }
+        "microsoft.network/virtualnetworks/subnets" => subnet(made, id, seed),
+        "microsoft.network/networksecuritygroups" => {
+            made.add("resourceGuid", json!(uuid(seed, id)));
+            let rules = made.map.get_mut("securityRules").and_then(Value::as_array_mut);
+            for rule in rules.into_iter().flatten() {
+                rule["id"] =
+                    json!(format!("{id}/securityRules/{}", rule["name"].as_str().unwrap_or_default()));
+                rule["properties"]["provisioningState"] = json!("Succeeded");
+            }
+        }
+        "microsoft.network/natgateways" => {
+            made.all(json!({ "resourceGuid": uuid(seed, id), "idleTimeoutInMinutes": 4, "type": "Public" }));
+        }
+        "microsoft.network/publicipaddresses" => {
+            let last = uuid(seed, id).bytes().fold(0u8, u8::wrapping_add);
+            made.all(json!({
+                "resourceGuid": uuid(seed, id), "idleTimeoutInMinutes": 4, "publicIPAddressVersion": "IPv4", "ipTags": [],
+                // TEST-NET-3: no real machine has it.
+                "ipAddress": format!("203.0.113.{last}"),
+            }));
+        }
+        "microsoft.network/dnszones" => {
+            let servers: Vec<_> = (1..=4).map(|n| format!("ns{n}-01.azure-dns.example.")).collect();
+            made.all(json!({
+                "maxNumberOfRecordSets": 10_000, "maxNumberOfRecordsPerRecordSet": null, "nameServers": servers,
+                "zoneType": "Public",
+            }));
+        }
+        kind if kind.starts_with("microsoft.network/dnszones/") => record(made, target, kind),
+        _ => {}
+    }
+}
+
+fn subnet(made: &mut Made<'_>, id: &str, seed: u64) {
+    made.all(json!({
+        "delegations": [], "privateEndpointNetworkPolicies": "Disabled", "privateLinkServiceNetworkPolicies": "Enabled",
+    }));
+    for endpoint in made.map.get_mut("serviceEndpoints").and_then(Value::as_array_mut).into_iter().flatten() {
+        endpoint["provisioningState"] = json!("Succeeded");
+        if endpoint["locations"].is_null() {
+            endpoint["locations"] = json!(["*"]);
+        }
+    }
+    for delegation in made.map.get_mut("delegations").and_then(Value::as_array_mut).into_iter().flatten() {
+        let id = format!("{id}/delegations/{}", delegation["name"].as_str().unwrap_or_default());
+        delegation["etag"] = json!(format!("W/\"{}\"", uuid(seed, &id)));
+        delegation["id"] = json!(id);
+        delegation["type"] = json!("Microsoft.Network/virtualNetworks/subnets/delegations");
+        delegation["properties"]["provisioningState"] = json!("Succeeded");
+        delegation["properties"]["actions"] = json!(["Microsoft.Network/virtualNetworks/subnets/action"]);
+    }
+}
+
+/// A record set shows the list of its type even when it is empty.
+fn record(made: &mut Made<'_>, target: &Target, kind: &str) {
+    let zone = target.names.first().cloned().unwrap_or_default();
+    let host = if target.name() == "@" { String::new() } else { format!("{}.", target.name()) };
+    made.all(json!({
+        "fqdn": format!("{host}{zone}."), "targetResource": {}, "provisioningState": "Succeeded", "TTL": 3600,
+    }));
+    let list = match kind.rsplit('/').next().unwrap_or_default() {
+        "a" => "ARecords",
+        "aaaa" => "AAAARecords",
+        "caa" => "caaRecords",
+        "ds" => "DSRecords",
+        "mx" => "MXRecords",
+        "ns" => "NSRecords",
+        "ptr" => "PTRRecords",
+        "srv" => "SRVRecords",
+        "tlsa" => "TLSARecords",
+        "txt" => "TXTRecords",
+        _ => return,
+    };
+    // What was sent is all that there is: nothing stays of an earlier list.
+    made.map.entry(list).or_insert_with(|| json!([]));
+}

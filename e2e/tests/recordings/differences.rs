@@ -1,0 +1,84 @@
+//! The differences between ARM and the emulator that are known and stay, each for a reason.
+
+use reef_e2e::recordings::folder;
+
+const FILE: &str = include_str!("differences.txt");
+
+/// One line of the file: type, method and what differs, each with `*` for anything; then the reason.
+struct Line {
+    kind: String,
+    method: String,
+    what: String,
+    reason: String,
+    used: usize,
+}
+
+/// All of them.
+pub struct Differences(Vec<Line>);
+
+impl Differences {
+    /// Reads the file.
+    pub fn read() -> Self {
+        let mut reason = String::new();
+        let mut lines = Vec::new();
+        for line in FILE.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            if let Some(text) = line.strip_prefix('#') {
+                text.trim().clone_into(&mut reason);
+                continue;
+            }
+            assert!(!reason.is_empty(), "differences.txt: {line}: the reason goes before it");
+            let mut words = line.splitn(3, char::is_whitespace).map(str::trim);
+            let mut word = || words.next().unwrap_or_default().to_owned();
+            let (kind, method, what) = (word().to_lowercase(), word(), word());
+            assert!(!what.is_empty(), "differences.txt: {line}: TYPE METHOD WHAT");
+            lines.push(Line { kind, method, what, reason: reason.clone(), used: 0 });
+        }
+        Self(lines)
+    }
+
+    /// Whether a difference is one of them.
+    pub fn knows(&mut self, kind: &str, method: &str, what: &str) -> bool {
+        let method = method.replace(' ', "-");
+        let line = self
+            .0
+            .iter_mut()
+            .find(|line| glob(&line.kind, kind) && glob(&line.method, &method) && glob(&line.what, what));
+        line.is_some_and(|line| {
+            line.used += 1;
+            true
+        })
+    }
+
+    /// How often each reason was needed.
+    pub fn print(&self) {
+        let mut reasons: Vec<&str> = self.0.iter().map(|line| line.reason.as_str()).collect();
+        reasons.dedup();
+        for reason in reasons {
+            let used: usize = self.0.iter().filter(|line| line.reason == reason).map(|line| line.used).sum();
+            println!("emulator  {used:4} differences: {reason}");
+        }
+    }
+
+    /// What differs no more has no place in the file; other recordings than those it was written for may not show all.
+    pub fn none_is_stale(&self) {
+        if std::env::var_os("ARM_RECORDINGS").is_some() || !folder().exists() {
+            return;
+        }
+        let stale: Vec<_> = self
+            .0
+            .iter()
+            .filter(|l| l.used == 0)
+            .map(|l| format!("{} {} {}", l.kind, l.method, l.what))
+            .collect();
+        assert!(stale.is_empty(), "differences.txt: these differ no more:\n{}", stale.join("\n"));
+    }
+}
+
+fn glob(pattern: &str, text: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == text,
+        Some((before, after)) => text.strip_prefix(before).is_some_and(|rest| {
+            (0..=rest.len()).filter(|&at| rest.is_char_boundary(at)).any(|at| glob(after, &rest[at..]))
+        }),
+    }
+}
