@@ -82,6 +82,13 @@ pub struct ByCall {
     pub code: u16,
 }
 
+/// Label of metrics of a class of calls to Azure.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ByClass {
+    /// `reads`, `writes` or `deletes`.
+    pub class: &'static str,
+}
+
 /// Label of metrics of an Azure service.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct ByService {
@@ -151,6 +158,8 @@ pub struct Metrics {
     pub cell_waiting: Family<ByReef, Gauge>,
     /// Time that calls to Azure waited for their turn, by reef.
     pub azure_waited_seconds: Family<ByReef, Histogram>,
+    /// Calls that Azure said are left.
+    pub azure_calls_left: Family<ByClass, Gauge>,
     /// 1 for each emergency stop that is in force.
     pub emergency_stop: Family<ByStop, Gauge>,
     /// Since when an object is paused, seconds since 1970.
@@ -182,6 +191,7 @@ impl Metrics {
             breaker_open: Family::default(),
             cell_waiting: Family::default(),
             azure_waited_seconds: Family::new_with_constructor(seconds),
+            azure_calls_left: Family::default(),
             emergency_stop: Family::default(),
             paused_since: Family::default(),
             registry,
@@ -269,6 +279,11 @@ impl Metrics {
             "Time that calls to Azure were held back to keep to Azure's rates",
             Unit::Seconds,
             self.azure_waited_seconds.clone(),
+        );
+        self.registry.register(
+            "reef_operator_azure_calls_left",
+            "Calls of a class that Azure Resource Manager said are left, when it last said so",
+            self.azure_calls_left.clone(),
         );
         self.register_stops();
         self

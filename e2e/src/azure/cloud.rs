@@ -120,10 +120,12 @@ impl Cloud {
         pools.filter_map(|(_, pool)| pool["properties"]["vnetSubnetID"].as_str().map(key)).collect()
     }
 
-    /// Ids of everything that exists or is being made.
+    /// Ids of everything that exists or is being made, but for what is only a setting of something else.
     pub fn ids(&self) -> Vec<String> {
         let all = self.resources.values().chain(self.pending.values());
-        all.filter_map(|r| r["id"].as_str().map(str::to_owned)).collect()
+        let is_setting =
+            |r: &&Value| r["type"].as_str().is_some_and(|kind| kind.ends_with("RetentionPolicies"));
+        all.filter(|r| !is_setting(r)).filter_map(|r| r["id"].as_str().map(str::to_owned)).collect()
     }
 
     /// Makes the operation that an answer started end in a failure.

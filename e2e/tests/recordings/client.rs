@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use reef_e2e::recordings::{Record, Recording, key, replay::Server};
 use reef_operator::{
     azure::{
-        Arm, ArmError, Arms, AzureArgs, Begun, Class, Cloud, Operation, Progress, Unless,
+        Account, Arm, ArmError, Arms, AzureArgs, Begun, Class, Cloud, Operation, Progress, Unless,
         operation::is_terminal,
     },
     bulkhead::Cells,
@@ -56,7 +56,8 @@ fn client(server: &Server, folder: &std::path::Path) -> Arc<Arm> {
     };
     let arms = Arms::new(args, Arc::default(), reef_operator::actor::Actor::default()).unwrap();
     let cell = Cells::new(1, Arc::default()).reef("replayed");
-    arms.client(&cloud, ("00000000-0000-4000-8000-00000000000a", None), cell).unwrap()
+    let tenant = "00000000-0000-4000-8000-00000000000a".to_owned();
+    arms.client(&Account { cloud, tenant, client: None, location: String::new() }, cell).unwrap()
 }
 
 /// What was done, in figures.

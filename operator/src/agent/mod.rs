@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     actor::Actor,
-    azure::{Arms, AzureArgs, Cloud},
+    azure::{Account, Arms, AzureArgs, Cloud},
     bulkhead::Cells,
     metrics::Metrics,
 };
@@ -80,7 +80,13 @@ async fn give_access(args: &AgentArgs, access: &Access) -> Result<Value, String>
     let arms = Arms::new(args.azure.clone(), Arc::new(Metrics::new()), Actor::default())
         .map_err(|e| e.to_string())?;
     let cell = Cells::new(1, Arc::new(Metrics::new())).reef("agent");
-    let arm = arms.client(&Cloud::public(), (&access.tenant, None), cell).map_err(|e| e.to_string())?;
+    let account = Account {
+        cloud: Cloud::public(),
+        tenant: access.tenant.clone(),
+        client: None,
+        location: String::new(),
+    };
+    let arm = arms.client(&account, cell).map_err(|e| e.to_string())?;
     let bearer = arm.bearer(&arm.cloud().sql_scope()).await.map_err(|e| e.to_string())?;
     let url = format!("https://{}/", access.server)
         .parse()

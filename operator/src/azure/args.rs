@@ -23,8 +23,8 @@ pub struct AzureArgs {
     #[arg(long, env = "REEF_OPERATOR_AZURE_CA_FILE")]
     pub azure_ca_file: Option<PathBuf>,
 
-    /// Reads that go to Azure Resource Manager in the long run, a second, for each identity and subscription. One reef
-    /// may use half of it. The default is what Azure allows.
+    /// Reads that go to Azure Resource Manager in the long run, a second, for each subscription and location. Reefs share
+    /// it fairly. The default is what Azure allows.
     #[arg(long, env = "REEF_OPERATOR_AZURE_READS_PER_SECOND", default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub azure_reads_per_second: u32,
 

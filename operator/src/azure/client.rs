@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     actor::Actor,
-    bulkhead::{Cell, Gate, Rates},
+    bulkhead::{Cell, Gate, Rates, Verb},
     causes,
     controller::{stop::Ban, trouble::Trouble},
     metrics::{ByCall, Metrics},
@@ -59,12 +59,27 @@ pub struct Identity {
     pub client: String,
 }
 
+/// Where in Azure something is, and as whom it is worked on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// The cloud.
+    pub cloud: Cloud,
+    /// Entra tenant.
+    pub tenant: String,
+    /// Client id; the operator's own if none is given.
+    pub client: Option<String>,
+    /// Name of the Azure region, for example `westeurope`; empty where it does not matter.
+    pub location: String,
+}
+
 /// Clients, one per identity.
 pub struct Arms {
     args: AzureArgs,
     http: reqwest::Client,
     metrics: Arc<Metrics>,
     actor: Actor,
+    /// The way of all calls, whoever makes them.
+    gate: Arc<Gate>,
     clients: Mutex<HashMap<Identity, Arc<Arm>>>,
 }
 
@@ -89,28 +104,28 @@ impl Arms {
             builder = builder.tls_certs_only(certificates);
         }
         let http = builder.build().map_err(|e| Error::Http(causes(&e)))?;
-        Ok(Self { args, http, metrics, actor, clients: Mutex::default() })
+        let rates = Rates {
+            reads_per_second: args.azure_reads_per_second,
+            writes_per_second: args.azure_writes_per_second,
+        };
+        Ok(Self { args, http, metrics, actor, gate: Gate::new(rates), clients: Mutex::default() })
     }
 
     /// The client for what belongs to a cell: of the identity that its region names, or of the operator's own.
-    pub fn client(
-        &self,
-        cloud: &Cloud,
-        (tenant, client): (&str, Option<&str>),
-        cell: Arc<Cell>,
-    ) -> Result<Arc<Arm>, ArmError> {
-        let client = client.or(self.args.azure_client_id.as_deref()).ok_or_else(|| ArmError::NoToken {
+    pub fn client(&self, account: &Account, cell: Arc<Cell>) -> Result<Arc<Arm>, ArmError> {
+        let client = account.client.as_ref().or(self.args.azure_client_id.as_ref());
+        let client = client.ok_or_else(|| ArmError::NoToken {
             client: "(none)".to_owned(),
             message: "no client id: set spec.azure.clientId or the chart's azure.clientId".to_owned(),
             refused: true,
         })?;
-        let identity =
-            Identity { cloud: cloud.clone(), tenant: tenant.to_owned(), client: client.to_owned() };
+        let Account { cloud, tenant, location, .. } = account.clone();
+        let identity = Identity { cloud, tenant, client: client.clone() };
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(arm) = clients.get(&identity) {
-            return Ok(arm.in_cell(cell));
+            return Ok(Arc::new(Arm { location, cell, ..(**arm).clone() }));
         }
-        let arm = Arc::new(Arm::new(self, identity.clone(), cell)?);
+        let arm = Arc::new(Arm::new(self, identity.clone(), cell, location)?);
         clients.insert(identity, arm.clone());
         Ok(arm)
     }
@@ -123,8 +138,9 @@ pub struct Arm {
     entra: Arc<Entra>,
     pipeline: Pipeline,
     pub(super) metrics: Arc<Metrics>,
-    /// The rates of this identity.
     pub(super) gate: Arc<Gate>,
+    /// The location of the resources that it is for, by which providers count.
+    pub(super) location: String,
     pub(super) cell: Arc<Cell>,
     actor: Actor,
     /// What it refuses to do for now.
@@ -146,7 +162,7 @@ pub enum Unless {
 }
 
 impl Arm {
-    fn new(arms: &Arms, identity: Identity, cell: Arc<Cell>) -> Result<Self, ArmError> {
+    fn new(arms: &Arms, identity: Identity, cell: Arc<Cell>, location: String) -> Result<Self, ArmError> {
         let options = ClientOptions {
             retry: RetryOptions::none(),
             transport: Some(Transport::new(Arc::new(arms.http.clone()))),
@@ -164,10 +180,9 @@ impl Arm {
             Vec::new(),
             None,
         );
-        let args = &arms.args;
-        let gate = Gate::new(Rates::new(args.azure_reads_per_second, args.azure_writes_per_second));
-        let (metrics, actor, ban) = (arms.metrics.clone(), arms.actor.clone(), Ban::default());
-        Ok(Self { cloud, entra: Arc::new(entra), pipeline, metrics, gate, cell, actor, ban })
+        let (metrics, actor, gate) = (arms.metrics.clone(), arms.actor.clone(), arms.gate.clone());
+        let ban = Ban::default();
+        Ok(Self { cloud, entra: Arc::new(entra), pipeline, metrics, gate, location, cell, actor, ban })
     }
 
     /// The same client for what belongs to another cell.
@@ -354,11 +369,31 @@ impl Arm {
             async_operation: header("azure-asyncoperation"),
             location: header("location"),
             retry_after: header("retry-after"),
+            remaining: remaining(turn::verb(method), header),
             body: answer.body().to_vec(),
         };
-        self.heed(request.url().path(), request.method(), &answer);
+        self.heed(&turn.limits, method, &answer);
         Ok(answer)
     }
+}
+
+/// How many calls of a class ARM says are left: its name for it has changed over the years.
+fn remaining(verb: Verb, header: impl Fn(&'static str) -> Option<String>) -> Option<u32> {
+    let names = match verb {
+        Verb::Read => [
+            "x-ms-ratelimit-remaining-subscription-reads",
+            "x-ms-ratelimit-remaining-subscription-global-reads",
+        ],
+        Verb::Write => [
+            "x-ms-ratelimit-remaining-subscription-writes",
+            "x-ms-ratelimit-remaining-subscription-global-writes",
+        ],
+        Verb::Delete => [
+            "x-ms-ratelimit-remaining-subscription-deletes",
+            "x-ms-ratelimit-remaining-subscription-global-deletes",
+        ],
+    };
+    names.into_iter().filter_map(|name| header(name)?.trim().parse().ok()).min()
 }
 
 fn forbidden(why: Option<&Trouble>) -> Result<(), ArmError> {
@@ -390,6 +425,10 @@ pub(super) fn one_line(error: &azure_core::Error) -> String {
 mod tests {
     use super::*;
     use crate::bulkhead::Cells;
+
+    fn account() -> Account {
+        Account { cloud: Cloud::public(), tenant: "t".to_owned(), client: None, location: String::new() }
+    }
 
     #[test]
     fn a_bad_ca_file_is_named() {
@@ -424,7 +463,7 @@ mod tests {
         };
         let arm = Arms::new(args, Arc::default(), Actor::default())
             .unwrap()
-            .client(&Cloud::public(), ("t", None), Cells::new(1, Arc::default()).reef("r"))
+            .client(&account(), Cells::new(1, Arc::default()).reef("r"))
             .unwrap();
         assert!(Arc::ptr_eq(&arm, &arm.under(&Ban::default())));
         let why = |what: &str| Trouble::new(reef_crds::condition::Reason::EmergencyStop, what);
@@ -445,8 +484,7 @@ mod tests {
             azure_writes_per_second: 10,
         };
         let arms = Arms::new(args, Arc::default(), Actor::default()).unwrap();
-        let Err(error) = arms.client(&Cloud::public(), ("t", None), Cells::new(1, Arc::default()).reef("r"))
-        else {
+        let Err(error) = arms.client(&account(), Cells::new(1, Arc::default()).reef("r")) else {
             panic!("a client")
         };
         assert!(error.to_string().contains("spec.azure.clientId"), "{error}");

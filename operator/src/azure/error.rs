@@ -57,10 +57,12 @@ pub enum ArmError {
         of: String,
     },
     /// Not asked, because Azure's rates leave no room now.
-    #[error("calls to ARM for {of} wait for their turn, to keep to Azure's rates")]
+    #[error("calls to ARM for {of} wait for their turn, to keep to Azure's limits: {place}")]
     Queued {
         /// The Reef, or `region/<name>`.
         of: String,
+        /// The place in the queue, and for what.
+        place: String,
         /// How long it would have been.
         wait: Duration,
     },

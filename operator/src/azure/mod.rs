@@ -14,7 +14,7 @@ mod text;
 mod turn;
 
 pub use args::AzureArgs;
-pub use client::{Arm, Arms, Error as AzureError, Identity, Unless};
+pub use client::{Account, Arm, Arms, Error as AzureError, Identity, Unless};
 pub use cloud::Cloud;
 pub use error::{ArmError, Class};
 pub use operation::{Begun, Operation, Progress};

@@ -20,6 +20,8 @@ pub struct Answer {
     pub location: Option<String>,
     /// `Retry-After`, seconds.
     pub retry_after: Option<String>,
+    /// How many calls of this class ARM says are left.
+    pub remaining: Option<u32>,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -212,6 +214,7 @@ mod tests {
             async_operation: get("A"),
             location: get("L"),
             retry_after: get("R"),
+            remaining: None,
             body: body.as_bytes().to_vec(),
         }
     }
@@ -372,7 +375,7 @@ mod tests {
             status in 200u16.., of_status: bool, a in text(), l in text(), r in text(), body in body()
         ) {
             let cloud = Cloud::public();
-            let answer = Answer { status, async_operation: a, location: l, retry_after: r, body };
+            let answer = Answer { status, async_operation: a, location: l, retry_after: r, remaining: None, body };
             let first = if of_status { super::tests::status() } else {
                 Operation { follow: Follow::Result(URL.to_owned()), ..super::tests::status() }
             };

@@ -6,8 +6,8 @@ use azure_core::http::Method;
 
 use super::{Arm, ArmError, Class, operation::Answer};
 use crate::{
-    bulkhead::{NoTurn, Outcome, Turn, Verb},
-    metrics::ByReef,
+    bulkhead::{AzureCall, Limit, NoTurn, Outcome, Priority, Queued, Turn, Verb},
+    metrics::{ByClass, ByReef},
 };
 
 /// The pause after an answer that says that there were too many requests, and not when to ask again.
@@ -38,7 +38,11 @@ impl Arm {
     /// Waits for the turn of a call.
     pub(super) async fn turn(&self, path: &str, method: Method) -> Result<Turn<'_>, ArmError> {
         let (of, provider) = (self.cell.name().to_owned(), provider(path));
-        match self.cell.turn(&self.gate, provider, (subscription(path), verb(method))).await {
+        // What is listed is a look whether all is as it should be; what is read by itself is waited for.
+        let is_list = method == Method::Get && is_list(path);
+        let priority = if is_list { Priority::Routine } else { Priority::Visible };
+        let call = AzureCall { verb: verb(method), path, location: &self.location };
+        match self.cell.turn(&self.gate, provider, priority, &call).await {
             Ok(turn) => {
                 let waited = self.metrics.azure_waited_seconds.get_or_create(&ByReef { reef: of });
                 waited.observe(turn.waited.as_secs_f64());
@@ -46,13 +50,21 @@ impl Arm {
                 Ok(turn)
             }
             Err(NoTurn::HeldBack) => Err(ArmError::HeldBack { of, provider: provider.to_owned() }),
-            Err(NoTurn::Queued(wait)) => Err(ArmError::Queued { of, wait }),
+            Err(NoTurn::Queued(Queued { wait, place })) => Err(ArmError::Queued { of, place, wait }),
         }
     }
 
-    /// Keeps to what ARM says about its limits. Only some answers speak of the whole subscription; the others speak of
+    /// Keeps to what ARM says about its limits. Only some refusals speak of the whole subscription; the others speak of
     /// a resource or its provider, and hold up no other reef.
-    pub(super) fn heed(&self, path: &str, method: Method, answer: &Answer) {
+    pub(super) fn heed(&self, limits: &[Limit], method: Method, answer: &Answer) {
+        let class = verb(method);
+        if let Some(left) = answer.remaining {
+            let arm = limits.iter().find(|limit| limit.key.kind.is_arm());
+            if let Some(limit) = arm {
+                self.gate.left(limit, left);
+            }
+            self.metrics.azure_calls_left.get_or_create(&ByClass { class: word(class) }).set(left.into());
+        }
         if answer.status != 429 {
             return;
         }
@@ -60,13 +72,42 @@ impl Arm {
         if error.class() != Class::Throttled {
             return;
         }
-        let whole = error.code() == "SubscriptionRequestsThrottled";
-        let until = self.cell.now() + error.retry_after().unwrap_or(PAUSE);
-        self.gate.close(&self.cell.share, subscription(path), verb(method), whole, until);
+        let is_whole = error.code() == "SubscriptionRequestsThrottled";
+        // The narrowest of those that are the cell's own comes first.
+        let closed = limits.iter().find(|limit| {
+            let kind = limit.key.kind;
+            if is_whole { kind.is_arm() } else { !kind.is_shared() }
+        });
+        if let Some(limit) = closed {
+            self.gate.close(limit, error.retry_after().unwrap_or(PAUSE));
+        }
     }
 }
 
-fn verb(method: Method) -> Verb {
+/// Whether a path names all resources of a type: types and names come in pairs after the provider.
+fn is_list(path: &str) -> bool {
+    let mut after = None;
+    for part in path.split(['/', '?']) {
+        after = if part.eq_ignore_ascii_case("providers") {
+            Some(0)
+        } else {
+            after.map(|count: usize| count + 1)
+        };
+    }
+    // The provider's own name, then pairs.
+    after.is_some_and(|count| count.is_multiple_of(2))
+}
+
+/// The words of ARM's headers for its classes of calls.
+pub fn word(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Read => "reads",
+        Verb::Write => "writes",
+        Verb::Delete => "deletes",
+    }
+}
+
+pub fn verb(method: Method) -> Verb {
     match method {
         Method::Get | Method::Head => Verb::Read,
         Method::Delete => Verb::Delete,
@@ -84,12 +125,6 @@ pub fn provider(path: &str) -> &str {
         name = part;
     }
     OTHER
-}
-
-/// The subscription in a path; empty for calls to none.
-fn subscription(path: &str) -> &str {
-    let mut segments = path.split('/').skip_while(|segment| !segment.eq_ignore_ascii_case("subscriptions"));
-    segments.nth(1).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -114,14 +149,21 @@ mod tests {
     }
 
     #[test]
-    fn calls_are_counted_by_subscription() {
+    fn lists_are_told_from_resources() {
+        let group = "/subscriptions/s/resourceGroups/g";
         for (path, expect) in [
-            ("/subscriptions/s/resourceGroups/g", "s"),
-            ("/Subscriptions/s", "s"),
-            ("/providers/Microsoft.Sql/operations/x", ""),
-            ("/subscriptions", ""),
+            (format!("{group}/providers/Microsoft.Sql/servers"), true),
+            (format!("{group}/providers/Microsoft.Sql/servers/s"), false),
+            (format!("{group}/providers/Microsoft.Sql/servers/s/databases"), true),
+            (
+                format!(
+                    "{group}/providers/Microsoft.Sql/servers/s/providers/Microsoft.Authorization/locks/l"
+                ),
+                false,
+            ),
+            (group.to_owned(), false),
         ] {
-            assert_eq!(subscription(path), expect, "{path}");
+            assert_eq!(is_list(&path), expect, "{path}");
         }
     }
 }

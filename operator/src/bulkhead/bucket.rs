@@ -11,45 +11,31 @@ pub struct Rate {
     pub per_second: f64,
 }
 
-impl Rate {
-    /// A part of it.
-    #[must_use]
-    pub fn share(self, part: f64) -> Self {
-        Self { burst: (self.burst * part).max(1.0), per_second: self.per_second * part }
-    }
-}
-
 /// Tokens that come back with time. One that is taken in advance is waited for, so whoever came first goes first.
 #[derive(Clone, Debug)]
 pub struct Bucket {
     rate: Rate,
     tokens: f64,
     at: Duration,
-    closed_until: Duration,
 }
 
 impl Bucket {
     /// A full one.
     pub fn new(rate: Rate) -> Self {
-        Self { rate, tokens: rate.burst, at: Duration::ZERO, closed_until: Duration::ZERO }
+        Self { rate, tokens: rate.burst, at: Duration::ZERO }
     }
 
     /// How long the next token would have to be waited for. Times are counted from any origin.
     pub fn wait(&self, now: Duration) -> Duration {
         let missing = 1.0 - self.tokens_at(now);
         let seconds = if missing > 0.0 { missing / self.rate.per_second } else { 0.0 };
-        self.closed_until.saturating_sub(now).max(Duration::from_secs_f64(seconds))
+        Duration::from_secs_f64(seconds)
     }
 
     /// Takes a token; the caller waits as long as [`Self::wait`] said.
     pub fn take(&mut self, now: Duration) {
         self.tokens = self.tokens_at(now) - 1.0;
         self.at = self.at.max(now);
-    }
-
-    /// Gives nothing until then: the service said so.
-    pub fn close(&mut self, until: Duration) {
-        self.closed_until = self.closed_until.max(until);
     }
 
     fn tokens_at(&self, now: Duration) -> f64 {
@@ -75,15 +61,6 @@ mod tests {
         }
         assert_eq!(waits, [0, 0, 0, 500, 1000, 1500]);
         assert_eq!(bucket.wait(Duration::from_secs(100)), Duration::ZERO);
-    }
-
-    #[test]
-    fn what_is_closed_opens_by_itself() {
-        let mut bucket = Bucket::new(RATE);
-        bucket.close(Duration::from_secs(7));
-        bucket.close(Duration::from_secs(5));
-        assert_eq!(bucket.wait(Duration::from_secs(1)), Duration::from_secs(6));
-        assert_eq!(bucket.wait(Duration::from_secs(7)), Duration::ZERO);
     }
 
     proptest! {

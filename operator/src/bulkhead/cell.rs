@@ -12,7 +12,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Breaker, Bucket, Outcome, Rate, Refused, gate::Share};
+use super::{Breaker, Bucket, Outcome, Rate, Refused};
 use crate::metrics::{ByCell, ByReef, Metrics};
 
 /// Calls to Azure at once for one reef.
@@ -48,8 +48,6 @@ pub struct Cell {
     looks: Semaphore,
     calls: Semaphore,
     breakers: Mutex<BTreeMap<Service, Breaker>>,
-    /// Its share of the calls to Azure.
-    pub share: Share,
     /// What is left of the routine calls that may wait for another cycle.
     spare: Mutex<Option<Bucket>>,
     metrics: Arc<Metrics>,
@@ -64,7 +62,6 @@ impl Cell {
             looks: Semaphore::new(all.looks),
             calls: Semaphore::new(CALLS),
             breakers: Mutex::default(),
-            share: Share::default(),
             spare: Mutex::default(),
             metrics: all.metrics.clone(),
             tell: all.tell.clone(),

@@ -1,163 +1,253 @@
-//! The rates at which calls go to Azure Resource Manager: one bucket for each subscription and class of call, and
-//! within it one for each reef, so that none takes it all.
+//! The gate that all calls to Azure go through: who waits is let through by the [`Limiter`], in real time.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use super::{Bucket, Rate};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::{Instant, sleep_until, timeout},
+};
 
-/// The part of a subscription's rate that one reef may use.
-const SHARE: f64 = 0.5;
+use super::{
+    limiter::{Limiter, Ticket, Waits},
+    limits::{Call, Limit, Priority, Rates},
+};
 
-/// Classes of calls that Azure Resource Manager counts apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Verb {
-    /// GET.
-    Read,
-    /// PUT, PATCH and POST.
-    Write,
-    /// DELETE.
-    Delete,
+/// Least time between two looks at who may go.
+const TICK: Duration = Duration::from_millis(1);
+
+/// A call that was not let through in time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queued {
+    /// How long it would still have waited.
+    pub wait: Duration,
+    /// Its place, for example `position 12 of 40 for Storage writes (1200 per hour)`.
+    pub place: String,
 }
 
-/// Rates for one subscription and identity. Azure's own since 2024: a bucket of 250 reads that fills with 25 a second,
-/// and of 200 writes and of 200 deletes that fill with 10 a second
-/// (learn.microsoft.com/azure/azure-resource-manager/management/request-limits-and-throttling).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rates {
-    /// Reads.
-    pub reads: Rate,
-    /// Writes; deletes have the same, counted apart.
-    pub writes: Rate,
-}
-
-impl Rates {
-    /// From calls a second; bursts are as Azure has them for its own rates.
-    pub fn new(reads_per_second: u32, writes_per_second: u32) -> Self {
-        let rate = |per_second: u32, seconds: f64| Rate {
-            burst: f64::from(per_second) * seconds,
-            per_second: f64::from(per_second),
-        };
-        Self { reads: rate(reads_per_second, 10.0), writes: rate(writes_per_second, 20.0) }
-    }
-
-    /// The rate of a class.
-    pub fn of(&self, verb: Verb) -> Rate {
-        match verb {
-            Verb::Read => self.reads,
-            Verb::Write | Verb::Delete => self.writes,
-        }
-    }
-}
-
-type Buckets = HashMap<(String, Verb), Bucket>;
-
-/// The buckets of one identity in Azure.
+/// One for all calls of the process: providers count by subscription, whoever calls.
 pub struct Gate {
     rates: Rates,
-    all: Mutex<Buckets>,
+    origin: Instant,
+    state: Mutex<State>,
+    wake: Notify,
 }
 
-/// The buckets of one cell.
 #[derive(Default)]
-pub struct Share(Mutex<Buckets>);
+struct State {
+    limiter: Limiter,
+    waiting: HashMap<Ticket, oneshot::Sender<()>>,
+    /// Whether a task lets go who may.
+    is_pumped: bool,
+}
+
+impl State {
+    fn pump(&mut self, now: Duration) {
+        for ticket in self.limiter.go(now) {
+            if let Some(waiting) = self.waiting.remove(&ticket) {
+                // Whoever has gone meanwhile had its turn.
+                let _ = waiting.send(());
+            }
+        }
+    }
+}
+
+/// A place in the queue, which is given up when its caller goes.
+struct Place<'a> {
+    gate: &'a Gate,
+    ticket: Ticket,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut state = self.gate.lock();
+        state.waiting.remove(&self.ticket);
+        state.limiter.leave(self.ticket);
+    }
+}
 
 impl Gate {
-    /// With full buckets.
+    /// With nothing used.
     pub fn new(rates: Rates) -> Arc<Self> {
-        Arc::new(Self { rates, all: Mutex::default() })
+        Arc::new(Self { rates, origin: Instant::now(), state: Mutex::default(), wake: Notify::new() })
     }
 
-    /// How long a call has to wait before it goes, at most `longest`; then it counts as gone. Otherwise why not: how
-    /// long it would be, and nothing counts.
-    pub fn pass(
-        &self,
-        share: &Share,
-        subscription: &str,
-        verb: Verb,
-        now: Duration,
+    /// The limits that a call of a cell counts against, with the one that closes when a provider asks the cell (`of`) to wait.
+    pub fn limits(&self, of: &str, provider: &str, call: &Call<'_>) -> Vec<Limit> {
+        let mut limits = self.rates.limits(call);
+        limits.push(Limit::own(of, provider, call.verb));
+        limits
+    }
+
+    /// Waits until a call may go; how long that took. Otherwise, after the longest time or at once if it would take
+    /// longer, its place; then nothing counts.
+    pub async fn pass(
+        self: &Arc<Self>,
+        cell: &str,
+        priority: Priority,
+        limits: &[Limit],
         longest: Duration,
-    ) -> Result<Duration, Duration> {
-        let key = || (subscription.to_owned(), verb);
-        let rate = self.rates.of(verb);
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut own = share.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = own.entry(key()).or_insert_with(|| Bucket::new(rate.share(SHARE)));
-        let all = all.entry(key()).or_insert_with(|| Bucket::new(rate));
-        let wait = own.wait(now).max(all.wait(now));
-        if wait > longest {
-            return Err(wait);
+    ) -> Result<Duration, Queued> {
+        let began = self.now();
+        let (tell, mut told) = oneshot::channel();
+        let ticket = {
+            let mut state = self.lock();
+            let ticket = state.limiter.ask(cell, priority, limits);
+            state.waiting.insert(ticket, tell);
+            state.pump(began);
+            ticket
+        };
+        let place = Place { gate: self, ticket };
+        if told.try_recv().is_ok() {
+            return Ok(Duration::ZERO);
         }
-        own.take(now);
-        all.take(now);
-        Ok(wait)
+        let is_too_long = |waits: &Waits| waits.until.is_some_and(|until| until > began + longest);
+        let waits = self.lock().limiter.waits(ticket, began);
+        if let Some(waits) = waits.filter(is_too_long) {
+            return Err(queued(&waits, began));
+        }
+        self.keep_pumping();
+        match timeout(longest, told).await {
+            Ok(Ok(())) => Ok(self.now().saturating_sub(began)),
+            Ok(Err(_)) | Err(_) => {
+                let now = self.now();
+                let waits = self.lock().limiter.waits(ticket, now);
+                drop(place);
+                // It went in the last moment, if it does not wait any more.
+                waits.map_or(Ok(now.saturating_sub(began)), |waits| Err(queued(&waits, now)))
+            }
+        }
     }
 
-    /// Azure asks for a pause: of the whole subscription, or in what one cell works with.
-    pub fn close(&self, share: &Share, subscription: &str, verb: Verb, whole: bool, until: Duration) {
-        let buckets = if whole { &self.all } else { &share.0 };
-        let mut buckets = buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bucket) = buckets.get_mut(&(subscription.to_owned(), verb)) {
-            bucket.close(until);
+    /// Azure asks for a pause before the next call that counts against this limit.
+    pub fn close(&self, limit: &Limit, pause: Duration) {
+        let until = self.now() + pause;
+        self.lock().limiter.close(limit, until);
+    }
+
+    /// Azure says how many calls are left.
+    pub fn left(&self, limit: &Limit, remaining: u32) {
+        let now = self.now();
+        self.lock().limiter.left(limit, remaining, now);
+    }
+
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sees to it that who waits goes when it may.
+    fn keep_pumping(self: &Arc<Self>) {
+        let was_pumped = std::mem::replace(&mut self.lock().is_pumped, true);
+        if was_pumped {
+            // The new one may have room sooner.
+            self.wake.notify_one();
+        } else {
+            tokio::spawn(self.clone().pump());
         }
     }
+
+    async fn pump(self: Arc<Self>) {
+        loop {
+            let next = {
+                let mut state = self.lock();
+                let now = self.now();
+                state.pump(now);
+                match state.limiter.next(now) {
+                    Some(next) => next.max(now + TICK),
+                    None => {
+                        state.is_pumped = false;
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                () = sleep_until(self.origin + next) => {}
+                () = self.wake.notified() => {}
+            }
+        }
+    }
+}
+
+fn queued(waits: &Waits, now: Duration) -> Queued {
+    let wait = waits.until.unwrap_or(now).saturating_sub(now).max(TICK);
+    Queued { wait, place: waits.to_string() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bulkhead::limits::Verb;
 
     const LONG: Duration = Duration::from_secs(3600);
 
-    #[test]
-    fn one_cell_leaves_room_for_the_others() {
-        let gate = Gate::new(Rates::new(10, 1));
-        let (greedy, other) = (Share::default(), Share::default());
-        let pass =
-            |share: &Share, at| gate.pass(share, "s", Verb::Read, Duration::from_secs(at), LONG).unwrap();
-        let waits: Vec<_> = (0..100).map(|_| pass(&greedy, 0)).collect();
-        assert_eq!(waits[49], Duration::ZERO, "half of the burst");
-        assert_eq!(waits[99], Duration::from_secs(10), "half of the rate");
-        assert_eq!(pass(&other, 10), Duration::ZERO);
-        assert_eq!(
-            gate.pass(&greedy, "s", Verb::Write, Duration::ZERO, LONG),
-            Ok(Duration::ZERO),
-            "counted apart"
-        );
-        assert_eq!(
-            gate.pass(&greedy, "t", Verb::Read, Duration::ZERO, LONG),
-            Ok(Duration::ZERO),
-            "another one"
-        );
+    fn limits(gate: &Gate, cell: &str, verb: Verb) -> Vec<Limit> {
+        let path = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Sql/servers/s";
+        gate.limits(cell, "Microsoft.Sql", &Call { verb, path, location: "westeurope" })
     }
 
-    #[test]
-    fn who_would_wait_too_long_is_told_and_takes_nothing() {
-        let gate = Gate::new(Rates::new(1, 1));
-        let share = Share::default();
-        let pass = || gate.pass(&share, "s", Verb::Read, Duration::ZERO, Duration::from_secs(2));
-        let waits: Vec<_> = (0..9).map(|_| pass()).collect();
-        assert_eq!(
-            waits.iter().filter(|wait| wait.is_ok()).count(),
-            6,
-            "half of the burst, and one that waits 2 s"
-        );
-        assert_eq!(waits[8], Err(Duration::from_secs(4)));
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_goes_when_there_is_room() {
+        let gate = Gate::new(Rates { reads_per_second: 1, writes_per_second: 1 });
+        let limits = limits(&gate, "a", Verb::Read);
+        let pass = || gate.pass("a", Priority::Visible, &limits, LONG);
+        let mut waits = Vec::new();
+        for _ in 0..12 {
+            waits.push(pass().await.unwrap().as_millis());
+        }
+        assert_eq!(waits[..7], [0; 7], "what one cell may use of ten at once");
+        assert!(waits[8..].iter().all(|wait| (999..1010).contains(wait)), "{waits:?}");
     }
 
-    #[test]
-    fn a_pause_that_azure_asks_for_is_the_cells_own_or_everybodys() {
-        let gate = Gate::new(Rates::new(10, 10));
-        let (throttled, other) = (Share::default(), Share::default());
-        let wait =
-            |share: &Share| gate.pass(share, "s", Verb::Write, Duration::ZERO, LONG).unwrap().as_secs();
-        assert_eq!([wait(&throttled), wait(&other)], [0, 0]);
-        gate.close(&throttled, "s", Verb::Write, false, Duration::from_secs(30));
-        assert_eq!([wait(&throttled), wait(&other)], [30, 0]);
-        gate.close(&throttled, "s", Verb::Write, true, Duration::from_secs(50));
-        assert_eq!([wait(&throttled), wait(&other)], [50, 50]);
+    #[tokio::test(start_paused = true)]
+    async fn who_would_wait_too_long_is_told_its_place_and_takes_nothing() {
+        let gate = Gate::new(Rates { reads_per_second: 1, writes_per_second: 1 });
+        let limits = limits(&gate, "a", Verb::Read);
+        gate.close(&limits[0], Duration::from_secs(60));
+        let patient = gate.clone();
+        let waiting = limits.clone();
+        let patient = tokio::spawn(async move { patient.pass("a", Priority::Visible, &waiting, LONG).await });
+        tokio::task::yield_now().await;
+        for _ in 0..3 {
+            let queued =
+                gate.pass("a", Priority::Visible, &limits, Duration::from_secs(10)).await.unwrap_err();
+            assert_eq!(queued.place, "position 2 of 2 for ARM reads (1 per second, 10 at once)");
+            assert!(queued.wait >= Duration::from_secs(59), "{queued:?}");
+        }
+        assert!(patient.await.unwrap().unwrap() >= Duration::from_secs(59));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_goes_away_leaves_its_place() {
+        let gate = Gate::new(Rates { reads_per_second: 1, writes_per_second: 1 });
+        let limits = limits(&gate, "a", Verb::Write);
+        gate.close(&limits[0], Duration::from_secs(5));
+        let gone = timeout(Duration::from_secs(1), gate.pass("a", Priority::Visible, &limits, LONG)).await;
+        assert!(gone.is_err() && gate.lock().waiting.is_empty());
+        let waited = gate.pass("a", Priority::Visible, &limits, LONG).await.unwrap();
+        assert!(waited < Duration::from_millis(4100), "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_provider_asks_of_one_cell_holds_up_no_other() {
+        let gate = Gate::new(Rates::default());
+        let [mine, others] = ["a", "b"].map(|cell| limits(&gate, cell, Verb::Write));
+        gate.close(mine.last().unwrap(), Duration::from_secs(30));
+        let pass = |cell, limits| gate.pass(cell, Priority::Visible, limits, Duration::from_secs(1));
+        assert_eq!(pass("b", &others).await, Ok(Duration::ZERO));
+        let queued = pass("a", &mine).await.unwrap_err();
+        assert!(
+            queued.place.ends_with("for writes that Microsoft.Sql asked to wait with"),
+            "{}",
+            queued.place
+        );
+        let reads = limits(&gate, "a", Verb::Read);
+        assert_eq!(pass("a", &reads).await, Ok(Duration::ZERO), "only its own limit");
     }
 }

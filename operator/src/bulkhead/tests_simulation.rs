@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{task::JoinSet, time::sleep};
 
-use super::{Cell, Cells, Gate, NoTurn, Outcome, Rates, Verb};
+use super::{AzureCall, Cell, Cells, Gate, NoTurn, Outcome, Priority, Rates, Verb};
 
 /// How Azure treats the calls for the reef that is in trouble.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,18 +51,22 @@ fn answer(trouble: Trouble, n: u32) -> (Duration, Outcome, Option<Duration>) {
 }
 
 /// One look at an object: four reads and a write. True if all went well.
-async fn look(cell: &Arc<Cell>, gate: &Gate, trouble: Trouble, count: &AtomicU32) -> bool {
+async fn look(cell: &Arc<Cell>, gate: &Arc<Gate>, trouble: Trouble, count: &AtomicU32) -> bool {
     let _permit = cell.look().await;
     for verb in [Verb::Read, Verb::Read, Verb::Read, Verb::Read, Verb::Write] {
-        let turn = match cell.turn(gate, "Microsoft.Sql", ("one", verb)).await {
+        let path = "/subscriptions/one/resourceGroups/g/providers/Microsoft.Sql/servers/s";
+        let asked = AzureCall { verb, path, location: "westeurope" };
+        let turn = match cell.turn(gate, "Microsoft.Sql", Priority::Visible, &asked).await {
             Ok(turn) => turn,
             Err(NoTurn::HeldBack | NoTurn::Queued(_)) => return false,
         };
         let (took, outcome, pause) = answer(trouble, count.fetch_add(1, Ordering::Relaxed));
         sleep(took).await;
+        if let (Some(pause), Some(own)) = (pause, turn.limits.last()) {
+            gate.close(own, pause);
+        }
         turn.call.ended(outcome);
-        if let Some(pause) = pause {
-            gate.close(&cell.share, "one", verb, false, cell.now() + pause);
+        if pause.is_some() {
             return false;
         }
         if outcome == Outcome::Failed {
@@ -72,12 +76,15 @@ async fn look(cell: &Arc<Cell>, gate: &Gate, trouble: Trouble, count: &AtomicU32
     true
 }
 
-/// How long looks of the healthy reef take while the other is in trouble, the longest one of a hundred; and how many
-/// calls were made for the other.
+/// How long looks of the 49 healthy reefs take while another one is in trouble, the longest one of a hundred; and how
+/// many calls were made for that one.
 async fn p99(trouble: Trouble, in_one_cell: bool) -> (Duration, u32) {
     let cells = Cells::new(16, Arc::default());
-    let gate = Gate::new(Rates::new(25, 10));
-    let (sick, well) = (cells.reef("sick"), cells.reef(if in_one_cell { "sick" } else { "well" }));
+    let gate = Gate::new(Rates::default());
+    let sick = cells.reef("sick");
+    let well: Vec<_> = (0..49)
+        .map(|n| cells.reef(&if in_one_cell { "sick".to_owned() } else { format!("well-{n}") }))
+        .collect();
     let asked = Arc::new(AtomicU32::new(0));
     let mut crowd = JoinSet::new();
     // Three hundred instances that try again after a second, which is sooner than any of ours does.
@@ -94,13 +101,13 @@ async fn p99(trouble: Trouble, in_one_cell: bool) -> (Duration, u32) {
     let mut looks = JoinSet::new();
     // Two looks a second for ten minutes.
     for n in 0..1200u64 {
-        let (well, gate) = (well.clone(), gate.clone());
+        let (well, gate) = (well[usize::try_from(n % 49).unwrap()].clone(), gate.clone());
         looks.spawn(async move {
             sleep(Duration::from_millis(500 * n + 11 * (n % 7))).await;
             let began = well.now();
             assert!(
                 look(&well, &gate, Trouble::Nobody, &AtomicU32::new(0)).await,
-                "the healthy reef was refused"
+                "a healthy reef was refused"
             );
             well.now().saturating_sub(began)
         });

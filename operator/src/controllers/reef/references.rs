@@ -21,14 +21,14 @@ use super::{
     parts::Part,
 };
 use crate::{
-    azure::{Arm, Cloud},
+    azure::Arm,
     bulkhead::Cell,
     controller::{
         Context, Error,
         stop::{Ban, Stops},
         trouble::Trouble,
     },
-    controllers::region::certificate,
+    controllers::region::{certificate, observe::account},
     observed::Observed,
     resources::{Verdict, Write, decide::hold, observe::observed},
 };
@@ -97,8 +97,7 @@ pub async fn region(context: &Context, name: &str) -> Result<Result<Region, Held
 
 /// The client of Azure for a Region, for what is in this cell, which refuses what is forbidden.
 pub fn arm(context: &Context, region: &Region, cell: Arc<Cell>, ban: &Ban) -> Result<Arc<Arm>, Held> {
-    let azure = &region.spec.azure;
-    let arm = context.arms.client(&Cloud::public(), (&azure.tenant_id, azure.client_id.as_deref()), cell);
+    let arm = context.arms.client(&account(region), cell);
     arm.map(|arm| arm.under(ban))
         .map_err(|error| Held(Trouble::azure("spec.azure of the Region", &error), false))
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::certificate::{self, Certificate};
 use crate::{
-    azure::{ArmError, Cloud},
+    azure::{Account, ArmError, Cloud},
     controller::Context,
     observed::Observed,
 };
@@ -40,10 +40,20 @@ pub async fn observe(region: &Region, context: &Context) -> Observation {
     Observation { zone, certificate, forbidden }
 }
 
-async fn zone(region: &Region, context: &Context) -> Result<Zone, ArmError> {
+/// Where in Azure a Region is, and as whom the operator works there.
+pub fn account(region: &Region) -> Account {
     let azure = &region.spec.azure;
+    Account {
+        cloud: Cloud::public(),
+        tenant: azure.tenant_id.clone(),
+        client: azure.client_id.clone(),
+        location: region.spec.location.clone(),
+    }
+}
+
+async fn zone(region: &Region, context: &Context) -> Result<Zone, ArmError> {
     let cell = context.cells.region(&region.name_any());
-    let arm = context.arms.client(&Cloud::public(), (&azure.tenant_id, azure.client_id.as_deref()), cell)?;
+    let arm = context.arms.client(&account(region), cell)?;
     let zone = arm.get(&region.spec.dns.zone_id, DNS_API).await?;
     let servers = zone["properties"]["nameServers"].as_array();
     let names = servers.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
