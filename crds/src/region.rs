@@ -35,8 +35,8 @@ pub struct RegionSpec {
     #[x_kube(validation = Rule::new("self == oldSelf").message("location is immutable: create another Region"))]
     pub location: String,
 
-    /// Where in Azure the region is, and as whom the operator works there. Immutable.
-    #[x_kube(validation = Rule::new("self == oldSelf").message("azure is immutable: create another Region"))]
+    /// Where in Azure the region is, and as whom the operator works there. Immutable but for `credential`.
+    #[x_kube(validation = Rule::new("self.tenantId == oldSelf.tenantId && self.subscriptionId == oldSelf.subscriptionId && has(self.clientId) == has(oldSelf.clientId) && (!has(self.clientId) || self.clientId == oldSelf.clientId) && has(self.cloud) == has(oldSelf.cloud) && (!has(self.cloud) || self.cloud == oldSelf.cloud) && has(self.customCloud) == has(oldSelf.customCloud) && (!has(self.customCloud) || self.customCloud == oldSelf.customCloud)").message("azure is immutable but for its credential: create another Region"))]
     pub azure: AzureSpec,
 
     /// The DNS zone of the region's instances.
@@ -114,6 +114,10 @@ impl Verb {
 /// Where in Azure a region is.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.customCloud) == (has(self.cloud) && self.cloud == 'Custom')")
+        .message("customCloud goes with cloud Custom, and only with it")
+)]
 pub struct AzureSpec {
     /// Entra tenant of the subscription, a UUID in lower case.
     #[schemars(length(min = 36, max = 36), regex(pattern = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"))]
@@ -124,11 +128,106 @@ pub struct AzureSpec {
     pub subscription_id: String,
 
     /// Client id of the managed identity that the operator acts as in this region, a UUID in lower case.
-    /// It needs a federated credential for the operator's ServiceAccount. Without this field the identity of
-    /// the chart's `azure.clientId` is used.
+    /// Without this field the identity of the chart's `azure.clientId` is used. How it is proven says `credential`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 36, max = 36), regex(pattern = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"))]
     pub client_id: Option<String>,
+
+    /// Which of Azure's clouds; `AzurePublic` without this field. `Custom` needs `customCloud`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cloud: Option<CloudName>,
+
+    /// Endpoints of a cloud that is none of the known ones. Only with cloud `Custom`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub custom_cloud: Option<CustomCloud>,
+
+    /// How the operator proves that it is this identity. Without this field by workload identity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credential: Option<CredentialSpec>,
+}
+
+/// How the operator proves to Entra who it is.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.secretRef) == (self.type in ['ClientSecret', 'ClientCertificate'])")
+        .message("secretRef goes with type ClientSecret or ClientCertificate, and only with them")
+)]
+pub struct CredentialSpec {
+    /// `WorkloadIdentity`: the ServiceAccount token of the operator, for which the identity has a federated credential.
+    /// `ManagedIdentity`: an identity of the Azure machine that the operator runs on. `ClientSecret` and
+    /// `ClientCertificate`: what the Secret of `secretRef` holds. `DeveloperTools`: whoever is signed in with `az` or
+    /// `azd` where the operator runs; for trying it out on one's own machine, not for clusters.
+    #[serde(rename = "type")]
+    pub kind: CredentialType,
+
+    /// Secret with key `clientSecret`, or, of type `kubernetes.io/tls`, with an RSA certificate of the application and
+    /// its private key. A new content is used when the Region is next looked at, at once in the operator's own namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretReference>,
+}
+
+/// Ways to prove an identity.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CredentialType {
+    /// A ServiceAccount token.
+    WorkloadIdentity,
+    /// The machine.
+    ManagedIdentity,
+    /// A password of the application.
+    ClientSecret,
+    /// A certificate of the application.
+    ClientCertificate,
+    /// Azure's command line.
+    DeveloperTools,
+}
+
+/// A cloud of Azure.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloudName {
+    /// The public cloud.
+    AzurePublic,
+    /// Azure Government.
+    #[serde(rename = "AzureUSGovernment")]
+    AzureUsGovernment,
+    /// Azure in China, operated by 21Vianet.
+    AzureChina,
+    /// Another one, for example an air-gapped one.
+    Custom,
+}
+
+/// Endpoints of a cloud. URLs have no path.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct CustomCloud {
+    /// URL of Azure Resource Manager, for example `https://management.local.azurestack.external`.
+    #[schemars(
+        length(min = 9, max = 253),
+        regex(pattern = r"^https://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(:[0-9]{1,5})?$")
+    )]
+    pub resource_manager: String,
+
+    /// For whom the tokens are that Azure Resource Manager takes, a URI without a slash at its end. The URL of
+    /// `resourceManager` without this field.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[^\s]*[^\s/]$"))]
+    pub audience: Option<String>,
+
+    /// URL of Entra, for example `https://login.microsoftonline.com`.
+    #[schemars(
+        length(min = 9, max = 253),
+        regex(pattern = r"^https://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(:[0-9]{1,5})?$")
+    )]
+    pub authority: String,
+
+    /// For whom the tokens are that Azure SQL takes, a URI without a slash at its end, for example
+    /// `https://database.windows.net`.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[^\s]*[^\s/]$"))]
+    pub sql_audience: String,
+
+    /// What comes after `file.` in the host names of file shares, for example `core.windows.net`.
+    #[schemars(length(min = 1, max = 200), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub storage_suffix: String,
 }
 
 /// Which DNS zone a region's instances are in.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use axum::{
-    Router,
+    Form, Router,
     body::Bytes,
     extract::State,
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header},
@@ -96,6 +96,8 @@ impl Replay {
 #[derive(Clone)]
 pub struct Server {
     playing: Arc<Mutex<Replay>>,
+    /// The last request for a token.
+    asked: Arc<Mutex<BTreeMap<String, String>>>,
     address: SocketAddr,
     ca: Arc<str>,
 }
@@ -108,7 +110,8 @@ impl Server {
             authority.server(&Subject { user: "localhost", group: None }, &["localhost", "127.0.0.1"])?;
         let listener = TcpListener::bind("127.0.0.1:0").await.context("replay port")?;
         let address = listener.local_addr().context("replay port")?;
-        let server = Self { playing: Arc::default(), address, ca: authority.cert().into() };
+        let server =
+            Self { playing: Arc::default(), asked: Arc::default(), address, ca: authority.cert().into() };
         let router = Router::new()
             .route("/{tenant}/oauth2/v2.0/token", post(token))
             .fallback(arm)
@@ -134,6 +137,11 @@ impl Server {
         *self.playing.lock().unwrap_or_else(PoisonError::into_inner) = Replay::new(recording);
     }
 
+    /// The last request for a token, as a form.
+    pub fn asked(&self) -> BTreeMap<String, String> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Looks at what is played.
     pub fn look<T>(&self, at: impl FnOnce(&Replay) -> T) -> T {
         at(&self.playing.lock().unwrap_or_else(PoisonError::into_inner))
@@ -147,7 +155,8 @@ impl Server {
     }
 }
 
-async fn token() -> Response {
+async fn token(State(server): State<Server>, Form(form): Form<BTreeMap<String, String>>) -> Response {
+    *server.asked.lock().unwrap_or_else(PoisonError::into_inner) = form;
     axum::Json(json!({ "token_type": "Bearer", "expires_in": 3600, "access_token": TOKEN })).into_response()
 }
 

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use reef_e2e::recordings::{Record, Recording, key, replay::Server};
 use reef_operator::{
     azure::{
-        Account, Arm, ArmError, Arms, AzureArgs, Begun, Class, Cloud, Operation, Progress, Unless,
+        Account, Arm, ArmError, Arms, AzureArgs, Begun, Class, Cloud, Operation, Progress, Proof, Unless,
         operation::is_terminal,
     },
     bulkhead::Cells,
@@ -19,6 +19,9 @@ use super::{Verdict, recordings, report};
 /// Polls of one operation beyond those that were recorded, before the client counts as lost.
 const MORE: u32 = 2;
 
+/// The tenant whose Entra is asked.
+pub const TENANT: &str = "00000000-0000-4000-8000-00000000000a";
+
 #[tokio::test]
 async fn the_client_follows_each_recording_to_its_end() {
     let Some(all) = recordings() else { return };
@@ -27,7 +30,7 @@ async fn the_client_follows_each_recording_to_its_end() {
     let mut verdicts = Vec::new();
     for recording in &all {
         server.play(recording);
-        let arm = client(&server, folder.path());
+        let arm = client(&server, folder.path(), Proof::WorkloadIdentity);
         let mut drive = Drive { arm, server: &server, recording, done: Done::default(), wrong: Vec::new() };
         drive.run().await;
         verdicts.push(drive.verdict());
@@ -36,7 +39,7 @@ async fn the_client_follows_each_recording_to_its_end() {
 }
 
 /// A client of its own for each recording: what one learned of limits is not for the next.
-fn client(server: &Server, folder: &std::path::Path) -> Arc<Arm> {
+pub fn client(server: &Server, folder: &std::path::Path, proof: Proof) -> Arc<Arm> {
     let (ca, token) = (folder.join("ca.crt"), folder.join("token"));
     std::fs::write(&ca, server.ca()).unwrap();
     std::fs::write(&token, "federated").unwrap();
@@ -52,12 +55,13 @@ fn client(server: &Server, folder: &std::path::Path) -> Arc<Arm> {
         audience: server.url(),
         authority: server.url(),
         sql_audience: server.url(),
+        storage_suffix: "localhost".to_owned(),
         hosts: Vec::new(),
     };
     let arms = Arms::new(args, Arc::default(), reef_operator::actor::Actor::default()).unwrap();
     let cell = Cells::new(1, Arc::default()).reef("replayed");
-    let tenant = "00000000-0000-4000-8000-00000000000a".to_owned();
-    arms.client(&Account { cloud, tenant, client: None, location: String::new() }, cell).unwrap()
+    let tenant = TENANT.to_owned();
+    arms.client(&Account { cloud, tenant, client: None, proof, location: String::new() }, cell).unwrap()
 }
 
 /// What was done, in figures.

@@ -7,6 +7,7 @@
 )]
 
 mod client;
+mod credentials;
 mod differences;
 mod emulator;
 mod errors;

@@ -25,6 +25,7 @@ async fn the_schemas_accept_and_refuse() {
     assert!(diff.status.success(), "{}", String::from_utf8_lossy(&diff.stdout));
 
     created(&regions, region(), creates()).await;
+    created(&regions, region(), azures()).await;
     created(&regions, region(), emergency_stops()).await;
     created(&of(&client, "ReefClass", "reefclasses"), class(), classes()).await;
     let reefs = of(&client, "Reef", "reefs");
@@ -429,11 +430,54 @@ fn emergency_stops() -> Table {
     ]
 }
 
+/// Clouds and credentials.
+fn azures() -> Table {
+    vec![
+        (json!({ "spec": { "azure": { "cloud": "AzureUSGovernment" } } }), None),
+        (json!({ "spec": { "azure": { "cloud": "AzureMoon" } } }), Some("spec.azure.cloud")),
+        (
+            json!({ "spec": { "azure": { "credential": { "type": "Password" } } } }),
+            Some("spec.azure.credential.type"),
+        ),
+        (
+            json!({ "spec": { "azure": { "credential": { "type": "ClientSecret" } } } }),
+            Some("secretRef goes with"),
+        ),
+        (
+            json!({ "spec": { "azure": { "credential": { "type": "ManagedIdentity", "secretRef": { "namespace": "n", "name": "s" } } } } }),
+            Some("secretRef goes with"),
+        ),
+        (
+            json!({ "spec": { "azure": { "credential": { "type": "ClientSecret", "secretRef": { "namespace": "n", "name": "s" } } } } }),
+            None,
+        ),
+        (json!({ "spec": { "azure": { "cloud": "Custom" } } }), Some("customCloud goes with cloud Custom")),
+        (
+            json!({ "spec": { "azure": { "customCloud": custom_cloud() } } }),
+            Some("customCloud goes with cloud Custom"),
+        ),
+        (json!({ "spec": { "azure": { "cloud": "Custom", "customCloud": custom_cloud() } } }), None),
+        (
+            json!({ "spec": { "azure": { "cloud": "Custom", "customCloud": { "resourceManager": "http://arm.local" } } } }),
+            Some("spec.azure.customCloud.resourceManager"),
+        ),
+    ]
+}
+
+fn custom_cloud() -> Value {
+    json!({
+        "resourceManager": "https://management.local:8443", "authority": "https://login.local",
+        "sqlAudience": "https://database.local", "storageSuffix": "storage.local",
+    })
+}
+
 fn updates() -> Table {
     vec![
         (json!({ "tls": { "secretRef": { "name": "other" } } }), None),
         (json!({ "location": "northeurope" }), Some("location is immutable")),
+        (json!({ "azure": { "credential": { "type": "ManagedIdentity" } } }), None),
         (json!({ "azure": { "clientId": UUID } }), Some("azure is immutable")),
+        (json!({ "azure": { "cloud": "AzureChina" } }), Some("azure is immutable")),
         (json!({ "azure": { "tenantId": UUID.replace('1', "2") } }), Some("azure is immutable")),
         (
             json!({ "dns": { "zoneId": format!("/subscriptions/{UUID}/resourceGroups/g/providers/Microsoft.Network/dnsZones/b.example") } }),

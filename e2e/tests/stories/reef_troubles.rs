@@ -104,7 +104,10 @@ async fn names_that_are_taken(sandbox: &Sandbox, client: &Client) {
     let name = status.sql_server.unwrap().name;
     assert!(name != FIRST_NAME && name.starts_with("sandbox-weu-1-"), "{name}");
     let (_, untouched) = sandbox.arm("GET", &server, None);
-    assert_eq!(untouched["tags"], json!({}), "somebody else's server is left alone");
+    assert!(
+        untouched["name"].is_string() && untouched["tags"].is_null(),
+        "somebody else's server is left alone"
+    );
     let made = |kind: &str| {
         sandbox.azure_ids().iter().filter(|id| id.contains(kind) && id.contains("reef-sandbox-weu-1")).count()
     };

@@ -38,6 +38,19 @@ pub struct Access {
     pub client_id: String,
     /// Entra tenant of the agent's own identity.
     pub tenant: String,
+    /// Where tokens for the database come from; Azure's public cloud if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloud: Option<Cloud>,
+}
+
+/// What the agent has to know of one of Azure's clouds.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Cloud {
+    /// URL of Entra.
+    pub authority: String,
+    /// For whom the tokens are that Azure SQL takes.
+    pub sql_audience: String,
 }
 
 /// Settings of a server.

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     actor::Actor,
-    azure::{Account, Arms, AzureArgs, Cloud},
+    azure::{Account, Arms, AzureArgs, Cloud, Proof},
     bulkhead::Cells,
     metrics::Metrics,
 };
@@ -80,10 +80,17 @@ async fn give_access(args: &AgentArgs, access: &Access) -> Result<Value, String>
     let arms = Arms::new(args.azure.clone(), Arc::new(Metrics::new()), Actor::default())
         .map_err(|e| e.to_string())?;
     let cell = Cells::new(1, Arc::new(Metrics::new())).reef("agent");
+    let known = access.cloud.clone();
+    let cloud = known.map_or_else(Cloud::public, |cloud| Cloud {
+        authority: cloud.authority,
+        sql_audience: cloud.sql_audience,
+        ..Cloud::public()
+    });
     let account = Account {
-        cloud: Cloud::public(),
+        cloud,
         tenant: access.tenant.clone(),
         client: None,
+        proof: Proof::WorkloadIdentity,
         location: String::new(),
     };
     let arm = arms.client(&account, cell).map_err(|e| e.to_string())?;

@@ -18,6 +18,8 @@ pub struct Cloud {
     pub authority: String,
     /// For whom the tokens are that Azure SQL takes.
     pub sql_audience: String,
+    /// What comes after `file.` in the host names of file shares.
+    pub storage_suffix: String,
     /// Hosts beside ARM's own to which ARM's answers may lead. One that begins with a dot stands for all hosts below it.
     pub hosts: Vec<String>,
 }
@@ -29,7 +31,7 @@ impl Cloud {
             "https://management.azure.com",
             "https://management.azure.com",
             "https://login.microsoftonline.com",
-            "https://database.windows.net",
+            ["https://database.windows.net", "core.windows.net"],
             // Regional front ends, and the one host of a provider that recorded answers name.
             &[".management.azure.com", ".rp.kubernetesconfiguration.azure.com"],
         )
@@ -41,7 +43,7 @@ impl Cloud {
             "https://management.usgovcloudapi.net",
             "https://management.core.usgovcloudapi.net",
             "https://login.microsoftonline.us",
-            "https://database.usgovcloudapi.net",
+            ["https://database.usgovcloudapi.net", "core.usgovcloudapi.net"],
             &[".management.usgovcloudapi.net"],
         )
     }
@@ -52,17 +54,24 @@ impl Cloud {
             "https://management.chinacloudapi.cn",
             "https://management.core.chinacloudapi.cn",
             "https://login.chinacloudapi.cn",
-            "https://database.chinacloudapi.cn",
+            ["https://database.chinacloudapi.cn", "core.chinacloudapi.cn"],
             &[".management.chinacloudapi.cn"],
         )
     }
 
-    fn new(resource_manager: &str, audience: &str, authority: &str, sql: &str, hosts: &[&str]) -> Self {
+    fn new(
+        resource_manager: &str,
+        audience: &str,
+        authority: &str,
+        [sql, storage]: [&str; 2],
+        hosts: &[&str],
+    ) -> Self {
         Self {
             resource_manager: resource_manager.to_owned(),
             audience: audience.to_owned(),
             authority: authority.to_owned(),
             sql_audience: sql.to_owned(),
+            storage_suffix: storage.to_owned(),
             hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
         }
     }

@@ -7,9 +7,6 @@ use std::{
 };
 
 use azure_core::{credentials::TokenCredential, http::ClientOptions};
-use azure_identity::{
-    ClientAssertionCredentialOptions, WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
-};
 
 use super::{ArmError, Identity, client::one_line};
 
@@ -30,7 +27,7 @@ pub struct Entra {
 
 #[derive(Clone)]
 struct Current {
-    credential: Arc<WorkloadIdentityCredential>,
+    credential: Arc<dyn TokenCredential>,
     /// Counts the credentials.
     number: u64,
     since: Instant,
@@ -84,14 +81,8 @@ fn credential(
     identity: &Identity,
     token_file: &Path,
     options: &ClientOptions,
-) -> Result<Arc<WorkloadIdentityCredential>, ArmError> {
-    let credential = WorkloadIdentityCredential::new(Some(WorkloadIdentityCredentialOptions {
-        credential_options: ClientAssertionCredentialOptions { client_options: options.clone() },
-        client_id: Some(identity.client.clone()),
-        tenant_id: Some(identity.tenant.clone()),
-        token_file_path: Some(token_file.to_owned()),
-    }));
-    credential.map_err(|e| no_token(identity, &e))
+) -> Result<Arc<dyn TokenCredential>, ArmError> {
+    identity.proof.credential(identity, token_file, options).map_err(|e| no_token(identity, &e))
 }
 
 fn no_token(identity: &Identity, error: &azure_core::Error) -> ArmError {
@@ -110,7 +101,7 @@ fn is_refused(message: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::azure::Cloud;
+    use crate::azure::{Cloud, Proof};
 
     #[test]
     fn trouble_of_entras_own_is_no_refusal() {
@@ -126,7 +117,12 @@ mod tests {
 
     #[test]
     fn a_token_that_is_refused_is_asked_for_anew_once() {
-        let identity = Identity { cloud: Cloud::public(), tenant: "t".to_owned(), client: "c".to_owned() };
+        let identity = Identity {
+            cloud: Cloud::public(),
+            tenant: "t".to_owned(),
+            client: "c".to_owned(),
+            proof: Proof::WorkloadIdentity,
+        };
         // Only has to be there: nobody asks for a token.
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into();
         let entra = Entra::new(identity, file, ClientOptions::default()).unwrap();

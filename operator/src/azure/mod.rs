@@ -4,17 +4,21 @@
 //! retry, and see each failure. Knows nothing of what our kinds mean.
 
 mod args;
+mod arms;
 mod client;
 mod cloud;
 pub mod compare;
 mod entra;
 pub mod error;
 pub mod operation;
+mod proof;
 mod text;
 mod turn;
 
 pub use args::AzureArgs;
-pub use client::{Account, Arm, Arms, Error as AzureError, Identity, Unless};
+pub use arms::{Account, Arms, Error as AzureError, Identity};
+pub use client::{Arm, Unless};
 pub use cloud::Cloud;
 pub use error::{ArmError, Class};
 pub use operation::{Begun, Operation, Progress};
+pub use proof::Proof;

@@ -10,7 +10,7 @@ use super::{
     parts::Part,
 };
 use crate::{
-    azure::Unless,
+    azure::{Cloud, Unless},
     controllers::reef::bodies::{DNS_API, IDENTITY_API, SQL_API, STORAGE_API, typed},
     resources::decide::Wanted,
 };
@@ -39,6 +39,8 @@ pub struct Inputs {
     pub location: String,
     /// Id of the reef's resource group.
     pub group: String,
+    /// Azure's cloud.
+    pub cloud: Cloud,
     /// Entra tenant.
     pub tenant: String,
     /// Range of addresses that the region's reefs have their networks from.

@@ -9,7 +9,8 @@ use super::{
     names,
 };
 use crate::{
-    agent::input::{Access, Configure, Drain, Input},
+    agent::input::{self, Access, Configure, Drain, Input},
+    azure::Cloud,
     cluster::keep::Manifest,
     controller::hash,
     controllers::reef::{
@@ -73,6 +74,10 @@ pub fn access(inputs: &Inputs, client_id: &str, database: Option<&str>) -> Work 
         user: names::identity(&inputs.hash),
         client_id: client_id.to_owned(),
         tenant: inputs.tenant.clone(),
+        cloud: (inputs.cloud != Cloud::public()).then(|| input::Cloud {
+            authority: inputs.cloud.authority.clone(),
+            sql_audience: inputs.cloud.sql_audience.clone(),
+        }),
     });
     work(Step::Access, input, database)
 }

@@ -19,6 +19,7 @@ use crate::{
         self,
         references::{Held, arm, in_zone, readable},
     },
+    controllers::region::observe::cloud,
 };
 
 /// The Region of an instance.
@@ -132,6 +133,7 @@ pub fn inputs_of(context: &Context, whose: Whose<'_>, home: &Home) -> Result<Inp
         uid: uid.to_owned(),
         location: status.location.ok_or_else(|| missing("location"))?,
         group: format!("/subscriptions/{subscription}/resourceGroups/{group}"),
+        cloud: cloud(&home.region.spec.azure),
         tenant: home.region.spec.azure.tenant_id.clone(),
         address_space: home.region.spec.network.address_space.clone(),
         zone: (dns.zone_id.clone(), dns.zone_name().to_owned()),

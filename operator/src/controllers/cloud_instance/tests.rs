@@ -36,6 +36,7 @@ pub(super) fn inputs() -> Inputs {
         hash: names::hash("f", "customers", "acme"),
         location: text("westeurope"),
         group: text("/subscriptions/s/resourceGroups/reef-f-r"),
+        cloud: crate::azure::Cloud::public(),
         tenant: text("t"),
         address_space: text("10.0.0.0/8"),
         zone: (text("/z/dnsZones/a.example"), text("a.example")),

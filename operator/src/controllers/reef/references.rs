@@ -97,7 +97,7 @@ pub async fn region(context: &Context, name: &str) -> Result<Result<Region, Held
 
 /// The client of Azure for a Region, for what is in this cell, which refuses what is forbidden.
 pub fn arm(context: &Context, region: &Region, cell: Arc<Cell>, ban: &Ban) -> Result<Arc<Arm>, Held> {
-    let arm = context.arms.client(&account(region), cell);
+    let arm = account(region, context).and_then(|account| context.arms.client(&account, cell));
     arm.map(|arm| arm.under(ban))
         .map_err(|error| Held(Trouble::azure("spec.azure of the Region", &error), false))
 }

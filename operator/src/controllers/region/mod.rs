@@ -87,8 +87,11 @@ fn forget(name: &str, shared: &Shared) {
 }
 
 fn refers_to(region: &Region, secret: &PartialObjectMeta<Secret>) -> bool {
-    let reference = &region.spec.tls.secret_ref;
-    secret.namespace().as_deref() == Some(&reference.namespace) && secret.name_any() == reference.name
+    let credential =
+        region.spec.azure.credential.as_ref().and_then(|credential| credential.secret_ref.as_ref());
+    [Some(&region.spec.tls.secret_ref), credential].into_iter().flatten().any(|reference| {
+        secret.namespace().as_deref() == Some(&reference.namespace) && secret.name_any() == reference.name
+    })
 }
 
 async fn reconcile(region: Arc<Guarded<Region>>, shared: Arc<Shared>) -> Result<Action, Infallible> {

@@ -7,6 +7,7 @@ use reef_crds::{
     Region,
     condition::Reason,
     network::{AddressPlan, AddressPlanError},
+    region::CredentialType,
 };
 
 use super::{
@@ -94,7 +95,12 @@ fn azure(region: &Region, seen: &Observation) -> (Verdict<()>, Verdict<Zone>) {
     let unauthenticated = matches!(error, ArmError::NoToken { .. } | ArmError::Answer { status: 401, .. });
     match error.class() {
         Class::Auth if unauthenticated => {
-            let hint = "check the federated credential of the identity";
+            let hint = match region.spec.azure.credential.as_ref().map(|credential| credential.kind) {
+                None | Some(CredentialType::WorkloadIdentity) => {
+                    "check the federated credential of the identity"
+                }
+                Some(_) => "check spec.azure.credential",
+            };
             let verdict = Verdict::Bad {
                 found: None,
                 trouble: trouble(Reason::CredentialInvalid, format!("spec.azure: {error}; {hint}")),

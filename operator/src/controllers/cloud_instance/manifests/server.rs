@@ -208,7 +208,7 @@ fn environment(server: &Server<'_>) -> Value {
         secret("ADMIN_API_KEY", "api-key"),
         plain("AZURE_CLIENT_ID", server.client_id),
         plain("AZURE_TENANT_ID", &server.inputs.tenant),
-        plain("AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com/"),
+        plain("AZURE_AUTHORITY_HOST", &format!("{}/", server.inputs.cloud.authority)),
         plain("AZURE_FEDERATED_TOKEN_FILE", &format!("{TOKEN_FOLDER}/azure-identity-token")),
     ])
 }

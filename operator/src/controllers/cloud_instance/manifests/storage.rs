@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{QUOTA, Server, labels, metadata, object, size};
 use crate::{
+    azure::Cloud,
     cluster::keep::Manifest,
     controllers::{
         cloud_instance::{
@@ -66,12 +67,16 @@ fn volume(server: &Server<'_>) -> Manifest {
     let inputs = server.inputs;
     let (share, group) = (inputs.share(), inputs.group.rsplit('/').next().unwrap_or_default().to_owned());
     let account = &inputs.account;
-    let csi = json!({
+    let mut csi = json!({
         "driver": "file.csi.azure.com",
         "volumeHandle": format!("{group}#{account}#{share}"),
         "volumeAttributes": { "resourceGroup": group, "storageAccount": account, "shareName": share },
         "nodeStageSecretRef": { "name": secret_name(account), "namespace": NAMESPACE },
     });
+    // The driver's own default stays unsaid: volumes that exist cannot be changed.
+    if inputs.cloud.storage_suffix != Cloud::public().storage_suffix {
+        csi["volumeAttributes"]["storageEndpointSuffix"] = json!(inputs.cloud.storage_suffix);
+    }
     let options: Vec<Value> = [
         "dir_mode=0770",
         "file_mode=0660",
