@@ -30,6 +30,7 @@ use super::{
     faults::{Fault, Faults, Rule, TOKENS},
     files::MountRequest,
     id::Target,
+    kinds::uuid,
     put, roles, secrets,
     slots::{self, Event, Slot},
 };
@@ -408,7 +409,7 @@ async fn arm(
     let agent = text(header::USER_AGENT).unwrap_or_default();
     azure.note((method.as_str(), &path), status, &client, &agent);
     match answer {
-        Ok(answer) => http(answer),
+        Ok(answer) => http(answer, &uuid(1, &format!("call {}", lock(&azure.0.journal).len()))),
         Err(NoAnswer::Hang) => pending::<HttpResponse>().await,
         Err(NoAnswer::Cut) => cut(),
     }
@@ -438,13 +439,14 @@ fn query(text: &str) -> BTreeMap<String, String> {
     pairs.map(|(k, v)| (k.replace("%24", "$").to_lowercase(), v.to_owned())).collect()
 }
 
-fn http(answer: Response) -> HttpResponse {
+fn http(answer: Response, id: &str) -> HttpResponse {
     let mut response = match answer.body {
         Some(body) => Json(body).into_response(),
         None => ().into_response(),
     };
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    for (name, value) in answer.headers {
+    let ids = ["x-ms-request-id", "x-ms-correlation-request-id"].map(|name| (name, id.to_owned()));
+    for (name, value) in answer.headers.into_iter().chain(ids) {
         if let Ok(value) = value.parse() {
             response.headers_mut().insert(name, value);
         }

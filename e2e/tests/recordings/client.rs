@@ -3,7 +3,7 @@
 //! What has to come of each call is read from the recording, not from the client's rules: an operation is what Azure's
 //! own SDK polled afterwards, a refusal is passing if the same request was taken later.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use reef_e2e::recordings::{Record, Recording, key, replay::Server};
 use reef_operator::{
@@ -39,22 +39,27 @@ async fn the_client_follows_each_recording_to_its_end() {
 }
 
 /// A client of its own for each recording: what one learned of limits is not for the next.
-pub fn client(server: &Server, folder: &std::path::Path, proof: Proof) -> Arc<Arm> {
-    let (ca, token) = (folder.join("ca.crt"), folder.join("token"));
-    std::fs::write(&ca, server.ca()).unwrap();
+pub fn client(server: &Server, folder: &Path, proof: Proof) -> Arc<Arm> {
+    client_of(&server.url(), server.ca(), folder, proof)
+}
+
+/// A client of the cloud whose ARM and Entra are at this URL.
+pub fn client_of(url: &str, ca: &str, folder: &Path, proof: Proof) -> Arc<Arm> {
+    let (ca_file, token) = (folder.join("ca.crt"), folder.join("token"));
+    std::fs::write(&ca_file, ca).unwrap();
     std::fs::write(&token, "federated").unwrap();
     let args = AzureArgs {
         azure_client_id: Some("00000000-0000-4000-8000-0000000000c1".to_owned()),
         azure_federated_token_file: token,
-        azure_ca_file: Some(ca),
+        azure_ca_file: Some(ca_file),
         azure_reads_per_second: 100_000,
         azure_writes_per_second: 100_000,
     };
     let cloud = Cloud {
-        resource_manager: server.url(),
-        audience: server.url(),
-        authority: server.url(),
-        sql_audience: server.url(),
+        resource_manager: url.to_owned(),
+        audience: url.to_owned(),
+        authority: url.to_owned(),
+        sql_audience: url.to_owned(),
         storage_suffix: "localhost".to_owned(),
         hosts: Vec::new(),
     };

@@ -11,6 +11,7 @@ mod credentials;
 mod differences;
 mod emulator;
 mod errors;
+mod fuzz;
 mod shape;
 
 use reef_e2e::recordings::{Recording, folder};

@@ -10,6 +10,7 @@ use azure_core::http::{
     UserAgentOptions, headers::HeaderName,
 };
 use serde_json::Value;
+use tracing::{Instrument, field::Empty};
 
 use super::{
     ArmError, Begun, Class, Cloud, Operation, Progress,
@@ -235,6 +236,26 @@ impl Arm {
         body: Option<&Value>,
         unless: Unless,
     ) -> Result<Answer, ArmError> {
+        let (service, verb) = (turn::provider(id), method.as_ref().to_owned());
+        let span = tracing::debug_span!(
+            "azure",
+            service,
+            method = verb,
+            code = Empty,
+            throttled = Empty,
+            left = Empty
+        );
+        self.exchange(method, url, id, body, unless).instrument(span).await
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        url: &str,
+        id: &str,
+        body: Option<&Value>,
+        unless: Unless,
+    ) -> Result<Answer, ArmError> {
         let url = Url::parse(url).map_err(|e| ArmError::NoAnswer(format!("{id} is not a path: {e}")))?;
         // Apart from the call, so that trouble with Entra is told from trouble with ARM.
         let token = self.entra.token(&self.cloud.scope()).await?;
@@ -281,8 +302,10 @@ impl Arm {
             location: header("location"),
             retry_after: header("retry-after"),
             remaining: remaining(turn::verb(method), header),
+            correlation: header("x-ms-correlation-request-id").or_else(|| header("x-ms-request-id")),
             body: answer.body().to_vec(),
         };
+        turn::tell(&answer, method, id);
         self.heed(&turn.limits, method, &answer);
         Ok(answer)
     }

@@ -22,6 +22,8 @@ pub struct Answer {
     pub retry_after: Option<String>,
     /// How many calls of this class ARM says are left.
     pub remaining: Option<u32>,
+    /// By which Microsoft's support finds the call: `x-ms-correlation-request-id`, or `x-ms-request-id`.
+    pub correlation: Option<String>,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -215,6 +217,7 @@ mod tests {
             location: get("L"),
             retry_after: get("R"),
             remaining: None,
+            correlation: None,
             body: body.as_bytes().to_vec(),
         }
     }
@@ -375,7 +378,7 @@ mod tests {
             status in 200u16.., of_status: bool, a in text(), l in text(), r in text(), body in body()
         ) {
             let cloud = Cloud::public();
-            let answer = Answer { status, async_operation: a, location: l, retry_after: r, remaining: None, body };
+            let answer = Answer { status, async_operation: a, location: l, retry_after: r, remaining: None, correlation: None, body };
             let first = if of_status { super::tests::status() } else {
                 Operation { follow: Follow::Result(URL.to_owned()), ..super::tests::status() }
             };

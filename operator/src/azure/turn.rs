@@ -84,6 +84,25 @@ impl Arm {
     }
 }
 
+/// Puts what came of a call into its span, and what was refused into the log, with the id by which Microsoft's support
+/// finds it. What is not there is no refusal.
+pub fn tell(answer: &Answer, method: Method, id: &str) {
+    let span = tracing::Span::current();
+    span.record("code", answer.status).record("throttled", answer.status == 429);
+    if let Some(left) = answer.remaining {
+        span.record("left", left);
+    }
+    if answer.status >= 400 && answer.status != 404 {
+        tracing::info!(
+            azure_resource_id = id,
+            method = method.as_ref(),
+            code = answer.status,
+            correlation_id = answer.correlation.as_deref().unwrap_or_default(),
+            "Azure answered with an error"
+        );
+    }
+}
+
 /// Whether a path names all resources of a type: types and names come in pairs after the provider.
 fn is_list(path: &str) -> bool {
     let mut after = None;

@@ -73,6 +73,8 @@ pub struct Running {
     pub operation: Operation,
     /// When to ask next.
     pub poll_at: Timestamp,
+    /// Since when nobody could be asked how it goes; none if somebody answered the last time.
+    pub silent_since: Option<Timestamp>,
 }
 
 /// A resource as it was last read.
@@ -143,7 +145,20 @@ impl Memory {
     pub fn began(&mut self, id: &str, operation: Operation, poll: Duration, now: Timestamp) {
         self.stale(id);
         let poll_at = after(now, operation.wait.unwrap_or(poll));
-        self.operations.insert(id.to_owned(), Running { operation, poll_at });
+        self.operations.insert(id.to_owned(), Running { operation, poll_at, silent_since: None });
+    }
+
+    /// Nobody could be asked how an operation goes. After a time in which the longest one ends, its URL is given up, and the
+    /// resource itself is read.
+    pub fn not_told(&mut self, id: &str, pause: Duration, now: Timestamp) {
+        let Some(running) = self.operations.get_mut(id) else { return };
+        running.poll_at = after(now, pause);
+        let since = *running.silent_since.get_or_insert(now);
+        if now.as_second() - since.as_second() > LONGEST_SECONDS {
+            self.lost(id, now);
+            self.operations.remove(id);
+            self.stale(id);
+        }
     }
 
     /// Remembers a write that failed. `spread` is 0 to 1.
@@ -276,6 +291,30 @@ mod tests {
         memory.inherit([("b".to_owned(), at(0))]);
         memory.failed("b", refusal(), 0.0, at(1));
         assert!(memory.is_refused("b", at(1)), "its own tries are known");
+    }
+
+    #[test]
+    fn an_operation_of_which_nothing_is_heard_is_given_up_and_its_resource_read() {
+        use crate::azure::{Begun, Cloud, operation};
+        let at = |seconds: i64| Timestamp::from_second(seconds).unwrap();
+        let url = Some("https://management.azure.com/operation".to_owned());
+        let accepted =
+            operation::Answer { status: 202, async_operation: url, ..operation::Answer::default() };
+        let Begun::Running(operation) = operation::begun(&accepted, &Cloud::public()) else {
+            panic!("it runs")
+        };
+        let poll = Duration::from_secs(15);
+        let mut memory = Memory::default();
+        memory.began("a", operation.clone(), poll, at(0));
+        memory.not_told("a", poll, at(10));
+        memory.not_told("a", poll, at(10 + LONGEST_SECONDS));
+        assert_eq!(memory.operations["a"].poll_at, at(25 + LONGEST_SECONDS), "it may go on for so long");
+        // An answer in between counts from anew.
+        memory.began("a", operation, poll, at(11 + LONGEST_SECONDS));
+        memory.not_told("a", poll, at(12 + LONGEST_SECONDS));
+        assert!(memory.operations.contains_key("a"));
+        memory.not_told("a", poll, at(13 + 2 * LONGEST_SECONDS));
+        assert!(memory.operations.is_empty());
     }
 
     #[test]

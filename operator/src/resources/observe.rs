@@ -49,9 +49,7 @@ pub async fn poll(arm: &Arc<Arm>, memory: &mut Memory, pauses: Pauses, spread: f
             Err(error) => {
                 // That we could not ask says nothing about the operation.
                 let pause = error.retry_after().unwrap_or(pauses.poll.max(Duration::from_secs(5)));
-                if let Some(running) = memory.operations.get_mut(&id) {
-                    running.poll_at = after(now, pause);
-                }
+                memory.not_told(&id, pause, now);
             }
         }
     }
