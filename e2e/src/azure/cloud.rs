@@ -37,6 +37,8 @@ pub struct Cloud {
     pub(super) registered: BTreeSet<String>,
     pub(super) writes: u64,
     throttle: Throttle,
+    /// Whether this call is answered the other way round.
+    pub(super) flipped: bool,
     /// The moment of the last request, milliseconds.
     pub(super) now: u64,
     /// Object id of who made it.
@@ -64,6 +66,7 @@ impl Cloud {
             registered: registered.into_iter().map(str::to_owned).collect(),
             writes: 0,
             throttle: Throttle::default(),
+            flipped: false,
             now: 0,
             by: String::new(),
             made: Vec::new(),
@@ -181,7 +184,10 @@ impl Cloud {
                 snapshot.unwrap_or_else(|| self.put(&target, request, now))
             }
             "DELETE" => self.delete(&target, request, now),
-            "POST" => self.post(&target, request),
+            "POST" => {
+                let answer = self.post(&target, request);
+                self.told_later(answer, &target, request, now)
+            }
             other => {
                 Response::gateway_error(405, "MethodNotAllowed", format!("{other} is not supported here."))
             }
@@ -196,7 +202,7 @@ impl Cloud {
             match operation.effect {
                 Effect::Provisioned(key) => self.provisioned(&key, operation.fails.is_none()),
                 Effect::Deleted(key) if operation.fails.is_none() => self.remove(&key, now),
-                Effect::Deleted(_) => {}
+                Effect::Deleted(_) | Effect::Told(_) => {}
             }
         }
     }
@@ -426,7 +432,7 @@ impl Cloud {
     ) -> String {
         let words = match &effect {
             Effect::Provisioned(_) => kind.words(),
-            Effect::Deleted(_) => &["InProgress"],
+            Effect::Deleted(_) | Effect::Told(_) => &["InProgress"],
         };
         let times = (now, now + u64::from(seconds) * 1000);
         self.operations.add(self.seed, effect, times, words, (wait, Told::of(kind.name)))

@@ -26,7 +26,9 @@ impl Cloud {
         if self.delete_snapshot(request) {
             return Response::empty(200);
         }
-        let wait = match kind.delete {
+        let status = if matches!(kind.delete, Style::Sync(_)) { 202 } else { 200 };
+        let (style, seconds) = self.style(kind.delete, kind.delete_seconds, status);
+        let wait = match style {
             Style::Both(wait) | Style::Body(wait) => wait,
             Style::Location(wait) => Some(wait),
             Style::Sync(status) => {
@@ -40,7 +42,7 @@ impl Cloud {
         {
             resource["properties"]["provisioningState"] = json!("Deleting");
         }
-        let seconds = kind.delete_seconds + self.longest_below(&key);
+        let seconds = seconds + self.longest_below(&key);
         let id = self.begin(kind, Effect::Deleted(key), seconds, wait, now);
         let url = |kind_of_url| self.url(kind, &resource, &id, kind_of_url, request, now);
         let mut answer = Response::empty(202).header("location", url(Url::Result));
@@ -49,7 +51,7 @@ impl Cloud {
                 Some(json!({ "operation": operation_name(kind, "Drop"), "startTime": started(now) }));
         }
         let answer = with_retry_after(answer, wait, self.scale);
-        if matches!(kind.delete, Style::Location(_)) {
+        if matches!(style, Style::Location(_)) {
             return answer;
         }
         notified(kind, answer.header("azure-asyncoperation", url(Url::Status)))

@@ -53,6 +53,11 @@ pub enum Fault {
     Hang,
     /// It takes effect, and the connection is cut before the answer.
     LostAnswer,
+    /// It takes effect, and is answered the other way round: by an operation if it is done at once else, and at once if
+    /// it takes its time else.
+    Flip,
+    /// It is a list, and leaves out some of its items.
+    Omit,
     /// It is accepted, and its operation ends in this failure.
     FailLate {
         /// ARM's error code.
@@ -129,6 +134,14 @@ impl Faults {
             }
         }
         Some(fault)
+    }
+
+    /// Leaves out every other item of a list, on the average.
+    pub fn omit(&mut self, mut answer: Response) -> Response {
+        if let Some(items) = answer.body.as_mut().and_then(|body| body["value"].as_array_mut()) {
+            items.retain(|_| self.roll() < 0.5);
+        }
+        answer
     }
 
     /// 0 to 1 (xorshift).

@@ -12,6 +12,7 @@ mod deleted;
 pub mod entra;
 pub mod faults;
 pub mod files;
+mod flip;
 mod id;
 mod kinds;
 mod lists;

@@ -13,6 +13,8 @@ pub enum Effect {
     Provisioned(String),
     /// The resource with this key, and all in it, is gone.
     Deleted(String),
+    /// Nothing; this is what an action answers.
+    Told(Value),
 }
 
 /// How providers tell of operations, where they differ.
@@ -158,8 +160,9 @@ impl Operations {
 
     /// The key of the resource that an operation is about.
     pub fn resource(&self, id: &str) -> Option<&str> {
-        self.0.get(id).map(|operation| match &operation.effect {
-            Effect::Provisioned(key) | Effect::Deleted(key) => key.as_str(),
+        self.0.get(id).and_then(|operation| match &operation.effect {
+            Effect::Provisioned(key) | Effect::Deleted(key) => Some(key.as_str()),
+            Effect::Told(_) => None,
         })
     }
 
@@ -225,7 +228,10 @@ impl Operations {
             }
             (Url::Result, true, _) => wait(Response::empty(202).header("location", own(request, base))),
             (Url::Result, false, Some((code, message))) => Response::error(409, code, message.as_str()),
-            (Url::Result, false, None) => Response::empty(200),
+            (Url::Result, false, None) => match &operation.effect {
+                Effect::Told(body) => Response::json(200, body.clone()),
+                _ => Response::empty(200),
+            },
         }
     }
 }

@@ -34,16 +34,11 @@ impl Cloud {
         }
         let mut resource = self.resource(target, kind, &body, old.as_ref(), &request.path);
         let (style, seconds) = match &old {
-            Some(_) => (kind.update, kind.update_seconds),
-            None => (kind.create, kind.create_seconds),
+            Some(_) => self.style(kind.update, kind.update_seconds, 200),
+            None => self.style(kind.create, kind.create_seconds, 201),
         };
         if let Style::Sync(status) = style {
-            set_state(kind, &mut resource, true);
-            self.resources.insert(key, resource.clone());
-            if old.is_none() {
-                let id = resource["id"].as_str().unwrap_or_default();
-                self.born_with(id, kind.name, &resource["location"]);
-            }
+            let resource = self.at_once(kind, &key, resource, (&body, old.is_none()));
             return self.done(target, &resource, (status, &body));
         }
         self.store(kind, &key, &mut resource, (&body, old.is_some()), seconds);
@@ -57,11 +52,7 @@ impl Cloud {
         let answer = match style {
             Style::Both(_) => {
                 let verb = if old.is_some() { "Update" } else { "Create" };
-                Response::json(
-                    202,
-                    json!({ "operation": operation_name(kind, verb), "startTime": started(now) }),
-                )
-                .header("location", url(Url::Result))
+                accepted(kind, verb, now).header("location", url(Url::Result))
             }
             Style::Location(_) => {
                 let answer = Response::empty(202).header("location", url(Url::Result));
@@ -71,6 +62,27 @@ impl Cloud {
         };
         let answer = answer.header("azure-asyncoperation", url(Url::Status));
         with_retry_after(notified(kind, answer), wait, self.scale)
+    }
+
+    /// Stores what is done at once, with all that comes with it.
+    fn at_once(
+        &mut self,
+        kind: &Kind,
+        key: &str,
+        mut resource: Value,
+        (body, is_new): (&Value, bool),
+    ) -> Value {
+        set_state(kind, &mut resource, true);
+        self.resources.insert(key.to_owned(), resource.clone());
+        self.slots.wanted(kind, key, resource["name"].as_str().unwrap_or_default());
+        self.put_children(kind, key, body, 0);
+        self.slots.created(key, &mut resource);
+        self.resources.insert(key.to_owned(), resource.clone());
+        if is_new {
+            let id = resource["id"].as_str().unwrap_or_default();
+            self.born_with(id, kind.name, &resource["location"]);
+        }
+        resource
     }
 
     /// Stores what is being made or changed, in the state that its provider shows meanwhile.
@@ -270,6 +282,14 @@ fn refuse_location(target: &Target, body: &Value, old: Option<&Value>) -> Option
         }
         _ => None,
     }
+}
+
+/// That a write goes on; the SQL provider says which.
+fn accepted(kind: &Kind, verb: &str, now: u64) -> Response {
+    if kind.operation.is_empty() {
+        return Response::empty(202);
+    }
+    Response::json(202, json!({ "operation": operation_name(kind, verb), "startTime": started(now) }))
 }
 
 /// The network provider says that it can also tell others when an operation is done.

@@ -288,6 +288,11 @@ impl Azure {
                 cloud.handle(request, now);
                 Err(NoAnswer::Cut)
             }
+            Some(Fault::Flip) => Ok(cloud.handle_flipped(request, now)),
+            Some(Fault::Omit) => {
+                let whole = cloud.handle(request, now);
+                Ok(lock(&self.0.faults).omit(whole))
+            }
             Some(Fault::FailLate { code, message }) => {
                 let answer = cloud.handle(request, now);
                 cloud.fail_operation(&answer, &code, &message);
@@ -319,7 +324,7 @@ fn token_fault(azure: &Azure, tenant: &str, client: &str) -> Option<Result<HttpR
             (status, Ok((StatusCode::from_u16(status).unwrap_or_default(), Json(body)).into_response()))
         }
         Fault::Hang => (0, Err(NoAnswer::Hang)),
-        Fault::LostAnswer | Fault::FailLate { .. } => (0, Err(NoAnswer::Cut)),
+        Fault::LostAnswer | Fault::FailLate { .. } | Fault::Flip | Fault::Omit => (0, Err(NoAnswer::Cut)),
     };
     azure.note(("POST", &format!("/{tenant}/oauth2/v2.0/token")), status, client, "");
     Some(answer)

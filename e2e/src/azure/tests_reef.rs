@@ -273,3 +273,38 @@ fn an_aks_cluster_gets_a_slot_and_gives_it_back() {
     assert!(matches!(world.cloud.slots.take_events().as_slice(), [Event::Deleted { .. }]));
     assert_eq!(world.cloud.slots.port(&host), None);
 }
+
+#[test]
+fn what_is_synchronous_becomes_asynchronous_and_back() {
+    let mut world = world();
+    let group = format!("{RG}/providers/Microsoft.ManagedIdentity/userAssignedIdentities/one");
+    let request = |method: &str, path: &str, body: Option<Value>| World::request(method, path, body);
+    let flipped = |world: &mut World, method: &str, path: &str, body: Option<Value>| {
+        let now = world.now;
+        world.cloud.handle_flipped(&request(method, path, body), now)
+    };
+    let here = json!({ "location": "westeurope" });
+    let made = flipped(&mut world, "PUT", &group, Some(here.clone()));
+    assert_eq!((made.status, header(&made, "retry-after")), (202, Some("1")));
+    let status = header(&made, "azure-asyncoperation").unwrap().to_owned();
+    assert_eq!(body(&world.get(&status))["status"], "InProgress");
+    world.later(6);
+    assert_eq!(body(&world.get(&status))["status"], "Succeeded");
+    assert_eq!(world.get(&group).status, 200);
+    let deleted = flipped(&mut world, "DELETE", &group, None);
+    assert_eq!((deleted.status, world.get(&group).status), (202, 200));
+    world.later(6);
+    assert_eq!(world.get(&group).status, 404);
+
+    let account = format!("{RG}/providers/Microsoft.Storage/storageAccounts/reefone");
+    let sent = json!({ "location": "westeurope", "sku": { "name": "Standard_ZRS" }, "kind": "StorageV2" });
+    let made = flipped(&mut world, "PUT", &account, Some(sent));
+    assert_eq!((made.status, &body(&made)["properties"]["provisioningState"]), (201, &json!("Succeeded")));
+    assert_eq!(world.get(&format!("{account}/fileServices/default")).status, 200, "with what comes with it");
+    let keys = format!("{account}/listKeys");
+    let asked = flipped(&mut world, "POST", &keys, None);
+    let result = header(&asked, "location").unwrap().to_owned();
+    assert_eq!((asked.status, world.get(&result).status), (202, 202));
+    world.later(6);
+    assert_eq!(body(&world.get(&result))["keys"].as_array().map(Vec::len), Some(2));
+}

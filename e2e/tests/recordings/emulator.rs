@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::{Verdict, differences::Differences, recordings, report, shape::shape};
 
 /// The caller.
-const OWNER: &str = "owner";
+pub const OWNER: &str = "owner";
 
 /// The subscription and tenant of all recordings.
 const RECORDED: &str = "00000000-0000-0000-0000-000000000000";
@@ -441,7 +441,8 @@ fn sent(record: &Record) -> Request {
     request
 }
 
-fn request(method: &str, path: &str, version: &str, body: Option<Value>) -> Request {
+/// A request of the caller.
+pub fn request(method: &str, path: &str, version: &str, body: Option<Value>) -> Request {
     let path = path.strip_prefix("https://management.azure.com").unwrap_or(path);
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));

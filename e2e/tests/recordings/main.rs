@@ -6,6 +6,7 @@
     reason = "a step that fails is to fail its test"
 )]
 
+mod actions;
 mod client;
 mod credentials;
 mod differences;
@@ -13,6 +14,7 @@ mod emulator;
 mod errors;
 mod fuzz;
 mod shape;
+mod written;
 
 use reef_e2e::recordings::{Recording, folder};
 

@@ -14,6 +14,7 @@ use tracing::{Instrument, field::Empty};
 
 use super::{
     ArmError, Begun, Class, Cloud, Operation, Progress,
+    action::Actions,
     arms::{Arms, Identity},
     entra::Entra,
     operation::{self, Answer},
@@ -44,6 +45,7 @@ pub struct Arm {
     /// The location of the resources that it is for, by which providers count.
     pub(super) location: String,
     pub(super) cell: Arc<Cell>,
+    pub(super) actions: Actions,
     actor: Actor,
     /// What it refuses to do for now.
     ban: Ban,
@@ -88,8 +90,19 @@ impl Arm {
             None,
         );
         let (metrics, actor, gate) = (arms.metrics.clone(), arms.actor.clone(), arms.gate.clone());
-        let ban = Ban::default();
-        Ok(Self { cloud, entra: Arc::new(entra), pipeline, metrics, gate, location, cell, actor, ban })
+        let (actions, ban) = (Actions::default(), Ban::default());
+        Ok(Self {
+            cloud,
+            entra: Arc::new(entra),
+            pipeline,
+            metrics,
+            gate,
+            location,
+            cell,
+            actions,
+            actor,
+            ban,
+        })
     }
 
     /// The same client for what is at another location and belongs to another cell.
@@ -174,13 +187,6 @@ impl Arm {
         }
     }
 
-    /// Calls an action of a resource that answers at once, for example `.../listClusterUserCredential`.
-    pub async fn post(&self, action: &str, api_version: &str) -> Result<Value, ArmError> {
-        let answer =
-            self.call(Method::Post, &self.url(action, api_version), action, None, Unless::Never).await?;
-        json(&answer)
-    }
-
     /// Looks once how an operation goes.
     pub async fn poll(&self, operation: &Operation) -> Result<Progress, ArmError> {
         let Some(url) = operation.url() else { return Ok(Progress::Lost) };
@@ -202,7 +208,7 @@ impl Arm {
     }
 
     /// The URL of a path, which may have a query already.
-    fn url(&self, id: &str, api_version: &str) -> String {
+    pub(super) fn url(&self, id: &str, api_version: &str) -> String {
         let separator = if id.contains('?') { '&' } else { '?' };
         format!("{}{id}{separator}api-version={api_version}", self.cloud.resource_manager)
     }
@@ -212,7 +218,7 @@ impl Arm {
         &self.cloud
     }
 
-    async fn call(
+    pub(super) async fn call(
         &self,
         method: Method,
         url: &str,
@@ -228,7 +234,7 @@ impl Arm {
     }
 
     /// One request and its answer, whatever its status. `id` is for metrics.
-    async fn send(
+    pub(super) async fn send(
         &self,
         method: Method,
         url: &str,
@@ -334,7 +340,7 @@ fn forbidden(why: Option<&Trouble>) -> Result<(), ArmError> {
     why.map_or(Ok(()), |trouble| Err(ArmError::Forbidden(trouble.clone())))
 }
 
-fn json(answer: &Answer) -> Result<Value, ArmError> {
+pub(super) fn json(answer: &Answer) -> Result<Value, ArmError> {
     serde_json::from_slice(&answer.body).map_err(|e| ArmError::NoAnswer(format!("not JSON: {e}")))
 }
 

@@ -66,6 +66,12 @@ pub enum ArmError {
         /// How long it would have been.
         wait: Duration,
     },
+    /// An action was accepted, and its answer is to come.
+    #[error("the answer is not there yet")]
+    NotYet {
+        /// When to ask for it, if ARM said so.
+        wait: Option<Duration>,
+    },
     /// An answer that is an error.
     #[error("ARM answered {status} {code}: {message}")]
     Answer {
@@ -131,6 +137,7 @@ impl ArmError {
             Self::NoToken { .. }
             | Self::NoAnswer(_)
             | Self::HeldBack { .. }
+            | Self::NotYet { .. }
             | Self::Forbidden(_)
             | Self::NotLeader(_) => Class::Transient,
             Self::Queued { .. } => Class::Throttled,
@@ -182,6 +189,7 @@ impl ArmError {
             Self::NoToken { .. }
             | Self::NoAnswer(_)
             | Self::HeldBack { .. }
+            | Self::NotYet { .. }
             | Self::Queued { .. }
             | Self::Forbidden(_)
             | Self::NotLeader(_) => "",
@@ -193,6 +201,7 @@ impl ArmError {
         match self {
             Self::Answer { retry_after, .. } => *retry_after,
             Self::Queued { wait, .. } => Some(*wait),
+            Self::NotYet { wait } => *wait,
             _ => None,
         }
     }

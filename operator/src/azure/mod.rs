@@ -3,6 +3,7 @@
 //! One client per Azure identity, on the pipeline of `azure_core` with its retries off: the controllers
 //! retry, and see each failure. Knows nothing of what our kinds mean.
 
+mod action;
 mod args;
 mod arms;
 mod client;

@@ -145,6 +145,15 @@ fn follow(answer: &Answer, cloud: &Cloud) -> Option<Follow> {
     status.or_else(|| location.and_then(|url| cloud.follow(url)).map(Follow::Result))
 }
 
+/// The operation that an action began whose answer is to come; none if it is there. Location gives the answer in the end.
+pub fn action(answer: &Answer, cloud: &Cloud) -> Option<Operation> {
+    let follow = |url: &Option<String>| url.as_deref().and_then(|url| cloud.follow(url));
+    let result = follow(&answer.location).map(Follow::Result);
+    let follow = result.or_else(|| follow(&answer.async_operation).map(Follow::Status));
+    let (wait, message) = (answer.wait(), String::new());
+    (answer.status == 202).then(|| Operation { follow: follow.unwrap_or(Follow::Resource), wait, message })
+}
+
 /// What an answer to a poll says. `Err` means that we could not find out; the operation goes on.
 pub fn progress(operation: &Operation, answer: &Answer, cloud: &Cloud) -> Result<Progress, ArmError> {
     let error = || ArmError::from_answer(answer.status, answer.retry_after.as_deref(), &answer.body);
@@ -153,6 +162,10 @@ pub fn progress(operation: &Operation, answer: &Answer, cloud: &Cloud) -> Result
         (_, 401 | 408 | 429 | 500..) => Err(error()),
         (Follow::Status(_), 200 | 202) => {
             let status = body["status"].as_str().unwrap_or_else(|| provisioning_state(&body));
+            if status.is_empty() && answer.status == 200 {
+                // That is no status: the resource itself has to be asked.
+                return Ok(Progress::Lost);
+            }
             Ok(outcome(status, answer).unwrap_or_else(|| operation.goes_on(one_line(status), answer, cloud)))
         }
         (Follow::Result(_), 202) => Ok(operation.goes_on(operation.message.clone(), answer, cloud)),
@@ -291,7 +304,9 @@ mod tests {
             (202, r#"{"status":"InProgress"}"#, None),
             (200, r#"{"status":"CreatingAgentPool: 0/1 nodes completed"}"#, None),
             (200, r#"{"status":"InProgress","error":{"code":"NotLatestOperation","message":"m"}}"#, None),
-            (200, "", None),
+            (202, "", None),
+            (200, "", Some(Progress::Lost)),
+            (200, "{}", Some(Progress::Lost)),
             (200, r#"{"properties":{"provisioningState":"Succeeded"}}"#, Some(Progress::Succeeded)),
             (204, "", Some(Progress::Succeeded)),
             (400, "", Some(Progress::Lost)),

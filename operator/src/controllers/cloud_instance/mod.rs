@@ -19,7 +19,7 @@ mod manifests;
 mod moved;
 pub mod names;
 mod observe;
-mod parts;
+pub mod parts;
 mod placed;
 mod placing;
 mod plan;

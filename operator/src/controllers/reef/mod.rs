@@ -12,7 +12,7 @@ mod look;
 pub mod manifests;
 pub mod names;
 mod observe;
-mod parts;
+pub mod parts;
 pub mod plan;
 mod policies;
 pub mod references;

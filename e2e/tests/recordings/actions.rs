@@ -1,0 +1,55 @@
+//! An action that was synchronous and becomes asynchronous.
+
+use std::time::Duration;
+
+use reef_e2e::recordings::{Record, Recording, replay::Server};
+use reef_operator::azure::{ArmError, Proof};
+use serde_json::{Value, json};
+
+use super::client::client;
+
+fn recording(records: &[Value]) -> Recording {
+    let read = |record: &Value| serde_json::from_value::<Record>(record.clone()).unwrap();
+    Recording { name: "action".to_owned(), records: records.iter().map(read).collect() }
+}
+
+const ACTION: &str = "/c/listKeys";
+const RESULT: &str = "https://management.azure.com/operationresults/1?s=signed";
+
+#[tokio::test]
+async fn an_action_whose_answer_comes_later_is_asked_for_it() {
+    let server = Server::start().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let accepted = json!({
+        "method": "POST", "path": "/c/listKeys?api-version=v", "status": 202,
+        "headers": { "location": RESULT, "retry-after": "3" },
+    });
+    let poll = |status: u16, resp: Value| json!({ "method": "GET", "path": "/operationresults/1?s=signed", "status": status, "resp": resp });
+    let keys = json!({ "keys": [] });
+    server.play(&recording(&[
+        accepted.clone(),
+        poll(202, Value::Null),
+        poll(503, Value::Null),
+        poll(200, keys.clone()),
+    ]));
+    let arm = client(&server, folder.path(), Proof::WorkloadIdentity);
+    let wait = |seconds| ArmError::NotYet { wait: Some(Duration::from_secs(seconds)) };
+    assert_eq!(arm.post(ACTION, "v").await, Err(wait(3)));
+    assert_eq!(arm.post(ACTION, "v").await, Err(ArmError::NotYet { wait: None }));
+    assert_eq!(arm.post(ACTION, "v").await.unwrap_err().to_string(), "ARM answered 503 503: ");
+    assert_eq!(arm.post(ACTION, "v").await, Ok(keys), "its answer, and not another action");
+    assert!(server.look(|replay| replay.strays().is_empty()));
+
+    // Its URL leads nowhere: begun anew.
+    server.play(&recording(&[
+        accepted.clone(),
+        poll(404, Value::Null),
+        json!({
+            "method": "POST", "path": "/c/listKeys?api-version=v", "status": 200, "resp": { "keys": [1] },
+        }),
+    ]));
+    let arm = client(&server, folder.path(), Proof::WorkloadIdentity);
+    assert_eq!(arm.post(ACTION, "v").await, Err(wait(3)));
+    assert!(matches!(arm.post(ACTION, "v").await, Err(ArmError::NoAnswer(_))));
+    assert_eq!(arm.post(ACTION, "v").await, Ok(json!({ "keys": [1] })));
+}
