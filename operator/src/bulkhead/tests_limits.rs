@@ -142,3 +142,26 @@ fn the_settings_are_arms_rates() {
     assert_eq!(arm(3, 1, Read).to_string(), "3 per second, 30 at once");
     assert_eq!(arm(0, 0, Read), bucket(10, 1000), "never none at all");
 }
+
+#[test]
+fn the_settings_mean_all_limits() {
+    let account = format!("{GROUP}/providers/Microsoft.Storage/storageAccounts/a");
+    let cluster = format!("{GROUP}/providers/Microsoft.ContainerService/managedClusters/C");
+    let quotas = |rates: Rates, verb, path: &str| -> Vec<Quota> {
+        let call = Call { verb, path, location: "" };
+        rates.limits(&call).into_iter().map(|limit| limit.quota).collect()
+    };
+    let fast = Rates { reads_per_second: 5000, writes_per_second: 2000 };
+    let minutes = Duration::from_secs(300);
+    assert_eq!(quotas(fast, Read, &account)[1], Quota::Window { most: 160_000, length: minutes });
+    assert_eq!(
+        quotas(fast, Write, &cluster)[1],
+        Quota::Bucket { burst: 4000, refill: Duration::from_millis(300) }
+    );
+    let half = Rates { reads_per_second: 12, writes_per_second: 5 };
+    assert_eq!(quotas(half, Read, &account)[1], Quota::Window { most: 384, length: minutes });
+    let hour = Duration::from_secs(3600);
+    assert_eq!(quotas(half, Write, &account)[2], Quota::Window { most: 600, length: hour });
+    let none = Rates { reads_per_second: 0, writes_per_second: 0 };
+    assert!(quotas(none, Read, &account).iter().all(|quota| quota.most() >= 1));
+}
