@@ -72,6 +72,7 @@ async fn bad_situations_are_told_harm_nothing_and_heal() {
     ]
     .concat();
     let alone: Vec<Row> = [
+        azure::alone(),
         work::alone(),
         placing::alone(),
         unreadable::alone(),
