@@ -14,7 +14,7 @@ use k8s_openapi::api::{
 use kube::{Api, Client, ResourceExt, api::ListParams};
 use reef_crds::{CloudInstance, CloudInstanceStatus, Reef};
 use reef_e2e::{
-    harness::{Sandbox, eventually_within, ok},
+    harness::{Sandbox, eventually, eventually_within, ok},
     install::NAMESPACE,
     instance_harness::{CUSTOMERS, call, instances},
     reef_harness::{azure_writes, cluster, cluster_writes, looks, ready, set, settled},
@@ -197,12 +197,16 @@ async fn then_it_is_quiet(sandbox: &Sandbox, client: &Client) {
     println!("{}", process(client).await);
 }
 
-/// The metrics of the leader.
+/// The metrics of the leader. Right after an upgrade the old one has given the Lease back, and for a moment nobody holds it.
 async fn metrics(client: &Client) -> String {
     let leases = Api::<Lease>::namespaced(client.clone(), NAMESPACE);
-    let leader = leases.get("reef-operator").await.unwrap().spec.unwrap().holder_identity.unwrap();
-    let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{leader}:8080/proxy/metrics");
-    client.request_text(http::Request::get(path).body(Vec::new()).unwrap()).await.unwrap()
+    eventually("one leads and tells its metrics", || async {
+        let leader =
+            leases.get("reef-operator").await.ok()?.spec?.holder_identity.filter(|h| !h.is_empty())?;
+        let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{leader}:8080/proxy/metrics");
+        client.request_text(http::Request::get(path).body(Vec::new()).ok()?).await.ok()
+    })
+    .await
 }
 
 /// What the leader says about itself.
