@@ -14,6 +14,15 @@ pub fn is_inline(kind: &Kind) -> bool {
     kind.name.ends_with("/subnets") || kind.name.ends_with("/agentPools")
 }
 
+/// By which member subnets name what they use.
+fn subnet_member(kind: &str) -> Option<&'static str> {
+    match kind {
+        "microsoft.network/networksecuritygroups" => Some("networkSecurityGroup"),
+        "microsoft.network/natgateways" => Some("natGateway"),
+        _ => None,
+    }
+}
+
 impl Cloud {
     /// A resource as it is shown: with its inline children.
     pub(super) fn shown(&self, resource: &Value) -> Value {
@@ -23,6 +32,9 @@ impl Cloud {
         }
         if kind == "microsoft.network/publicipaddresses" {
             return self.shown_address(resource);
+        }
+        if let Some(member) = subnet_member(&kind) {
+            return self.shown_with_subnets(resource, member);
         }
         if kind == "microsoft.network/dnszones" {
             let mut shown = resource.clone();
@@ -92,6 +104,22 @@ impl Cloud {
         if let Some(current) = current {
             properties.insert(has.to_owned(), json!(current));
         }
+    }
+
+    /// What subnets use shows them, once they do.
+    fn shown_with_subnets(&self, resource: &Value, member: &str) -> Value {
+        let id = key(resource["id"].as_str().unwrap_or_default());
+        let subnets = self.resources("Microsoft.Network/virtualNetworks/subnets");
+        let users: Vec<Value> = subnets
+            .iter()
+            .filter(|subnet| defaults::same(&subnet["properties"][member]["id"], &id))
+            .map(|subnet| json!({ "id": subnet["id"] }))
+            .collect();
+        let mut shown = resource.clone();
+        if !users.is_empty() {
+            shown["properties"]["subnets"] = json!(users);
+        }
+        shown
     }
 
     /// An address shows who has it, and nothing of itself before it is made.

@@ -36,7 +36,7 @@ pub struct Cloud {
     pub(super) operations: Operations,
     pub(super) registered: BTreeSet<String>,
     pub(super) writes: u64,
-    throttle: Throttle,
+    pub(super) throttle: Throttle,
     /// Whether this call is answered the other way round.
     pub(super) flipped: bool,
     /// The moment of the last request, milliseconds.
@@ -131,17 +131,6 @@ impl Cloud {
         all.filter(|r| !is_setting(r)).filter_map(|r| r["id"].as_str().map(str::to_owned)).collect()
     }
 
-    /// Makes the operation that an answer started end in a failure.
-    pub fn fail_operation(&mut self, answer: &Response, code: &str, message: &str) {
-        let urls =
-            answer.headers.iter().filter(|(name, _)| *name == "location" || *name == "azure-asyncoperation");
-        for (_, url) in urls {
-            if let Some(id) = url.split('?').next().and_then(|path| path.rsplit('/').next()) {
-                self.operations.fail(id, code, message);
-            }
-        }
-    }
-
     /// Answers a request at `now`, milliseconds of the cloud's time.
     pub fn handle(&mut self, request: &Request, now: u64) -> Response {
         self.settle(now);
@@ -183,6 +172,7 @@ impl Cloud {
                 let snapshot = self.snapshot(&target, request, now);
                 snapshot.unwrap_or_else(|| self.put(&target, request, now))
             }
+            "PATCH" => self.patch(&target, request, now),
             "DELETE" => self.delete(&target, request, now),
             "POST" => {
                 let answer = self.post(&target, request);
@@ -365,6 +355,7 @@ impl Cloud {
                 let shown = self.snapshot_of(request).unwrap_or_else(|| self.shown(resource));
                 with_etag(Response::json(200, shown), resource)
             }
+            None if request.method == "HEAD" => Response { body: None, ..self.not_found(target) },
             None => self.not_found(target),
         }
     }
@@ -382,7 +373,8 @@ impl Cloud {
             );
         }
         let kind = target.kind();
-        let is_aks = kind.starts_with("microsoft.containerservice/");
+        // Of a cluster that AKS had, AKS itself says that it is gone.
+        let is_aks = kind.starts_with("microsoft.containerservice/") && self.had_cluster(target);
         let parent = key(&format!("{}/providers/{}", target.scope, target.path_of_names()));
         if target.types.len() > 1 && !self.resources.contains_key(&parent_key(&parent)) {
             return Response::gateway_error(

@@ -15,7 +15,40 @@ const SECONDS: u32 = 5;
 /// Retry-After of what is asynchronous for once.
 const WAIT: Option<u32> = Some(1);
 
+/// The id of the operation that an answer began.
+fn operation_of(answer: &Response) -> Option<&str> {
+    let mut urls =
+        answer.headers.iter().filter(|(name, _)| ["location", "azure-asyncoperation"].contains(name));
+    urls.find_map(|(_, url)| url.split('?').next()?.rsplit('/').next())
+}
+
 impl Cloud {
+    /// Makes the operation that an answer began end in a failure.
+    pub fn fail_operation(&mut self, answer: &Response, code: &str, message: &str) {
+        if let Some(id) = operation_of(answer) {
+            self.operations.fail(id, code, message);
+        }
+    }
+
+    /// Lets the operation that an answer began run until it is released.
+    pub fn hold_operation(&mut self, answer: &Response) {
+        if let Some(id) = operation_of(answer) {
+            self.operations.hold(id);
+        }
+    }
+
+    /// Lets an operation that was held end now.
+    pub fn release_operation(&mut self, answer: &Response, now: u64) {
+        if let Some(id) = operation_of(answer) {
+            self.operations.release(id, now);
+        }
+    }
+
+    /// Takes any number of calls from now on.
+    pub fn without_limits(&mut self) {
+        self.throttle.is_off = true;
+    }
+
     /// Answers a request the other way round: at once where it takes its time, by an operation where it is done at once.
     pub fn handle_flipped(&mut self, request: &Request, now: u64) -> Response {
         self.flipped = true;

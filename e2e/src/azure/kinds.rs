@@ -166,7 +166,7 @@ pub const KINDS: [Kind; 34] = [
     record("Microsoft.Network/dnsZones/SRV"),
     record("Microsoft.Network/dnsZones/TLSA"),
     record("Microsoft.Network/dnsZones/TXT"),
-    sync("Microsoft.Authorization/roleAssignments", false),
+    Kind { update: Style::Sync(201), ..sync("Microsoft.Authorization/roleAssignments", false) },
     sync("Microsoft.Authorization/locks", false),
     Kind {
         create: Style::Both(Some(1)),

@@ -36,20 +36,47 @@ mod throttle;
 
 pub use cloud::Cloud;
 
-/// The type of the resource that a path names, in lower case; empty where it names an operation, or nothing of a group.
-/// What is done to a resource, or listed in it, counts as that resource unless it is a type itself.
+/// What is asked of a resource, or listed in it, without being a type of its own.
+const OF_PARENTS: [&str; 7] = [
+    "all",
+    "databases",
+    "listclusteradmincredential",
+    "listclusterusercredential",
+    "listkeys",
+    "recordsets",
+    "restorabledroppeddatabases",
+];
+
+/// The type of the resource that a path names, in lower case; empty where it names an operation, or a subscription.
 pub fn kind_of(path: &str) -> String {
-    let Some(target) = id::Target::parse(path) else { return String::new() };
-    let is_operation = path
-        .to_lowercase()
-        .split('/')
-        .any(|part| part.contains("operation") && !part.starts_with("microsoft."));
+    let lower = path.to_lowercase();
+    let parts: Vec<&str> = lower.split('/').filter(|part| !part.is_empty()).collect();
+    let Some(target) = id::Target::parse(&lower) else {
+        // Above subscriptions: of a provider, if of anything.
+        let after = parts.iter().rposition(|part| *part == "providers").map(|at| &parts[at + 1..]);
+        let [provider, types @ ..] = after.unwrap_or_default() else { return String::new() };
+        return types.iter().step_by(2).fold((*provider).to_owned(), |kind, part| format!("{kind}/{part}"));
+    };
+    let is_operation = |part: &str| {
+        let ends = [
+            "azureasyncoperation",
+            "operationresults",
+            "asyncoperations",
+            "operationstatuses",
+            "operationsstatus",
+        ];
+        ends.iter().any(|end| part.ends_with(end))
+    };
+    let of_location = target.types.first().is_some_and(|first| first == "locations");
+    let is_operation =
+        target.types.iter().any(|part| is_operation(part) || (of_location && part == "operations"))
+            || (target.provider.is_none() && parts.get(2).is_some_and(|part| is_operation(part)));
     if is_operation || (target.provider.is_none() && target.group.is_none()) {
         return String::new();
     }
     let kind = target.kind();
     match kind.rsplit_once('/') {
-        Some((parent, _)) if !target.is_resource() && !is_known(&kind) && is_known(parent) => {
+        Some((parent, last)) if !is_known(&kind) && is_known(parent) && OF_PARENTS.contains(&last) => {
             parent.to_owned()
         }
         _ => kind,

@@ -138,6 +138,20 @@ impl Operations {
         id
     }
 
+    /// Lets an operation run until it is released.
+    pub fn hold(&mut self, id: &str) {
+        if let Some(operation) = self.0.get_mut(id).filter(|operation| !operation.settled) {
+            operation.done_at = u64::MAX;
+        }
+    }
+
+    /// Lets an operation that was held end now.
+    pub fn release(&mut self, id: &str, now: u64) {
+        if let Some(operation) = self.0.get_mut(id).filter(|operation| operation.done_at == u64::MAX) {
+            operation.done_at = now;
+        }
+    }
+
     /// Makes an operation end in a failure.
     pub fn fail(&mut self, id: &str, code: &str, message: &str) {
         if let Some(operation) = self.0.get_mut(id) {

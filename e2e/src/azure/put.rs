@@ -64,6 +64,14 @@ impl Cloud {
         with_retry_after(notified(kind, answer), wait, self.scale)
     }
 
+    /// What is sent is put into what is there, members that are null are taken away, and then it is as a PUT.
+    pub(super) fn patch(&mut self, target: &Target, request: &Request, now: u64) -> Response {
+        let Some(old) = self.resources.get(&key(&request.path)) else { return self.not_found(target) };
+        let mut body = self.shown(old);
+        merge(&mut body, request.body.as_ref().unwrap_or(&Value::Null));
+        self.put(target, &Request { body: Some(body), ..request.clone() }, now)
+    }
+
     /// Stores what is done at once, with all that comes with it.
     fn at_once(
         &mut self,
@@ -204,7 +212,7 @@ impl Cloud {
         if kind.tracked {
             resource.insert(
                 "location".to_owned(),
-                json!(body["location"].as_str().unwrap_or_default().to_lowercase()),
+                json!(body["location"].as_str().unwrap_or_default().to_lowercase().replace(' ', "")),
             );
             // Only some providers show that there are none.
             let shows_none =
@@ -281,6 +289,18 @@ fn refuse_location(target: &Target, body: &Value, old: Option<&Value>) -> Option
             Some(Response::gateway_error(409, code, message))
         }
         _ => None,
+    }
+}
+
+/// A merge patch (RFC 7396).
+fn merge(into: &mut Value, patch: &Value) {
+    let (Some(into), Some(patch)) = (into.as_object_mut(), patch.as_object()) else { return };
+    for (name, value) in patch {
+        match into.get_mut(name) {
+            _ if value.is_null() => drop(into.remove(name)),
+            Some(old) if old.is_object() && value.is_object() => merge(old, value),
+            _ => drop(into.insert(name.clone(), value.clone())),
+        }
     }
 }
 

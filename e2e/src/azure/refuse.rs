@@ -407,6 +407,9 @@ pub(super) fn not_found(target: &Target, kind: &str) -> Response {
             let message = format!("The role assignment '{name}' is not found.");
             Response::error(404, "RoleAssignmentNotFound", message)
         }
+        "microsoft.authorization/locks" => {
+            Response::error(404, "LockNotFound", format!("The lock '{name}' could not be found."))
+        }
         _ => Response::error(404, "NotFound", message),
     }
 }

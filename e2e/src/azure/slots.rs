@@ -4,7 +4,8 @@ use axum::{extract::State, http::StatusCode};
 use serde_json::{Value, json};
 
 use super::{
-    id::key,
+    cloud::Cloud,
+    id::{Target, key},
     kinds::Kind,
     server::{Azure, lock},
 };
@@ -53,6 +54,8 @@ pub enum Event {
 pub struct Slots {
     free: Vec<Slot>,
     used: Vec<Used>,
+    /// Keys of AKS clusters that are gone.
+    gone: Vec<String>,
     events: Vec<Event>,
 }
 
@@ -77,6 +80,11 @@ impl Slots {
     /// The version that the free slots have.
     pub fn version(&self) -> Option<&str> {
         self.free.first().map(|slot| slot.version.as_str())
+    }
+
+    /// Whether there was an AKS cluster with this key.
+    pub fn had(&self, at: &str) -> bool {
+        self.gone.iter().any(|gone| gone == at)
     }
 
     /// The version that the AKS cluster with this key has, or gets.
@@ -114,6 +122,7 @@ impl Slots {
         self.used = used;
         let gone: Vec<Used> = gone;
         for used in gone {
+            self.gone.push(used.key);
             self.events.push(Event::Deleted { slot: used.slot, cluster: used.cluster });
         }
     }
@@ -151,6 +160,15 @@ impl Slots {
     pub fn made(&self) -> Vec<(String, Slot)> {
         let made = self.used.iter().filter(|used| used.ready.is_some());
         made.map(|used| (used.key.clone(), used.slot.clone())).collect()
+    }
+}
+
+impl Cloud {
+    /// Whether AKS knows, or knew, the cluster that a path is about.
+    pub(super) fn had_cluster(&self, target: &Target) -> bool {
+        let name = target.names.first().map_or("", String::as_str);
+        let at = format!("{}/providers/microsoft.containerservice/managedclusters/{name}", target.scope);
+        target.types.len() > 1 || self.slots.had(&key(&at))
     }
 }
 

@@ -14,6 +14,8 @@ use super::{Request, Response, id::Target, operations::retry_after};
 pub struct Throttle {
     buckets: HashMap<String, Bucket>,
     windows: HashMap<String, VecDeque<u64>>,
+    /// Whether nothing is refused.
+    pub is_off: bool,
 }
 
 struct Bucket {
@@ -35,6 +37,9 @@ const SHOWN: [(&str, u32); 3] = [("reads", 16_499), ("writes", 11_999), ("delete
 impl Throttle {
     /// Counts a call; the refusal, if there were too many.
     pub fn take(&mut self, target: &Target, request: &Request, now: u64, scale: f64) -> Option<Response> {
+        if self.is_off {
+            return None;
+        }
         let class = class(&request.method);
         let rate: Rate = if class == "reads" { (250.0, 25.0) } else { (200.0, 10.0) };
         let arm = (format!("{} {class}", request.principal), rate);

@@ -105,7 +105,8 @@ impl Recording {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
         let mut records = Vec::new();
-        for (number, line) in text.lines().enumerate().skip(1) {
+        let lines = text.lines().enumerate().skip(1).filter(|(_, line)| !line.trim().is_empty());
+        for (number, line) in lines {
             let record = serde_json::from_str(line);
             records.push(record.map_err(|e| format!("{} line {}: {e}", path.display(), number + 1))?);
         }
@@ -139,12 +140,12 @@ impl Recording {
         kinds
     }
 
-    /// Whether it is about at least one type that is spoken, resource groups aside.
+    /// Whether it is about at least one type that is spoken. Resource groups alone do not count beside others.
     pub fn is_ours(&self) -> bool {
-        let mut kinds = self.records.iter().map(Record::kind).filter(|kind| !kind.is_empty());
+        let mut kinds = self.records.iter().map(Record::kind).filter(|kind| is_known(kind));
         let group = "microsoft.resources/resourcegroups";
-        let spoken = self.not_spoken();
-        spoken.is_empty() || kinds.any(|kind| kind != group && is_known(&kind))
+        let others = !self.not_spoken().is_empty();
+        kinds.any(|kind| !others || kind != group)
     }
 }
 
@@ -156,7 +157,13 @@ pub fn key(path: &str) -> String {
         .filter(|pair| {
             !pair.is_empty() && !["t=", "c=", "s=", "h="].iter().any(|signed| pair.starts_with(signed))
         })
-        .map(|pair| pair.replace("%24", "$").replace("%20", " ").to_lowercase())
+        .map(|pair| {
+            let plain = [("%24", "$"), ("%20", " "), ("+", " "), ("%27", "'"), ("%2C", ","), ("%2c", ",")];
+            plain
+                .iter()
+                .fold(pair.to_owned(), |text, (coded, plain)| text.replace(coded, plain))
+                .to_lowercase()
+        })
         .collect();
     pairs.sort();
     format!("{}?{}", path.trim_end_matches('/').to_lowercase(), pairs.join("&"))
@@ -165,6 +172,51 @@ pub fn key(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_spoken_is_told_from_what_is_not() {
+        let kind = |path: &str| crate::azure::kind_of(path);
+        let group = "/subscriptions/s/resourceGroups/rg-operations";
+        for (path, expect) in [
+            (group.to_owned(), "microsoft.resources/resourcegroups"),
+            (format!("{group}/providers/Microsoft.KeyVault/vaults/v"), "microsoft.keyvault/vaults"),
+            (
+                format!("{group}/providers/Microsoft.Storage/storageAccounts/a/listKeys"),
+                "microsoft.storage/storageaccounts",
+            ),
+            (
+                format!("{group}/providers/Microsoft.Sql/servers/s/firewallRules"),
+                "microsoft.sql/servers/firewallrules",
+            ),
+            (
+                format!("{group}/providers/Microsoft.Sql/servers/s/restorableDroppedDatabases"),
+                "microsoft.sql/servers",
+            ),
+            (format!("{group}/providers/Microsoft.Sql/locations/l/databaseAzureAsyncOperation/1"), ""),
+            ("/subscriptions/s/operationresults/1".to_owned(), ""),
+            ("/subscriptions/s/providers/Microsoft.Network/locations/l/operations/1".to_owned(), ""),
+            (
+                "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/dnsOperationStatuses/1"
+                    .to_owned(),
+                "",
+            ),
+            (
+                "/providers/Microsoft.Management/managementGroups/g".to_owned(),
+                "microsoft.management/managementgroups",
+            ),
+        ] {
+            assert_eq!(kind(&path), expect, "{path}");
+        }
+        let of = |paths: &[&str]| {
+            let record = |path: &&str| serde_json::json!({ "method": "GET", "path": path, "status": 200 });
+            let records = paths.iter().map(|path| serde_json::from_value(record(path)).unwrap()).collect();
+            Recording { name: "r".to_owned(), records }.is_ours()
+        };
+        let vault = "/subscriptions/s/resourceGroups/g/providers/Microsoft.KeyVault/vaults/v";
+        assert!(of(&["/subscriptions/s/resourceGroups/g"]));
+        assert!(!of(&["/subscriptions/s/resourceGroups/g", vault]));
+        assert!(!of(&[]), "nothing is about nothing");
+    }
 
     #[test]
     fn signatures_case_and_order_do_not_tell_paths_apart() {

@@ -1,6 +1,7 @@
 //! The sandbox's emulator of ARM, given the requests of each recording in order, against what ARM answered.
 //!
-//! Compared are status, names of headers, keys and types of bodies, and the states through which operations go.
+//! Compared are status, names of headers, keys and types of bodies, whether what is shown is still being changed, and in what
+//! operations end.
 //! Differences that stay are listed in `differences.txt`, with a reason each.
 
 use std::{
@@ -9,14 +10,19 @@ use std::{
 };
 
 use reef_e2e::{
-    azure::{
-        Cloud, Request, Response, SUBSCRIPTION, TENANT, faults::Fault, is_known, kind_of, roles, slots::Slot,
-    },
+    azure::{Cloud, Request, Response, SUBSCRIPTION, TENANT, faults::Fault, is_known, roles, slots::Slot},
     recordings::{Record, Recording, key},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{Verdict, differences::Differences, recordings, report, shape::shape};
+use super::{
+    Verdict,
+    client::{followed, followed_by},
+    differences::Differences,
+    recordings, report,
+    seed::before,
+    shape::shape,
+};
 
 /// The caller.
 pub const OWNER: &str = "owner";
@@ -62,11 +68,15 @@ struct Drive<'a> {
     asked_for: usize,
     operations: usize,
     running: Vec<Operation>,
+    /// Whether it has Retry-After at all: azure-cli's recordings lost it.
+    has_waits: bool,
 }
 
 impl<'a> Drive<'a> {
     fn new(recording: &'a Recording) -> Self {
         let mut cloud = Cloud::new("https://management.azure.com", 1, 1.0);
+        // Recordings know whole seconds only.
+        cloud.without_limits();
         cloud.grant((OWNER, roles::OWNER, &format!("/subscriptions/{SUBSCRIPTION}")));
         for provider in reef_e2e::azure::providers() {
             let path = format!("/subscriptions/{SUBSCRIPTION}/providers/{provider}/register");
@@ -81,38 +91,17 @@ impl<'a> Drive<'a> {
             asked_for: 0,
             operations: 0,
             running: Vec::new(),
+            has_waits: recording.records.iter().any(|record| record.headers.contains_key("retry-after")),
         };
         drive.begin();
         drive
     }
 
-    /// What was there before the recording began: groups that it does not make, and what it changes first.
+    /// What was there before the recording began, and clusters for AKS.
     fn begin(&mut self) {
-        let records = &self.recording.records;
-        let group_of = |path: &str| {
-            let parts: Vec<_> = path.split('/').take(5).collect();
-            (parts.len() == 5).then(|| parts.join("/"))
-        };
-        let made: BTreeSet<String> = records
-            .iter()
-            .filter(|r| r.method == "PUT")
-            .filter(|r| r.resource().split('/').count() == 5)
-            .map(|r| r.resource().to_lowercase())
-            .collect();
-        let groups: BTreeMap<String, String> = records
-            .iter()
-            .filter_map(|r| group_of(r.resource()))
-            .map(|group| (group.to_lowercase(), group))
-            .collect();
-        let location =
-            records.iter().find_map(|r| r.req.as_ref()?["location"].as_str()).unwrap_or("westeurope");
-        let location = if location == "global" { "westeurope" } else { location };
-        for (lower, group) in groups {
-            if lower.contains("/resourcegroups/") && !made.contains(&lower) {
-                self.cloud.seed_resource(&ours(&group), &json!({ "location": location }));
-            }
-        }
-        let version = records
+        let version = self
+            .recording
+            .records
             .iter()
             .find_map(|r| r.resp.as_ref()?["properties"]["currentKubernetesVersion"].as_str())
             .unwrap_or("1.36.3");
@@ -124,39 +113,7 @@ impl<'a> Drive<'a> {
             version: version.to_owned(),
         };
         (0..4).for_each(|n| self.cloud.add_slot(slot(n)));
-        self.seed(location);
-    }
-
-    /// What the recording finds or changes without having made it, and the parents of what it makes.
-    fn seed(&mut self, location: &str) {
-        let records = &self.recording.records;
-        let mut first: BTreeMap<String, &Record> = BTreeMap::new();
-        for record in records.iter().filter(|r| is_known(&r.kind()) && r.method != "POST") {
-            first.entry(record.resource().to_lowercase()).or_insert(record);
-        }
-        let mut missing: BTreeMap<String, (String, Value)> = BTreeMap::new();
-        for (path, record) in &first {
-            let is_list = record.resp.as_ref().is_some_and(|body| body["value"].is_array());
-            // Some providers answer so also to what is new.
-            let is_update = record.status == 200 && !record.kind().ends_with("/fileservices");
-            let was_there = (record.method == "DELETE" && [200, 202].contains(&record.status))
-                || (["GET", "PUT"].contains(&record.method.as_str()) && is_update && !is_list);
-            if was_there {
-                let body = record.resp.clone().filter(|body| body["properties"].is_object());
-                let body = body.unwrap_or_else(|| json!({ "location": location }));
-                missing.insert(path.clone(), (record.resource().to_owned(), body));
-            }
-            let mut parent = parent(path);
-            while is_known(&kind_of(&parent))
-                && !first.contains_key(&parent)
-                && !missing.contains_key(&parent)
-            {
-                missing.insert(parent.clone(), (parent.clone(), json!({ "location": location })));
-                parent = self::parent(&parent);
-            }
-        }
-        // Parents come first by name.
-        for (path, body) in missing.into_values() {
+        for (path, body) in before(self.recording) {
             let body = serde_json::from_str(&ours(&body.to_string())).unwrap();
             self.cloud.seed_resource(&ours(&path), &body);
         }
@@ -184,7 +141,7 @@ impl<'a> Drive<'a> {
         self.found.sort();
         self.found.dedup();
         for (kind, method, what) in &self.found {
-            if differences.knows(kind, method, what) {
+            if differences.knows(&self.recording.name, (kind, method, what)) {
                 known += 1;
             } else {
                 wrong.push(format!("{kind} {method} {what}"));
@@ -230,7 +187,10 @@ impl<'a> Drive<'a> {
         } else {
             self.cloud.handle(&sent(record), self.now)
         };
-        self.compare(kind, &record.method, record, &answer);
+        // Of a refusal that was asked for, all is made up.
+        if !is_passing {
+            self.compare(kind, &record.method, record, &answer);
+        }
         if record.status < 300 && answer.status < 300 {
             self.began(at, record, kind, &answer);
         }
@@ -244,6 +204,18 @@ impl<'a> Drive<'a> {
             let code = record.code().unwrap_or_default();
             return self.differs(kind, method, format!("{status} {code}: answered {} {ours}", answer.status));
         }
+        let (theirs, mine) = (settled(record.resp.as_ref()), settled(answer.body.as_ref()));
+        if status < 300 && theirs != mine && theirs.is_some() && mine.is_some() {
+            self.differs(
+                kind,
+                method,
+                format!(
+                    "{status} state {} instead of {}",
+                    mine.unwrap_or_default(),
+                    theirs.unwrap_or_default()
+                ),
+            );
+        }
         if let Some(code) = record.code().filter(|_| status >= 400) {
             let ours = code_of(answer);
             if ours != code {
@@ -254,6 +226,8 @@ impl<'a> Drive<'a> {
         // The emulator's server says what a body is.
         let of_body = answer.body.as_ref().map(|_| "content-type");
         let mine: BTreeSet<&str> = answer.headers.iter().map(|(name, _)| *name).chain(of_body).collect();
+        let is_lost = |name: &str| name == "retry-after" && !self.has_waits;
+        let mine: BTreeSet<&str> = mine.into_iter().filter(|name| !is_lost(name)).collect();
         for name in theirs.difference(&mine) {
             self.differs(kind, method, format!("{status} lacks header {name}"));
         }
@@ -290,11 +264,11 @@ impl<'a> Drive<'a> {
         if urls.is_empty() {
             return;
         }
-        // Nobody polled: it is over when the resource is next seen to be gone.
-        let gone = || {
+        // Nobody polled to its end: it is over when the resource is next changed, or seen to be gone.
+        let next = || {
             let mut later = self.recording.records.iter().enumerate().skip(at + 1);
-            let same = |r: &Record| r.status == 404 && r.resource().eq_ignore_ascii_case(record.resource());
-            later.find(|(_, r)| same(r)).map(|(at, _)| at)
+            let same = |r: &Record| r.resource().eq_ignore_ascii_case(record.resource());
+            later.find(|(_, r)| same(r) && (r.is_write() || r.status == 404)).map(|(at, _)| at)
         };
         self.operations += 1;
         let fails = |record: &&(usize, &Record)| {
@@ -303,9 +277,16 @@ impl<'a> Drive<'a> {
         if let Some((_, failure)) = polls.iter().find(fails) {
             self.cloud.fail_operation(answer, &failure.code().unwrap_or_default(), "asked for");
         }
-        let last = polls.last().map(|(at, _)| *at).or_else(gone).unwrap_or(usize::MAX);
+        let polled = polls.last().map(|(at, _)| *at);
+        let is_whole = polls.last().is_some_and(|(_, poll)| is_end(&state(poll.status, poll.resp.as_ref())));
+        let last = if is_whole { polled } else { next().or(polled) }.unwrap_or(usize::MAX);
         let theirs = polls.iter().map(|(_, poll)| state(poll.status, poll.resp.as_ref())).collect();
+        // It takes as long as the recorded one took.
+        if last != usize::MAX {
+            self.cloud.hold_operation(answer);
+        }
         let operation = Operation {
+            answer: answer.clone(),
             kind: kind.to_owned(),
             method: record.method.clone(),
             urls,
@@ -334,7 +315,8 @@ impl<'a> Drive<'a> {
             }
             return;
         }
-        if !operation.is_over() {
+        // What passes is not the operation's.
+        if !operation.is_over() && record.status != 429 && record.status < 500 {
             self.compare(&operation.kind, &format!("{} poll", operation.method), record, &answer);
         }
         self.running.push(operation);
@@ -349,6 +331,7 @@ impl<'a> Drive<'a> {
     /// Lets time go by until an operation is over; the last answer.
     fn end(&mut self, mut operation: Operation) -> Response {
         let until = self.now + LONGEST;
+        self.cloud.release_operation(&operation.answer, self.now);
         let mut answer = self.look(&mut operation);
         while !operation.is_over() && self.now < until {
             let wait = answer.headers.iter().find(|(name, _)| *name == "retry-after");
@@ -369,6 +352,8 @@ impl<'a> Drive<'a> {
 /// An operation of the emulator that stands for a recorded one.
 #[derive(Clone)]
 struct Operation {
+    /// What began it.
+    answer: Response,
     kind: String,
     method: String,
     /// The recorded one's URLs and those that stand for them.
@@ -383,6 +368,15 @@ impl Operation {
     fn is_over(&self) -> bool {
         self.mine.last().is_some_and(|state| is_end(state))
     }
+}
+
+/// The state that a resource shows; what is not an end goes by many words.
+fn settled(body: Option<&Value>) -> Option<&str> {
+    let properties = &body?["properties"];
+    let states = ["provisioningState", "state", "status"];
+    let state = states.iter().find_map(|name| properties[name].as_str())?;
+    let ends = ["Succeeded", "Failed", "Canceled", "Ready", "Online", "Disabled"];
+    Some(ends.into_iter().find(|end| end.eq_ignore_ascii_case(state)).unwrap_or("running"))
 }
 
 /// Whether a state ends an operation.
@@ -403,23 +397,8 @@ fn code_of(answer: &Response) -> String {
     body["error"]["code"].as_str().or(body["code"].as_str()).unwrap_or_default().to_owned()
 }
 
-/// The path of what contains this.
-fn parent(path: &str) -> String {
-    path.rsplitn(3, '/').nth(2).unwrap_or_default().to_owned()
-}
-
 /// The headers that name operations.
 const URLS: [&str; 2] = ["azure-asyncoperation", "location"];
-
-/// The keys of the URLs of operations that an answer names.
-fn followed(record: &Record) -> Vec<String> {
-    URLS.iter().filter_map(|name| followed_by(record, name)).collect()
-}
-
-fn followed_by(record: &Record, name: &str) -> Option<String> {
-    let (_, path) = record.headers.get(name)?.strip_prefix("https://")?.split_once('/')?;
-    Some(key(&format!("/{path}")))
-}
 
 /// A recorded text with the emulator's subscription and tenant.
 fn ours(text: &str) -> String {

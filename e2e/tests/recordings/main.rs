@@ -13,6 +13,7 @@ mod differences;
 mod emulator;
 mod errors;
 mod fuzz;
+mod seed;
 mod shape;
 mod written;
 

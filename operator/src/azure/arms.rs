@@ -67,8 +67,8 @@ pub struct Arms {
     /// The way of all calls, whoever makes them.
     pub(super) gate: Arc<Gate>,
     clients: Mutex<HashMap<Identity, Arc<Arm>>>,
-    /// What was read from Secrets, by Region.
-    proofs: Mutex<HashMap<String, Proof>>,
+    /// What was read from Secrets, and from which, by Region.
+    proofs: Mutex<HashMap<String, (String, Proof)>>,
 }
 
 impl Arms {
@@ -107,19 +107,22 @@ impl Arms {
         })
     }
 
-    /// What proves the identity of a Region, as it was last read from its Secret.
-    pub fn proof(&self, region: &str) -> Option<Proof> {
-        self.proofs.lock().unwrap_or_else(PoisonError::into_inner).get(region).cloned()
+    /// What proves the identity of a Region, as it was last read from this source.
+    pub fn proof(&self, region: &str, source: &str) -> Option<Proof> {
+        let proofs = self.proofs.lock().unwrap_or_else(PoisonError::into_inner);
+        proofs.get(region).filter(|(from, _)| from == source).map(|(_, proof)| proof.clone())
     }
 
-    /// Remembers what was read from the Secret of a Region. Clients with what it was before are forgotten.
-    pub fn prove(&self, region: &str, proof: &Proof) {
+    /// Remembers what was read from a source for a Region; none where it is known that there is nothing. Clients with what
+    /// it was before are forgotten.
+    pub fn prove(&self, region: &str, found: Option<(String, Proof)>) {
         let mut proofs = self.proofs.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = proofs.insert(region.to_owned(), proof.clone());
-        if let Some(before) = before.filter(|before| before != proof) {
+        let before = proofs.remove(region);
+        if let Some((_, before)) = before.filter(|before| Some(before) != found.as_ref()) {
             let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
             clients.retain(|identity, _| identity.proof != before);
         }
+        proofs.extend(found.map(|found| (region.to_owned(), found)));
     }
 
     /// The client for what belongs to a cell: of the identity that its region names, or of the operator's own.
@@ -205,6 +208,36 @@ mod tests {
         let put = arm.put("/a", "v", &Value::Null, Unless::Never).await;
         assert_eq!(put.err(), Some(ArmError::Forbidden(why("all"))));
         assert_eq!(arm.delete("/a", "v").await.err(), Some(ArmError::Forbidden(why("delete"))));
+    }
+
+    #[test]
+    fn what_proves_an_identity_is_good_for_its_source_only() {
+        let args = AzureArgs {
+            azure_client_id: Some("c".to_owned()),
+            azure_federated_token_file: "/none".into(),
+            azure_ca_file: None,
+            azure_reads_per_second: 25,
+            azure_writes_per_second: 10,
+        };
+        let arms = Arms::new(args, Arc::default(), Actor::default()).unwrap();
+        let secret = |text: &str| Proof::ClientSecret(text.into());
+        let client = |proof: Proof| {
+            let cell = Cells::new(1, Arc::default()).reef("r");
+            arms.client(&Account { proof, ..account() }, cell).unwrap();
+            arms.clients.lock().unwrap().len()
+        };
+        arms.prove("weu", Some(("ClientSecret n/s".to_owned(), secret("one"))));
+        assert_eq!(arms.proof("weu", "ClientSecret n/s"), Some(secret("one")));
+        assert_eq!(arms.proof("weu", "ClientSecret n/other"), None);
+        assert_eq!(arms.proof("neu", "ClientSecret n/s"), None);
+        assert_eq!(client(secret("one")), 1);
+        arms.prove("weu", Some(("ClientSecret n/s".to_owned(), secret("one"))));
+        assert_eq!(arms.clients.lock().unwrap().len(), 1, "read again, and the same");
+        arms.prove("weu", Some(("ClientSecret n/s".to_owned(), secret("two"))));
+        assert_eq!(arms.clients.lock().unwrap().len(), 0, "nobody signs in with the old one any more");
+        assert_eq!(client(secret("two")), 1);
+        arms.prove("weu", None);
+        assert_eq!((arms.proof("weu", "ClientSecret n/s"), arms.clients.lock().unwrap().len()), (None, 0));
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl ArmError {
             status,
             code: if code.is_empty() { status.to_string() } else { code },
             message,
-            retry_after: retry_after.and_then(|v| v.trim().parse().ok()).map(Duration::from_secs),
+            retry_after: super::operation::wait(retry_after),
         }
     }
 

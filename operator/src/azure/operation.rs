@@ -34,9 +34,17 @@ impl Answer {
     }
 
     fn wait(&self) -> Option<Duration> {
-        let seconds = self.retry_after.as_deref()?.trim().parse().ok()?;
-        Some(Duration::from_secs(seconds))
+        wait(self.retry_after.as_deref())
     }
+}
+
+/// Longest wait that is believed: nothing of Azure asks for more, and what is waited for is not looked at meanwhile.
+const LONGEST_WAIT: u64 = 3600;
+
+/// A `Retry-After` in seconds, from one second to an hour; none if it is something else.
+pub fn wait(retry_after: Option<&str>) -> Option<Duration> {
+    let seconds: u64 = retry_after?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds.clamp(1, LONGEST_WAIT)))
 }
 
 /// What a write led to.
@@ -122,8 +130,10 @@ pub enum Progress {
 pub fn begun(answer: &Answer, cloud: &Cloud) -> Begun {
     let body = answer.json();
     let state = provisioning_state(&body);
-    // An update that is done at once says so and names an operation all the same.
-    if answer.async_operation.is_some() && state.eq_ignore_ascii_case("Succeeded") {
+    // An update that is done at once says so and names an operation all the same. What is only accepted shows the resource
+    // as it was.
+    let is_done = matches!(answer.status, 200 | 201) && state.eq_ignore_ascii_case("Succeeded");
+    if answer.async_operation.is_some() && is_done {
         return Begun::Done(body);
     }
     let wait = answer.wait();
@@ -158,23 +168,28 @@ pub fn action(answer: &Answer, cloud: &Cloud) -> Option<Operation> {
 pub fn progress(operation: &Operation, answer: &Answer, cloud: &Cloud) -> Result<Progress, ArmError> {
     let error = || ArmError::from_answer(answer.status, answer.retry_after.as_deref(), &answer.body);
     let body = answer.json();
+    let goes_on = |word: &str| operation.goes_on(one_line(word), answer, cloud);
     match (&operation.follow, answer.status) {
         (_, 401 | 408 | 429 | 500..) => Err(error()),
-        (Follow::Status(_), 200 | 202) => {
+        (Follow::Status(_), 200..=202) => {
             let status = body["status"].as_str().unwrap_or_else(|| provisioning_state(&body));
-            if status.is_empty() && answer.status == 200 {
+            match (status, answer.status) {
+                // A page of some proxy says nothing of the operation.
+                ("", 200 | 201) if !body.is_object() && !answer.body.is_empty() => {
+                    Err(ArmError::NoAnswer("what was answered to a poll is not JSON".to_owned()))
+                }
                 // That is no status: the resource itself has to be asked.
-                return Ok(Progress::Lost);
+                ("", 200 | 201) => Ok(Progress::Lost),
+                (status, _) => Ok(outcome(status, answer).unwrap_or_else(|| goes_on(status))),
             }
-            Ok(outcome(status, answer).unwrap_or_else(|| operation.goes_on(one_line(status), answer, cloud)))
         }
         (Follow::Result(_), 202) => Ok(operation.goes_on(operation.message.clone(), answer, cloud)),
-        // The answer may be the resource itself, which may not be done.
+        // The answer may be the resource itself, which may not be done, or a status all the same.
         (Follow::Result(_), 200..300) => {
-            match provisioning_state(&body) {
+            let own = body["status"].as_str().filter(|_| body["properties"].is_null());
+            match own.unwrap_or_else(|| provisioning_state(&body)) {
                 "" => Ok(Progress::Succeeded),
-                state => Ok(outcome(state, answer)
-                    .unwrap_or_else(|| operation.goes_on(one_line(state), answer, cloud))),
+                state => Ok(outcome(state, answer).unwrap_or_else(|| goes_on(state))),
             }
         }
         (_, 200..300) => Ok(Progress::Succeeded),
@@ -260,6 +275,8 @@ mod tests {
             (200, vec![("A", URL)], state("Succeeded"), "done"),
             // SQL, storage, groups.
             (202, vec![("A", URL), ("L", URL), ("R", "15")], r#"{"operation":"X"}"#.to_owned(), "status"),
+            // Accepted, with the resource as it was.
+            (202, vec![("A", URL), ("L", URL)], state("Succeeded"), "status"),
             (202, vec![("L", URL), ("R", "17")], String::new(), "result"),
             (202, vec![], String::new(), "resource"),
             // AKS, when it leaves out its header.
@@ -307,6 +324,7 @@ mod tests {
             (202, "", None),
             (200, "", Some(Progress::Lost)),
             (200, "{}", Some(Progress::Lost)),
+            (201, r#"{"status":"InProgress"}"#, None),
             (200, r#"{"properties":{"provisioningState":"Succeeded"}}"#, Some(Progress::Succeeded)),
             (204, "", Some(Progress::Succeeded)),
             (400, "", Some(Progress::Lost)),
@@ -338,6 +356,8 @@ mod tests {
             (204, String::new(), Some(Progress::Succeeded)),
             (200, state("Succeeded"), Some(Progress::Succeeded)),
             (200, state("ResolvingDns"), None),
+            (200, r#"{"status":"InProgress"}"#.to_owned(), None),
+            (200, r#"{"status":"Succeeded"}"#.to_owned(), Some(Progress::Succeeded)),
             (
                 200,
                 state("Canceled"),
@@ -375,6 +395,27 @@ mod tests {
                 assert_eq!(operation.url(), Some(expect), "{header}");
             }
         }
+    }
+
+    #[test]
+    fn waits_are_bounded() {
+        for (text, expect) in [
+            (Some("15"), Some(15)),
+            (Some(" 0 "), Some(1)),
+            (Some("18446744073709551615"), Some(3600)),
+            (Some("99999999999999999999"), None),
+            (Some("Fri, 18 Nov 2022 07:04:21 GMT"), None),
+            (Some("-1"), None),
+            (None, None),
+        ] {
+            assert_eq!(wait(text), expect.map(Duration::from_secs), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_page_of_a_proxy_ends_no_operation() {
+        let seen = progress(&status(), &answer(200, &[], "<html>sign in</html>"), &Cloud::public());
+        assert!(matches!(seen, Err(ArmError::NoAnswer(_))), "{seen:?}");
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub fn stable(message: &str) -> String {
             ("<n>".to_owned(), 1)
         } else if is_url(word) {
             ("<url>".to_owned(), 1)
+        } else if let Some(name) = before_moment(word) {
+            (format!("{name}<time>"), 1)
         } else {
             (without_ids(word), 1)
         };
@@ -53,8 +55,21 @@ fn is_unit(word: &str) -> bool {
 
 /// `2026-11-22T10:00:00Z`, `10:00:00`, or a date that a time of day follows.
 fn is_moment(word: &str, next: &str) -> bool {
-    let with_time = bare(word).split_once('T').is_some_and(|(date, time)| is_date(date) && is_time(time));
+    let with_time = is_date_and_time(bare(word));
     with_time || is_time(word) || (is_date(word) && is_time(next))
+}
+
+/// `2026-11-22T10:00:00Z`.
+fn is_date_and_time(word: &str) -> bool {
+    word.split_once('T').is_some_and(|(date, time)| is_date(date) && is_time(time))
+}
+
+/// What stands before a moment in the same word, as `Time:` in `Time:2026-11-22T10:00:00Z`; none if there is no moment.
+fn before_moment(word: &str) -> Option<&str> {
+    let ends = word.match_indices([':', '=']).map(|(at, _)| at + 1);
+    ends.filter_map(|end| word.split_at_checked(end))
+        .find(|(_, rest)| is_date_and_time(bare(rest)))
+        .map(|(name, _)| name)
 }
 
 /// `2026-11-22` or `11/22/2026`.
@@ -132,6 +147,8 @@ mod tests {
             ("at 1/19/2026 8:50:38 PM, then".to_owned(), "at <time> then"),
             ("at 2026-11-22 10:00:00 UTC".to_owned(), "at <time>"),
             ("at 10:00 it".to_owned(), "at <time> it"),
+            ("gone.\nTime:2022-11-18T07:04:21.4535382Z".to_owned(), "gone. Time:<time>"),
+            ("since=2026-11-22T10:00:00Z, then".to_owned(), "since=<time> then"),
         ] {
             assert_eq!(stable(&message), expect, "{message}");
         }

@@ -154,6 +154,8 @@ impl Gate {
     }
 
     async fn pump(self: Arc<Self>) {
+        // However it ends: whoever waits then begins another.
+        let _ended = Pumping(&self);
         loop {
             let next = {
                 let mut state = self.lock();
@@ -162,6 +164,7 @@ impl Gate {
                 match state.limiter.next(now) {
                     Some(next) => next.max(now + TICK),
                     None => {
+                        // While nobody else can begin to wait.
                         state.is_pumped = false;
                         return;
                     }
@@ -171,6 +174,16 @@ impl Gate {
                 () = sleep_until(self.origin + next) => {}
                 () = self.wake.notified() => {}
             }
+        }
+    }
+}
+
+struct Pumping<'a>(&'a Gate);
+
+impl Drop for Pumping<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.lock().is_pumped = false;
         }
     }
 }

@@ -23,6 +23,9 @@ const WRITES_FOR_ONE_REASON: u32 = 3;
 /// Longest time that Azure takes to make something, seconds; the longest that was seen is 735.
 pub const LONGEST_SECONDS: i64 = 900;
 
+/// How long the URL of an operation may lead to no status, seconds. The longest operation that was recorded took 2107.
+const SILENT_SECONDS: i64 = 3600;
+
 /// What is remembered of one object.
 #[derive(Default)]
 pub struct Memory {
@@ -148,13 +151,16 @@ impl Memory {
         self.operations.insert(id.to_owned(), Running { operation, poll_at, silent_since: None });
     }
 
-    /// Nobody could be asked how an operation goes. After a time in which the longest one ends, its URL is given up, and the
-    /// resource itself is read.
-    pub fn not_told(&mut self, id: &str, pause: Duration, now: Timestamp) {
+    /// Nobody told how an operation goes. When its URL was asked in vain for longer than anything takes, it is given up, and
+    /// the resource itself is read.
+    pub fn not_told(&mut self, id: &str, was_asked: bool, pause: Duration, now: Timestamp) {
         let Some(running) = self.operations.get_mut(id) else { return };
         running.poll_at = after(now, pause);
+        if !was_asked {
+            return;
+        }
         let since = *running.silent_since.get_or_insert(now);
-        if now.as_second() - since.as_second() > LONGEST_SECONDS {
+        if now.as_second() - since.as_second() > SILENT_SECONDS {
             self.lost(id, now);
             self.operations.remove(id);
             self.stale(id);
@@ -306,14 +312,15 @@ mod tests {
         let poll = Duration::from_secs(15);
         let mut memory = Memory::default();
         memory.began("a", operation.clone(), poll, at(0));
-        memory.not_told("a", poll, at(10));
-        memory.not_told("a", poll, at(10 + LONGEST_SECONDS));
-        assert_eq!(memory.operations["a"].poll_at, at(25 + LONGEST_SECONDS), "it may go on for so long");
+        memory.not_told("a", true, poll, at(10));
+        memory.not_told("a", true, poll, at(10 + SILENT_SECONDS));
+        assert_eq!(memory.operations["a"].poll_at, at(25 + SILENT_SECONDS), "it may go on for so long");
         // An answer in between counts from anew.
-        memory.began("a", operation, poll, at(11 + LONGEST_SECONDS));
-        memory.not_told("a", poll, at(12 + LONGEST_SECONDS));
-        assert!(memory.operations.contains_key("a"));
-        memory.not_told("a", poll, at(13 + 2 * LONGEST_SECONDS));
+        memory.began("a", operation, poll, at(11 + SILENT_SECONDS));
+        memory.not_told("a", true, poll, at(12 + SILENT_SECONDS));
+        memory.not_told("a", false, poll, at(20 + 2 * SILENT_SECONDS));
+        assert!(memory.operations.contains_key("a"), "it was not asked");
+        memory.not_told("a", true, poll, at(20 + 2 * SILENT_SECONDS));
         assert!(memory.operations.is_empty());
     }
 

@@ -49,7 +49,8 @@ pub async fn poll(arm: &Arc<Arm>, memory: &mut Memory, pauses: Pauses, spread: f
             Err(error) => {
                 // That we could not ask says nothing about the operation.
                 let pause = error.retry_after().unwrap_or(pauses.poll.max(Duration::from_secs(5)));
-                memory.not_told(&id, pause, now);
+                let was_asked = matches!(error, ArmError::NoAnswer(_) | ArmError::Answer { .. });
+                memory.not_told(&id, was_asked, pause, now);
             }
         }
     }

@@ -82,6 +82,7 @@ pub async fn run(context: Arc<Context>, readiness: Readiness, stop: Cancellation
 
 fn forget(name: &str, shared: &Shared) {
     shared.context.metrics.certificate_not_after.remove(&ByRegion { region: name.to_owned() });
+    shared.context.arms.prove(name, None);
     show_stops(name, &[], &shared.context);
     shared.reconciles.forget(&name.to_owned());
 }

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt};
 use reef_crds::{
     Region,
-    region::{AzureSpec, CloudName, CredentialType},
+    region::{AzureSpec, CloudName, CredentialType, SecretReference},
 };
 use serde_json::Value;
 
@@ -54,7 +54,8 @@ pub fn account(region: &Region, context: &Context) -> Result<Account, ArmError> 
         CredentialType::ManagedIdentity => Proof::ManagedIdentity,
         CredentialType::DeveloperTools => Proof::DeveloperTools,
         CredentialType::ClientSecret | CredentialType::ClientCertificate => {
-            let known = context.arms.proof(&region.name_any());
+            let source = source(region).map(|(.., source)| source).unwrap_or_default();
+            let known = context.arms.proof(&region.name_any(), &source);
             known.ok_or_else(|| no_proof(region, "its Secret has not been read yet".to_owned(), false))?
         }
     };
@@ -72,17 +73,29 @@ fn no_proof(region: &Region, message: String, refused: bool) -> ArmError {
     ArmError::NoToken { client, message, refused }
 }
 
+/// The Secret that proves the identity of a Region, and how; in words as well. None if no Secret does.
+fn source(region: &Region) -> Option<(CredentialType, &SecretReference, String)> {
+    let credential = region.spec.azure.credential.as_ref()?;
+    let reference = credential.secret_ref.as_ref()?;
+    let words = format!("{:?} {}/{}", credential.kind, reference.namespace, reference.name);
+    Some((credential.kind, reference, words))
+}
+
 /// Reads what proves the identity of a Region, if that is in a Secret.
 async fn prove(region: &Region, context: &Context) -> Result<(), ArmError> {
-    let credential = region.spec.azure.credential.as_ref();
-    let Some((kind, reference)) = credential.and_then(|c| Some((c.kind, c.secret_ref.as_ref()?))) else {
+    let region_name = region.name_any();
+    let Some((kind, reference, source)) = source(region) else {
+        context.arms.prove(&region_name, None);
         return Ok(());
     };
     let name = format!("secretRef: Secret {}/{}", reference.namespace, reference.name);
     let api = Api::<Secret>::namespaced(context.client.clone(), &reference.namespace);
     let data = match api.get_opt(&reference.name).await {
         Ok(Some(secret)) => secret.data.unwrap_or_default(),
-        Ok(None) => return Err(no_proof(region, format!("{name} does not exist"), true)),
+        Ok(None) => {
+            context.arms.prove(&region_name, None);
+            return Err(no_proof(region, format!("{name} does not exist"), true));
+        }
         Err(error) => return Err(no_proof(region, format!("{name} could not be read: {error}"), false)),
     };
     let part = |key: &str| data.get(key).filter(|v| !v.0.is_empty()).ok_or(format!("key {key} is missing"));
@@ -94,8 +107,13 @@ async fn prove(region: &Region, context: &Context) -> Result<(), ArmError> {
         }),
         _ => part("tls.crt").and_then(|crt| Proof::certificate(&crt.0, &part("tls.key")?.0)),
     };
-    let proof = proof.map_err(|why| no_proof(region, format!("{name}: {why}"), true))?;
-    context.arms.prove(&region.name_any(), &proof);
+    match proof {
+        Ok(proof) => context.arms.prove(&region_name, Some((source, proof))),
+        Err(why) => {
+            context.arms.prove(&region_name, None);
+            return Err(no_proof(region, format!("{name}: {why}"), true));
+        }
+    }
     Ok(())
 }
 

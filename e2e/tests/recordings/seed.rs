@@ -1,0 +1,87 @@
+//! What was there before a recording began: what it finds, changes or names without having made it.
+
+use std::collections::BTreeMap;
+
+use reef_e2e::{
+    azure::{is_known, kind_of},
+    recordings::{Record, Recording},
+};
+use serde_json::{Value, json};
+
+/// Id and body of each, what contains others first.
+pub fn before(recording: &Recording) -> Vec<(String, Value)> {
+    let records = &recording.records;
+    let location = records.iter().find_map(|r| r.req.as_ref()?["location"].as_str()).unwrap_or("westeurope");
+    let here = json!({ "location": if location == "global" { "westeurope" } else { location } });
+    let mut first: BTreeMap<String, &Record> = BTreeMap::new();
+    for record in records.iter().filter(|record| is_known(&record.kind())) {
+        first.entry(resource(record).to_lowercase()).or_insert(record);
+    }
+    let mut all: BTreeMap<String, (String, Value)> = BTreeMap::new();
+    for (path, record) in first.iter().filter(|(_, record)| was_there(record)) {
+        let found =
+            record.resp.clone().filter(|body| record.method != "POST" && body["properties"].is_object());
+        all.insert(path.clone(), (resource(record), found.unwrap_or_else(|| here.clone())));
+    }
+    for record in records.iter().filter(|record| is_known(&record.kind())) {
+        let mut named = Vec::new();
+        if record.status < 300 && record.method == "PUT" {
+            ids(record.req.as_ref().unwrap_or(&Value::Null), &mut named);
+        }
+        let code = record.code().unwrap_or_default();
+        let is_alone = ["ResourceGroupNotFound", "ParentResourceNotFound"].contains(&code.as_str());
+        named.extend((!is_alone).then(|| parent(&resource(record))));
+        for mut path in named {
+            // What has a first record of its own has been decided on.
+            while is_known(&kind_of(&path)) && !first.contains_key(&path.to_lowercase()) {
+                all.entry(path.to_lowercase()).or_insert_with(|| (path.clone(), here.clone()));
+                path = parent(&path);
+            }
+        }
+    }
+    // By length of path: a group is shorter than what is in it.
+    let mut all: Vec<_> = all.into_values().collect();
+    all.sort_by_key(|(path, _)| path.split('/').count());
+    all
+}
+
+/// The path of the resource that a call is about: an action is about what it is called on, and a list about what it is in.
+fn resource(record: &Record) -> String {
+    let path = record.resource().trim_end_matches('/');
+    let is_of_parent =
+        record.method == "POST" || record.resp.as_ref().is_some_and(|body| body["value"].is_array());
+    if is_of_parent { path.rsplit_once('/').map_or(path, |(of, _)| of).to_owned() } else { path.to_owned() }
+}
+
+/// Whether the first that is said of a resource shows that it existed.
+fn was_there(record: &Record) -> bool {
+    match record.method.as_str() {
+        "GET" | "HEAD" | "POST" | "PATCH" => record.status < 300,
+        "DELETE" => [200, 202].contains(&record.status),
+        // Some providers answer so also to what is new.
+        _ => record.status == 200 && !record.kind().ends_with("/fileservices"),
+    }
+}
+
+/// The path of what contains this: a group for what is directly in it.
+fn parent(path: &str) -> String {
+    let parts: Vec<&str> = path.split('/').collect();
+    let above = &parts[..parts.len().saturating_sub(2)];
+    match above {
+        [group @ .., "providers", _] => group.join("/"),
+        above => above.join("/"),
+    }
+}
+
+/// All ids in a body.
+fn ids(body: &Value, found: &mut Vec<String>) {
+    match body {
+        Value::String(text) if text.to_lowercase().starts_with("/subscriptions/") => found.push(text.clone()),
+        Value::Array(items) => items.iter().for_each(|item| ids(item, found)),
+        Value::Object(map) => map.iter().for_each(|(name, value)| {
+            ids(&json!(name), found);
+            ids(value, found);
+        }),
+        _ => {}
+    }
+}
