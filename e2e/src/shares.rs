@@ -7,7 +7,10 @@ use std::{
 };
 
 use crate::{
-    azure::{files::MountRequest, server::Azure},
+    azure::{
+        files::{MountRequest, Moved},
+        server::Azure,
+    },
     dir::Dir,
 };
 
@@ -22,8 +25,8 @@ pub trait Shares: Send + Sync {
 pub trait Source: Send + Sync {
     /// Whether a node of the AKS cluster behind a slot gets a share.
     fn may_mount(&self, slot: &str, wanted: &MountRequest<'_>) -> Result<(), String>;
-    /// Account and name of each share that went since the last call.
-    fn take_gone(&self) -> Vec<(String, String)>;
+    /// What became of shares since the last call.
+    fn take_moved(&self) -> Vec<Moved>;
 }
 
 impl Source for Azure {
@@ -31,8 +34,8 @@ impl Source for Azure {
         Self::may_mount(self, slot, wanted)
     }
 
-    fn take_gone(&self) -> Vec<(String, String)> {
-        self.take_gone_shares()
+    fn take_moved(&self) -> Vec<Moved> {
+        self.take_moved_shares()
     }
 }
 
@@ -59,23 +62,30 @@ impl Store {
         Arc::new(OfCluster { store: self.clone(), slot: slot.to_owned() })
     }
 
-    /// Moves the files of shares that went out of the way of new ones with their names. Called before each
-    /// mount, and now and then so that people see it.
+    /// Moves the files of shares that went out of the way of new ones with their names, and those of shares that came
+    /// back to where they are found. Called before each mount, and now and then so that people see it.
     pub fn sweep(&self) {
         let _held = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
-        self.move_gone();
+        self.follow();
     }
 
-    /// How many went.
-    fn move_gone(&self) -> usize {
-        let gone = self.source.take_gone();
-        for (account, share) in &gone {
-            match set_aside(&self.folder, account, share) {
-                Ok(()) => tracing::debug!(account, share, "the files of a deleted share are set aside"),
-                Err(error) => tracing::error!(%error, account, share, "files of a deleted share"),
+    /// How many went or came back.
+    fn follow(&self) -> usize {
+        let moved = self.source.take_moved();
+        for Moved { account, share, version, back_as } in &moved {
+            let there = self.folder.join(account);
+            let aside =
+                self.folder.join("deleted").join(account).join(format!("{}_{version}", share.to_lowercase()));
+            let done = match back_as {
+                None => rename(&there.join(share.to_lowercase()), &aside),
+                Some(name) => rename(&aside, &there.join(name.to_lowercase())),
+            };
+            match done {
+                Ok(()) => tracing::debug!(account, share, back_as, "the files of a share are moved"),
+                Err(error) => tracing::error!(%error, account, share, back_as, "the files of a share"),
             }
         }
-        gone.len()
+        moved.len()
     }
 }
 
@@ -92,7 +102,7 @@ impl Shares for OfCluster {
         // question; and asked again if something was, because it may have been this one.
         loop {
             store.source.may_mount(&self.slot, wanted)?;
-            if store.move_gone() == 0 {
+            if store.follow() == 0 {
                 break;
             }
         }
@@ -102,16 +112,13 @@ impl Shares for OfCluster {
     }
 }
 
-fn set_aside(root: &Path, account: &str, share: &str) -> io::Result<()> {
-    let share = share.to_lowercase();
-    let folder = root.join(account).join(&share);
-    if !folder.is_dir() {
+/// A share that was never mounted has no files to be moved.
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    if !from.is_dir() {
         return Ok(());
     }
-    let deleted = root.join("deleted").join(account);
-    fs::create_dir_all(&deleted)?;
-    let free = (1..u32::MAX).map(|n| deleted.join(format!("{share}-{n}"))).find(|path| !path.exists());
-    fs::rename(&folder, free.ok_or_else(|| io::Error::other("too many deleted shares"))?)
+    fs::create_dir_all(to.parent().unwrap_or(to))?;
+    fs::rename(from, to)
 }
 
 #[cfg(test)]
@@ -119,20 +126,30 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Fake(Arc<Mutex<Vec<(String, String)>>>);
+    struct Fake(Arc<Mutex<Vec<Moved>>>);
 
     impl Source for Fake {
         fn may_mount(&self, slot: &str, wanted: &MountRequest<'_>) -> Result<(), String> {
             (slot == "slot-1" && wanted.key == "k").then_some(()).ok_or_else(|| "refused".to_owned())
         }
 
-        fn take_gone(&self) -> Vec<(String, String)> {
+        fn take_moved(&self) -> Vec<Moved> {
             std::mem::take(&mut self.0.lock().unwrap())
         }
     }
 
+    fn moved(share: &str, version: u32, back_as: Option<&str>) -> Moved {
+        let version = version.to_string();
+        Moved {
+            account: "a".to_owned(),
+            share: share.to_owned(),
+            version,
+            back_as: back_as.map(str::to_owned),
+        }
+    }
+
     #[test]
-    fn a_share_keeps_its_files_until_it_goes_and_begins_empty_when_it_comes_again() {
+    fn a_share_keeps_its_files_until_it_goes_begins_empty_when_it_comes_again_and_comes_back_with_them() {
         let temp = tempfile::tempdir().unwrap();
         let source = Fake::default();
         let store = Store::at(temp.path().to_owned(), source.clone());
@@ -145,17 +162,16 @@ mod tests {
         for (n, text) in [(1, "first"), (2, "second")] {
             fs::write(folder.join("file"), text).unwrap();
             assert_eq!(fs::read_to_string(node.mount(&wanted).unwrap().join("file")).unwrap(), text);
-            source.0.lock().unwrap().push(("a".to_owned(), "s".to_owned()));
+            source.0.lock().unwrap().push(moved("s", n, None));
             assert_eq!(fs::read_dir(node.mount(&wanted).unwrap()).unwrap().count(), 0);
-            let aside = temp.path().join(format!("deleted/a/s-{n}/file"));
+            let aside = temp.path().join(format!("deleted/a/s_{n}/file"));
             assert_eq!(fs::read_to_string(aside).unwrap(), text);
         }
-        source
-            .0
-            .lock()
-            .unwrap()
-            .extend([("a".to_owned(), "never-mounted".to_owned()), ("a".to_owned(), "s".to_owned())]);
+        source.0.lock().unwrap().extend([moved("never-mounted", 1, None), moved("s", 3, None)]);
         store.sweep();
-        assert!(!folder.exists() && temp.path().join("deleted/a/s-3").is_dir());
+        assert!(!folder.exists() && temp.path().join("deleted/a/s_3").is_dir());
+        source.0.lock().unwrap().push(moved("s", 1, Some("back")));
+        let back = node.mount(&MountRequest { share: "back", ..wanted }).unwrap();
+        assert_eq!(fs::read_to_string(back.join("file")).unwrap(), "first");
     }
 }

@@ -30,6 +30,9 @@ impl Cloud {
         if kind == "microsoft.sql/servers/databases" {
             return self.shown_database(resource);
         }
+        if kind == "microsoft.sql/servers/databases/replicationlinks" {
+            return self.shown_link(resource);
+        }
         if kind == "microsoft.network/publicipaddresses" {
             return self.shown_address(resource);
         }

@@ -7,9 +7,11 @@ use serde_json::{Value, json};
 use super::{
     Request, Response, SUBSCRIPTION, TENANT,
     deleted::Deleted,
+    files::Moved,
     id::{Target, key, parent_key},
     kinds::{self, Kind, State},
-    operations::{Effect, Operations, Told, Url},
+    lineage::Lineage,
+    operations::{Effect, Operations, Url},
     put::started,
     records, refuse, roles,
     slots::{Slot, Slots},
@@ -24,15 +26,17 @@ pub type Grant<'a> = (&'a str, &'a str, &'a str);
 pub struct Cloud {
     pub(super) seed: u64,
     pub(super) scale: f64,
-    base: String,
+    /// URL under which callers reach it.
+    pub(super) base: String,
     pub(super) resources: BTreeMap<String, Value>,
     /// What is being made or changed by providers that show nothing of it before it is done.
     pub(super) pending: BTreeMap<String, Value>,
     pub(super) deleted: Deleted,
     pub(super) snapshots: Vec<Snapshot>,
     pub(super) slots: Slots,
-    /// Account and name of shares that went and whose files are still where they were.
-    pub(super) gone_shares: Vec<(String, String)>,
+    /// Shares that went or came back and whose files are still where they were.
+    pub(super) moved_shares: Vec<Moved>,
+    pub(super) lineage: Lineage,
     pub(super) operations: Operations,
     pub(super) registered: BTreeSet<String>,
     pub(super) writes: u64,
@@ -61,7 +65,8 @@ impl Cloud {
             deleted: Deleted::default(),
             snapshots: Vec::new(),
             slots: Slots::default(),
-            gone_shares: Vec::new(),
+            moved_shares: Vec::new(),
+            lineage: Lineage::default(),
             operations: Operations::default(),
             registered: registered.into_iter().map(str::to_owned).collect(),
             writes: 0,
@@ -175,7 +180,7 @@ impl Cloud {
             "PATCH" => self.patch(&target, request, now),
             "DELETE" => self.delete(&target, request, now),
             "POST" => {
-                let answer = self.post(&target, request);
+                let answer = self.post(&target, request, now);
                 self.told_later(answer, &target, request, now)
             }
             other => {
@@ -187,14 +192,18 @@ impl Cloud {
 
     /// Lets the operations whose time has come take effect.
     pub fn settle(&mut self, now: u64) {
-        self.now = now;
         for operation in self.operations.due(now) {
+            // When it happened, also if nobody asked since.
+            self.now = operation.done_at;
+            let now = self.now;
             match operation.effect {
                 Effect::Provisioned(key) => self.provisioned(&key, operation.fails.is_none()),
                 Effect::Deleted(key) if operation.fails.is_none() => self.remove(&key, now),
-                Effect::Deleted(_) | Effect::Told(_) => {}
+                Effect::FailedOver { link, forced } if operation.fails.is_none() => self.swap(&link, forced),
+                Effect::Deleted(_) | Effect::FailedOver { .. } | Effect::Told(_) => {}
             }
         }
+        self.now = now;
     }
 
     fn provisioned(&mut self, key: &str, well: bool) {
@@ -207,6 +216,7 @@ impl Cloud {
             }
             self.resources.insert(key.to_owned(), resource);
         }
+        self.descended(key, well);
         let below = format!("{key}/");
         for (at, resource) in &mut self.resources {
             let inline = at.strip_prefix(&below).is_some_and(|rest| rest.matches('/').count() == 1);
@@ -247,15 +257,17 @@ impl Cloud {
 
     /// Takes a resource and all in it away, and keeps what Azure keeps of it.
     pub(super) fn remove(&mut self, key: &str, now: u64) {
-        if let Some(resource) = self.resources.get(key) {
-            self.deleted.keep(key, resource, &self.resources, now);
-        }
         let gone = |at: &str| at == key || at.starts_with(&format!("{key}/"));
-        self.note_gone_shares(gone);
+        self.unlink(gone);
+        let snapshots = self.take_snapshots(gone);
+        if let Some(resource) = self.resources.get(key) {
+            let earliest = self.earliest_restore(resource);
+            self.deleted.keep((key, resource), &self.resources, (earliest, snapshots), now);
+        }
+        self.note_gone_shares(gone, now);
         self.resources.retain(|at, _| !gone(at));
         self.pending.retain(|at, _| !gone(at));
         self.deleted.forget(&gone);
-        self.forget_snapshots(gone);
         self.slots.deleted(&gone);
     }
 
@@ -277,8 +289,9 @@ impl Cloud {
             return None;
         }
         let answer = self.operations.poll(id, url, (request, &self.base), now, self.scale);
-        // The storage provider's last answer is the resource itself.
-        let of = self.operations.resource(id).filter(|_| kind == "asyncoperations" && answer.status == 200);
+        // The storage provider's last answer is the resource itself, and so is that of a failover.
+        let shows = kind == "asyncoperations" || kind == "replicationlinkoperationresults";
+        let of = self.operations.resource(id).filter(|_| shows && answer.status == 200);
         Some(match of.and_then(|key| self.resources.get(key)) {
             Some(resource) => Response { body: Some(resource.clone()), ..answer },
             None => answer,
@@ -394,9 +407,21 @@ impl Cloud {
         refuse::not_found(target, &kind)
     }
 
-    fn post(&mut self, target: &Target, request: &Request) -> Response {
+    fn post(&mut self, target: &Target, request: &Request, now: u64) -> Response {
         if let Some(answer) = self.action(target, request) {
             return answer;
+        }
+        match target.kind().as_str() {
+            "microsoft.storage/storageaccounts/fileservices/shares/restore" => {
+                return self.undelete(target, request, now);
+            }
+            "microsoft.sql/servers/databases/replicationlinks/failover" => {
+                return self.fail_over(target, request, false, now);
+            }
+            "microsoft.sql/servers/databases/replicationlinks/forcefailoverallowdataloss" => {
+                return self.fail_over(target, request, true, now);
+            }
+            _ => {}
         }
         let register =
             target.group.is_none() && target.types.last().is_some_and(|t| t.eq_ignore_ascii_case("register"));
@@ -412,58 +437,6 @@ impl Cloud {
             }
             _ => Response::gateway_error(404, "InvalidResourceType", "This action is not known."),
         }
-    }
-
-    pub(super) fn begin(
-        &mut self,
-        kind: &Kind,
-        effect: Effect,
-        seconds: u32,
-        wait: Option<u32>,
-        now: u64,
-    ) -> String {
-        let words = match &effect {
-            Effect::Provisioned(_) => kind.words(),
-            Effect::Deleted(_) | Effect::Told(_) => &["InProgress"],
-        };
-        let times = (now, now + u64::from(seconds) * 1000);
-        self.operations.add(self.seed, effect, times, words, (wait, Told::of(kind.name)))
-    }
-
-    pub(super) fn url(
-        &self,
-        kind: &Kind,
-        resource: &Value,
-        id: &str,
-        url: Url,
-        request: &Request,
-        now: u64,
-    ) -> String {
-        let version = request.query.get("api-version").map_or("", String::as_str);
-        let provider = kind.name.split('/').next().unwrap_or_default();
-        let location = resource["location"].as_str().unwrap_or("global");
-        let root = format!("/subscriptions/{SUBSCRIPTION}");
-        let (dns, status) = (kind.name.contains("dnsZones"), url == Url::Status);
-        let path = match (provider, dns, status) {
-            ("Microsoft.Resources", ..) => format!("{root}/operationresults"),
-            ("Microsoft.Storage", ..) => {
-                format!("{root}/providers/{provider}/locations/{location}/asyncoperations")
-            }
-            ("Microsoft.Sql", ..) => {
-                let group =
-                    resource["id"].as_str().and_then(Target::parse).and_then(|t| t.group).unwrap_or_default();
-                let word = if status { "AzureAsyncOperation" } else { "OperationResults" };
-                format!(
-                    "{root}/resourceGroups/{group}/providers/{provider}/locations/{location}/{}{word}",
-                    kind.operation
-                )
-            }
-            (_, true, true) => format!("{root}/providers/{provider}/dnsOperationStatuses"),
-            (_, true, false) => format!("{root}/providers/{provider}/dnsOperationResults"),
-            (_, _, true) => format!("{root}/providers/{provider}/locations/{location}/operations"),
-            (_, _, false) => format!("{root}/providers/{provider}/locations/{location}/operationResults"),
-        };
-        self.operations.url(&self.base, &path, id, version, now)
     }
 }
 

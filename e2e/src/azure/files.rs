@@ -82,17 +82,44 @@ impl Cloud {
     }
 
     /// Notes which shares go with the resource that has this key.
-    pub(super) fn note_gone_shares(&mut self, gone: impl Fn(&str) -> bool) {
+    pub(super) fn note_gone_shares(&mut self, gone: impl Fn(&str) -> bool, now: u64) {
         let shares = self.resources.iter().filter(|(at, r)| gone(at) && r["type"] == SHARE);
-        let names = shares.filter_map(|(_, r)| match Target::parse(r["id"].as_str()?)?.names.as_slice() {
-            [account, _, share] => Some((account.clone(), share.clone())),
-            _ => None,
-        });
-        self.gone_shares.extend(names.collect::<Vec<_>>());
+        let moved = shares.filter_map(|(_, share)| Moved::of(share, version(now), None));
+        self.moved_shares.extend(moved.collect::<Vec<_>>());
     }
 
-    /// Account and name of each share that went since the last call, in the order in which they went.
-    pub fn take_gone_shares(&mut self) -> Vec<(String, String)> {
-        std::mem::take(&mut self.gone_shares)
+    /// What became of shares since the last call, in order.
+    pub fn take_moved_shares(&mut self) -> Vec<Moved> {
+        std::mem::take(&mut self.moved_shares)
+    }
+}
+
+/// What Azure calls a share that was deleted at a moment, to tell it from others of its name.
+pub(super) fn version(now: u64) -> String {
+    format!("{:016X}", super::put::file_time(now))
+}
+
+/// A share was deleted, or came back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Name of the storage account.
+    pub account: String,
+    /// Name of the share when it was deleted.
+    pub share: String,
+    /// Which of the deleted shares with that name.
+    pub version: String,
+    /// Under which name it came back; none if it went.
+    pub back_as: Option<String>,
+}
+
+impl Moved {
+    /// What became of a share.
+    pub(super) fn of(share: &Value, version: String, back_as: Option<String>) -> Option<Self> {
+        match Target::parse(share["id"].as_str()?)?.names.as_slice() {
+            [account, _, share] => {
+                Some(Self { account: account.clone(), share: share.clone(), version, back_as })
+            }
+            _ => None,
+        }
     }
 }

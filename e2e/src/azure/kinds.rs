@@ -134,7 +134,7 @@ const fn record(name: &'static str) -> Kind {
 }
 
 /// Every type.
-pub const KINDS: [Kind; 34] = [
+pub const KINDS: [Kind; 35] = [
     Kind {
         delete: Style::Location(15),
         delete_seconds: 16,
@@ -196,6 +196,10 @@ pub const KINDS: [Kind; 34] = [
             false,
             15,
         )
+    },
+    Kind {
+        state: State::None,
+        ..sql("Microsoft.Sql/servers/databases/replicationLinks", "replicationLink", false, 15)
     },
     Kind {
         create: Style::Location(17),

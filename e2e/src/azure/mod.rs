@@ -15,6 +15,7 @@ pub mod files;
 mod flip;
 mod id;
 mod kinds;
+mod lineage;
 mod lists;
 mod operations;
 mod put;
@@ -31,10 +32,13 @@ mod tests;
 #[cfg(test)]
 mod tests_files;
 #[cfg(test)]
+mod tests_lineage;
+#[cfg(test)]
 mod tests_reef;
 mod throttle;
 
 pub use cloud::Cloud;
+pub use put::started;
 
 /// What is asked of a resource, or listed in it, without being a type of its own.
 const OF_PARENTS: [&str; 7] = [

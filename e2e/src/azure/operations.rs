@@ -4,7 +4,12 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use super::{Request, Response, kinds, put::started};
+use super::{
+    Cloud, Request, Response, SUBSCRIPTION,
+    id::Target,
+    kinds::{self, Kind},
+    put::started,
+};
 
 /// What happens when an operation is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +18,13 @@ pub enum Effect {
     Provisioned(String),
     /// The resource with this key, and all in it, is gone.
     Deleted(String),
+    /// The secondary that has the replication link with this key is the primary.
+    FailedOver {
+        /// Key of the link.
+        link: String,
+        /// Whether what was not replicated yet is lost.
+        forced: bool,
+    },
     /// Nothing; this is what an action answers.
     Told(Value),
 }
@@ -175,7 +187,9 @@ impl Operations {
     /// The key of the resource that an operation is about.
     pub fn resource(&self, id: &str) -> Option<&str> {
         self.0.get(id).and_then(|operation| match &operation.effect {
-            Effect::Provisioned(key) | Effect::Deleted(key) => Some(key.as_str()),
+            Effect::Provisioned(key) | Effect::Deleted(key) | Effect::FailedOver { link: key, .. } => {
+                Some(key.as_str())
+            }
             Effect::Told(_) => None,
         })
     }
@@ -247,6 +261,62 @@ impl Operations {
                 _ => Response::empty(200),
             },
         }
+    }
+}
+
+impl Cloud {
+    /// Begins an operation; returns its id.
+    pub(super) fn begin(
+        &mut self,
+        kind: &Kind,
+        effect: Effect,
+        seconds: u32,
+        wait: Option<u32>,
+        now: u64,
+    ) -> String {
+        let words = match &effect {
+            Effect::Provisioned(_) => kind.words(),
+            _ => &["InProgress"],
+        };
+        let times = (now, now + u64::from(seconds) * 1000);
+        self.operations.add(self.seed, effect, times, words, (wait, Told::of(kind.name)))
+    }
+
+    /// A URL of an operation on a resource, as its provider writes it.
+    pub(super) fn url(
+        &self,
+        kind: &Kind,
+        resource: &Value,
+        id: &str,
+        url: Url,
+        request: &Request,
+        now: u64,
+    ) -> String {
+        let version = request.query.get("api-version").map_or("", String::as_str);
+        let provider = kind.name.split('/').next().unwrap_or_default();
+        let location = resource["location"].as_str().unwrap_or("global");
+        let root = format!("/subscriptions/{SUBSCRIPTION}");
+        let (dns, status) = (kind.name.contains("dnsZones"), url == Url::Status);
+        let path = match (provider, dns, status) {
+            ("Microsoft.Resources", ..) => format!("{root}/operationresults"),
+            ("Microsoft.Storage", ..) => {
+                format!("{root}/providers/{provider}/locations/{location}/asyncoperations")
+            }
+            ("Microsoft.Sql", ..) => {
+                let group =
+                    resource["id"].as_str().and_then(Target::parse).and_then(|t| t.group).unwrap_or_default();
+                let word = if status { "AzureAsyncOperation" } else { "OperationResults" };
+                format!(
+                    "{root}/resourceGroups/{group}/providers/{provider}/locations/{location}/{}{word}",
+                    kind.operation
+                )
+            }
+            (_, true, true) => format!("{root}/providers/{provider}/dnsOperationStatuses"),
+            (_, true, false) => format!("{root}/providers/{provider}/dnsOperationResults"),
+            (_, _, true) => format!("{root}/providers/{provider}/locations/{location}/operations"),
+            (_, _, false) => format!("{root}/providers/{provider}/locations/{location}/operationResults"),
+        };
+        self.operations.url(&self.base, &path, id, version, now)
     }
 }
 

@@ -9,6 +9,7 @@ use super::{
     defaults,
     id::{Target, key, parent_key},
     kinds::{self, Kind, State, Style},
+    lineage::Begun,
     operations::{Effect, Url, retry_after},
     server::{Azure, lock},
 };
@@ -32,13 +33,22 @@ impl Cloud {
         if old.is_none() && !self.pending.contains_key(&key) {
             self.made.push(request.path.clone());
         }
-        let mut resource = self.resource(target, kind, &body, old.as_ref(), &request.path);
-        let (style, seconds) = match &old {
-            Some(_) => self.style(kind.update, kind.update_seconds, 200),
-            None => self.style(kind.create, kind.create_seconds, 201),
+        let begun = match kind.name {
+            "Microsoft.Sql/servers/databases" => self.begun(&body, &key).unwrap_or_default(),
+            _ => None,
         };
+        let body = begun.as_ref().map_or(body.clone(), |begun| begun.completed(&body));
+        let mut resource = self.resource(target, kind, &body, old.as_ref(), &request.path);
+        let (style, seconds) = match (&old, &begun) {
+            (Some(_), _) => self.style(kind.update, kind.update_seconds, 200),
+            (None, Some(begun)) => self.style(kind.create, begun.seconds(kind.create_seconds), 201),
+            (None, None) => self.style(kind.create, kind.create_seconds, 201),
+        };
+        let operation = begun.as_ref().map(Begun::operation);
+        self.descends(&key, begun);
         if let Style::Sync(status) = style {
             let resource = self.at_once(kind, &key, resource, (&body, old.is_none()));
+            self.descended(&key, true);
             return self.done(target, &resource, (status, &body));
         }
         self.store(kind, &key, &mut resource, (&body, old.is_some()), seconds);
@@ -52,7 +62,7 @@ impl Cloud {
         let answer = match style {
             Style::Both(_) => {
                 let verb = if old.is_some() { "Update" } else { "Create" };
-                accepted(kind, verb, now).header("location", url(Url::Result))
+                accepted(kind, verb, operation, now).header("location", url(Url::Result))
             }
             Style::Location(_) => {
                 let answer = Response::empty(202).header("location", url(Url::Result));
@@ -305,11 +315,12 @@ fn merge(into: &mut Value, patch: &Value) {
 }
 
 /// That a write goes on; the SQL provider says which.
-fn accepted(kind: &Kind, verb: &str, now: u64) -> Response {
+fn accepted(kind: &Kind, verb: &str, operation: Option<&str>, now: u64) -> Response {
     if kind.operation.is_empty() {
         return Response::empty(202);
     }
-    Response::json(202, json!({ "operation": operation_name(kind, verb), "startTime": started(now) }))
+    let operation = operation.map_or_else(|| operation_name(kind, verb), str::to_owned);
+    Response::json(202, json!({ "operation": operation, "startTime": started(now) }))
 }
 
 /// The network provider says that it can also tell others when an operation is done.
@@ -325,16 +336,28 @@ pub(super) fn operation_name(kind: &Kind, verb: &str) -> String {
         "server" => "LogicalServer",
         "elasticPool" => "LogicalElasticPool",
         "database" => "LogicalDatabase",
+        "replicationLink" => "DatabaseReplicationLink",
         _ => return "UpsertVirtualNetworkRule".to_owned(),
     };
     format!("{verb}{what}")
 }
 
 /// A moment of the cloud's time as a date; the cloud began with the year 2026.
-pub(super) fn started(now: u64) -> String {
+pub fn started(now: u64) -> String {
     let began = 1_767_225_600_000_i64;
     let at = began.saturating_add(i64::try_from(now).unwrap_or(0));
     jiff::Timestamp::from_millisecond(at).unwrap_or_default().to_string()
+}
+
+/// The moment of the cloud's time that a date names; none before the cloud began.
+pub(super) fn moment(date: &str) -> Option<u64> {
+    let date: jiff::Timestamp = date.parse().ok()?;
+    u64::try_from(date.as_millisecond() - 1_767_225_600_000).ok()
+}
+
+/// A moment of the cloud's time in units of 100 ns since 1601, as Azure numbers what it keeps of deleted things.
+pub(super) fn file_time(now: u64) -> u64 {
+    (11_644_473_600_000 + 1_767_225_600_000 + now) * 10_000
 }
 
 pub(super) fn with_retry_after(answer: Response, wait: Option<u32>, scale: f64) -> Response {

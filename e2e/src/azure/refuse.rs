@@ -185,10 +185,17 @@ impl Cloud {
                 })
             }
             "microsoft.sql/servers/databases" => {
+                if let Err(refusal) = self.begun(body, at) {
+                    return Some(refusal);
+                }
                 if let Some(pool) = properties["elasticPoolId"].as_str() {
                     return self.refuse_pooled(target, pool, at, is_new);
                 }
                 None
+            }
+            "microsoft.sql/servers/databases/replicationlinks" => {
+                let message = "A link comes with a database that is made as a secondary.";
+                Some(Response::error(405, "MethodNotAllowed", message))
             }
             "microsoft.sql/servers/virtualnetworkrules" => {
                 let subnet = &properties["virtualNetworkSubnetId"];

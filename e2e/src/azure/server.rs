@@ -28,7 +28,7 @@ use super::{
     cloud::Grant,
     entra::{Entra, ISSUER},
     faults::{Fault, Faults, Rule, TOKENS},
-    files::MountRequest,
+    files::{MountRequest, Moved},
     id::Target,
     kinds::uuid,
     put, roles, secrets,
@@ -178,9 +178,9 @@ impl Azure {
         lock(&self.0.cloud).may_mount(slot, wanted)
     }
 
-    /// Account and name of each share that went since the last call.
-    pub fn take_gone_shares(&self) -> Vec<(String, String)> {
-        lock(&self.0.cloud).take_gone_shares()
+    /// What became of shares since the last call.
+    pub fn take_moved_shares(&self) -> Vec<Moved> {
+        lock(&self.0.cloud).take_moved_shares()
     }
 
     /// The AKS clusters that are made, by slot, with the object ids of those who administrate each.
@@ -259,7 +259,7 @@ impl Azure {
     }
 
     /// The cloud's own time, milliseconds.
-    pub(super) fn now(&self) -> u64 {
+    pub fn now(&self) -> u64 {
         let scaled = self.0.began.elapsed().as_secs_f64() * self.0.scale * 1000.0;
         std::time::Duration::try_from_secs_f64(scaled / 1000.0)
             .map_or(u64::MAX, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))

@@ -92,8 +92,10 @@ impl Cloud {
         all
     }
 
-    /// Forgets the snapshots of what is gone.
-    pub(super) fn forget_snapshots(&mut self, gone: impl Fn(&str) -> bool) {
-        self.snapshots.retain(|(of, ..)| !gone(of));
+    /// Takes away the snapshots of what goes.
+    pub(super) fn take_snapshots(&mut self, gone: impl Fn(&str) -> bool) -> Vec<Snapshot> {
+        let (taken, left) = std::mem::take(&mut self.snapshots).into_iter().partition(|(of, ..)| gone(of));
+        self.snapshots = left;
+        taken
     }
 }

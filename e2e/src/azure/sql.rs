@@ -6,7 +6,8 @@ use super::{
     cloud::Cloud,
     entra::Entra,
     id::key,
-    put::started,
+    lineage::retention,
+    put::{moment, started},
     server::{Azure, lock},
 };
 use crate::sql::{DOMAIN, Entry, Refused, Who};
@@ -26,6 +27,18 @@ impl Azure {
         cloud.settle(now);
         login(&cloud, &entra, from, (host, database), token)
     }
+
+    /// Whether a database is still what a connection was let into: a failover ends connections.
+    pub fn sql_is_same(&self, host: &str, entry: &Entry) -> bool {
+        let now = self.now();
+        let mut cloud = lock(self.cloud());
+        cloud.settle(now);
+        let Some(server) = server(&cloud, host) else { return false };
+        let id = format!("{}/databases/{}", server["id"].as_str().unwrap_or_default(), entry.database);
+        // The master has no content of its own here.
+        let found = cloud.resources.get(&key(&id)).filter(|_| entry.database != "master");
+        found.is_none_or(|found| cloud.content(found) == (entry.key.clone(), entry.is_replica))
+    }
 }
 
 /// A new database has its first backup only after a while, seconds (recorded: about 200).
@@ -35,9 +48,10 @@ impl Cloud {
     /// The moment since which a database can be restored; none before its first backup.
     pub(super) fn earliest_restore(&self, database: &Value) -> Option<String> {
         let made: jiff::Timestamp = database["properties"]["creationDate"].as_str()?.parse().ok()?;
-        let first = made + std::time::Duration::from_secs(FIRST_BACKUP);
-        let now: jiff::Timestamp = started(self.now).parse().ok()?;
-        (first <= now).then(|| first.to_string())
+        let first = moment(&(made + std::time::Duration::from_secs(FIRST_BACKUP)).to_string())?;
+        let at = database["id"].as_str().map(key).unwrap_or_default();
+        let kept = self.now.saturating_sub(retention(&self.resources, &at));
+        (first <= self.now).then(|| started(first.max(kept)))
     }
 
     /// A database as it is shown.
@@ -98,11 +112,14 @@ fn login(
     let online = found.filter(|d| d["properties"]["status"] == "Online");
     match (online, database.eq_ignore_ascii_case("master")) {
         (Some(found), _) => {
-            let key = found["properties"]["databaseId"].as_str().unwrap_or_default().to_owned();
-            Ok(Entry { key, database: found["name"].as_str().unwrap_or(database).to_owned(), who })
+            let (key, is_replica) = cloud.content(found);
+            let database = found["name"].as_str().unwrap_or(database).to_owned();
+            Ok(Entry { origins: cloud.origins(&key), key, is_replica, database, who })
         }
         (None, true) => Ok(Entry {
             key: format!("master-{}", server["name"]).replace('"', ""),
+            origins: Vec::new(),
+            is_replica: false,
             database: "master".to_owned(),
             who,
         }),
@@ -150,6 +167,15 @@ impl Azure {
         let mut cloud = lock(self.cloud());
         cloud.slots.wanted(kind, &key(id), name);
         cloud.slots.created(&key(id), &mut serde_json::json!({ "properties": {} }));
+    }
+
+    /// Answers a request to ARM of somebody who may do anything.
+    pub fn ask(&self, method: &str, path: &str, body: Option<Value>) -> super::Response {
+        let (now, mut cloud) = (self.now(), lock(self.cloud()));
+        let request = super::tests::World::request(method, path, body);
+        let scope = format!("/subscriptions/{}", super::SUBSCRIPTION);
+        cloud.grant((&request.principal, super::roles::OWNER, &scope));
+        cloud.handle(&request, now)
     }
 
     /// A token for the identity with this client id, whose object id is another.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{
     files::MountRequest,
     slots::Slot,
-    tests::{RG, World, body},
+    tests::{RG, World, body, code},
     tests_reef::{NETWORK, world},
 };
 
@@ -105,14 +105,50 @@ fn an_account_that_names_no_subnet_lets_nobody_in() {
 }
 
 #[test]
-fn shares_that_go_are_told_once_however_they_go() {
+fn shares_that_go_are_told_once_however_they_go_and_come_back_with_their_snapshots() {
     let mut world = with_files(&deny(&[]));
-    let gone = || ("reefone".to_owned(), "one".to_owned());
+    let told = |world: &mut World| -> Vec<_> {
+        let moved = world.cloud.take_moved_shares();
+        moved.into_iter().map(|m| (m.account, m.share, m.back_as)).collect()
+    };
+    let (account, share) = ("reefone".to_owned(), "one".to_owned());
+    let snapshot = World::request("PUT", &format!("{}?api-version=1&$expand=snapshots", share_id()), None);
+    assert_eq!(world.cloud.handle(&snapshot, world.now).status, 201);
+    let moment = body(&world.cloud.handle(&snapshot, world.now))["properties"]["snapshotTime"].clone();
     assert_eq!(world.delete(&share_id()).status, 200);
-    assert_eq!(world.cloud.take_gone_shares(), [gone()]);
-    assert!(world.cloud.take_gone_shares().is_empty());
+    assert_eq!(told(&mut world), [(account.clone(), share.clone(), None)]);
+    assert!(told(&mut world).is_empty());
     world.later(3600);
     assert_eq!(world.put(&share_id(), json!({ "properties": { "shareQuota": 1 } })).status, 201);
+
+    let shares = share_id().rsplit_once('/').unwrap().0.to_owned();
+    let listed = world.get(&format!("{shares}?api-version=1&$expand=deleted"));
+    let listed = body(&listed)["value"].as_array().unwrap().clone();
+    let version =
+        listed.iter().find_map(|s| s["properties"]["version"].as_str()).expect("the deleted one").to_owned();
+    let back = |name: &str, version: &str| {
+        let body = json!({ "deletedShareName": "one", "deletedShareVersion": version });
+        World::request("POST", &format!("{shares}/{name}/restore"), Some(body))
+    };
+    for (name, version, status, code_) in [
+        ("one", version.as_str(), 409, "ShareAlreadyExists"),
+        ("two", "01D8FB1BFAFCCB82", 404, "ShareNotFound"),
+    ] {
+        let refused = world.cloud.handle(&back(name, version), world.now);
+        assert_eq!((refused.status, code(&refused)), (status, code_));
+    }
+    assert_eq!(world.cloud.handle(&back("two", &version), world.now).status, 200);
+    assert_eq!(told(&mut world), [(account.clone(), share.clone(), Some("two".to_owned()))]);
+    let mut two = World::request("GET", &format!("{shares}/two"), None);
+    let shown = world.cloud.handle(&two, world.now);
+    assert_eq!(
+        (&body(&shown)["name"], &body(&shown)["properties"]["shareQuota"]),
+        (&json!("two"), &json!(1))
+    );
+    two.snapshot = moment.as_str().map(str::to_owned);
+    assert_eq!(body(&world.cloud.handle(&two, world.now))["properties"]["snapshotTime"], moment);
+    assert_eq!(world.cloud.handle(&back("three", &version), world.now).status, 404, "it came back once");
+
     assert_eq!(world.delete(&account_id()).status, 200);
-    assert_eq!(world.cloud.take_gone_shares(), [gone()]);
+    assert_eq!(told(&mut world), [(account.clone(), share, None), (account, "two".to_owned(), None)]);
 }

@@ -25,11 +25,11 @@ pub(super) fn world() -> World {
     world
 }
 
-fn server() -> String {
+pub(super) fn server() -> String {
     format!("{RG}/providers/Microsoft.Sql/servers/reef")
 }
 
-fn with_server() -> World {
+pub(super) fn with_server() -> World {
     let mut world = world();
     world.put(&server(), json!({ "location": "westeurope", "properties": { "version": "12.0" } }));
     world.later(68);

@@ -16,18 +16,32 @@ pub enum Who {
     Identity([u8; 16]),
 }
 
+/// Tells the moment, milliseconds of the cloud's time.
+pub type Clock = Box<dyn Fn() -> u64>;
+
 /// A session in a database.
 pub struct Session {
     connection: Connection,
     database: String,
     who: Who,
+    /// A replica takes no changes of its own.
+    is_replica: bool,
+    clock: Clock,
 }
+
+/// Each change with its moment, as Azure's log backups have it; what is not committed has none.
+const LOG: &str = "CREATE TABLE IF NOT EXISTS dbo.\"sys.log\" (at INT, statement TEXT NOT NULL)";
 
 const USERS: &str = "CREATE TABLE IF NOT EXISTS dbo.\"sys.users\" (name TEXT PRIMARY KEY COLLATE NOCASE, sid BLOB NOT NULL UNIQUE, owner INT NOT NULL)";
 
 impl Session {
     /// Opens the database in `file`. An identity that is no user of it is refused.
-    pub fn open(file: &Path, database: &str, who: Who) -> Result<Self, SqlError> {
+    pub fn open(
+        file: &Path,
+        (database, is_replica): (&str, bool),
+        who: Who,
+        clock: Clock,
+    ) -> Result<Self, SqlError> {
         let connection = Connection::open_in_memory().map_err(|e| error(&e))?;
         let path = file.to_string_lossy().into_owned();
         // A name that is not known is an error, not a text.
@@ -36,7 +50,8 @@ impl Session {
         }
         connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(|e| error(&e))?;
         connection.execute("ATTACH DATABASE ?1 AS dbo", [path]).map_err(|e| error(&e))?;
-        let session = Self { connection, database: database.to_owned(), who };
+        connection.execute(LOG, []).map_err(|e| error(&e))?;
+        let session = Self { connection, database: database.to_owned(), who, is_replica, clock };
         if let Who::Identity(sid) = &session.who {
             session.connection.execute(USERS, []).map_err(|e| error(&e))?;
             let query = "SELECT count(*) FROM dbo.\"sys.users\" WHERE sid = ?1";
@@ -70,22 +85,21 @@ impl Session {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match words[..] {
             ["BEGIN", "TRAN" | "TRANSACTION"] => self.transaction("BEGIN IMMEDIATE", Transaction::Begun),
-            ["COMMIT"] | ["COMMIT", "TRAN" | "TRANSACTION"] => {
-                self.transaction("COMMIT", Transaction::Committed)
-            }
+            ["COMMIT"] | ["COMMIT", "TRAN" | "TRANSACTION"] => self.commit(),
             ["ROLLBACK"] | ["ROLLBACK", "TRAN" | "TRANSACTION"] => {
                 self.transaction("ROLLBACK", Transaction::RolledBack)
             }
-            ["CREATE", "USER", ..] => self.create_user(statement),
-            ["DROP", "USER", ..] => self.drop_user(statement),
-            ["ALTER", "ROLE", ..] => self.add_member(statement),
+            ["CREATE", "USER", ..] => self.change(statement, Self::create_user),
+            ["DROP", "USER", ..] => self.change(statement, Self::drop_user),
+            ["ALTER", "ROLE", ..] => self.change(statement, Self::add_member),
             ["SELECT", "DB_NAME()"] => Ok(single(Cell::Text(self.database.clone()))),
             ["SELECT", "@@VERSION"] => Ok(single(Cell::Text("Microsoft SQL Azure (sandbox)".to_owned()))),
             _ if statement.contains("sys.database_principals") => self.principals(statement),
             ["SELECT", call, ..] if call.starts_with("OBJECT_ID(") => self.object_id(statement),
             ["SELECT", call, ..] if call.starts_with("IS_ROLEMEMBER(") => self.is_member(statement),
-            ["SELECT" | "INSERT" | "UPDATE" | "DELETE" | "CREATE" | "DROP" | "ALTER", ..] => {
-                self.tables(statement)
+            ["SELECT", ..] => self.tables(statement),
+            ["INSERT" | "UPDATE" | "DELETE" | "CREATE" | "DROP" | "ALTER", ..] => {
+                self.change(statement, Self::tables)
             }
             _ => Err(syntax(statement)),
         }
@@ -94,6 +108,65 @@ impl Session {
     fn transaction(&self, statement: &str, what: Transaction) -> Result<Outcome, SqlError> {
         self.connection.execute_batch(statement).map_err(|e| error(&e))?;
         Ok(Outcome::Transaction(what))
+    }
+
+    fn commit(&self) -> Result<Outcome, SqlError> {
+        let stamp = "UPDATE dbo.\"sys.log\" SET at = ?1 WHERE at IS NULL";
+        self.connection.execute(stamp, [self.moment()]).map_err(|e| error(&e))?;
+        self.transaction("COMMIT", Transaction::Committed)
+    }
+
+    fn moment(&self) -> i64 {
+        i64::try_from((self.clock)()).unwrap_or(i64::MAX)
+    }
+
+    /// Makes a change and notes it, or neither.
+    fn change(
+        &self,
+        statement: &str,
+        make: impl Fn(&Self, &str) -> Result<Outcome, SqlError>,
+    ) -> Result<Outcome, SqlError> {
+        if self.is_replica {
+            let why =
+                format!("Failed to update database \"{}\" because the database is read-only.", self.database);
+            return Err(SqlError::new(3906, why));
+        }
+        let at = self.connection.is_autocommit().then(|| self.moment());
+        let run = |text: &str| self.connection.execute_batch(text).map_err(|e| error(&e));
+        run("SAVEPOINT one")?;
+        let outcome = make(self, statement).and_then(|outcome| {
+            let note = "INSERT INTO dbo.\"sys.log\" VALUES (?1, ?2)";
+            self.connection.execute(note, (at, statement)).map_err(|e| error(&e))?;
+            run("RELEASE one")?;
+            Ok(outcome)
+        });
+        if outcome.is_err() {
+            // What the first error was is said, and not what came of cleaning up.
+            drop(run("ROLLBACK TO one; RELEASE one"));
+        }
+        outcome
+    }
+
+    /// Makes the database in `file` as another was at a moment.
+    pub fn restore(from: &Path, file: &Path, at: u64) -> Result<(), SqlError> {
+        let source = Self::open(from, ("source", true), Who::Administrator, Box::new(|| 0))?;
+        let query = "SELECT at, statement FROM dbo.\"sys.log\" WHERE at <= ?1 ORDER BY rowid";
+        let mut log = source.connection.prepare(query).map_err(|e| error(&e))?;
+        let rows =
+            log.query_map([i64::try_from(at).unwrap_or(i64::MAX)], |row| Ok((row.get(0)?, row.get(1)?)));
+        let rows: Result<Vec<(i64, String)>, _> = rows.map_err(|e| error(&e))?.collect();
+        let moment = std::rc::Rc::new(std::cell::Cell::new(0));
+        let clock = moment.clone();
+        let unfinished = file.with_extension("unfinished");
+        drop(std::fs::remove_file(&unfinished));
+        let made =
+            Self::open(&unfinished, ("made", false), Who::Administrator, Box::new(move || clock.get()))?;
+        for (at, statement) in rows.map_err(|e| error(&e))? {
+            moment.set(at.unsigned_abs());
+            made.statement(&statement)?;
+        }
+        drop(made);
+        std::fs::rename(&unfinished, file).map_err(|e| SqlError::new(927, e.to_string()))
     }
 
     fn owns(&self) -> bool {
@@ -112,7 +185,8 @@ impl Session {
             );
             return Err(SqlError::new(229, message));
         }
-        if statement.to_lowercase().contains("sys.users") || statement.contains("sqlite_") {
+        let lower = statement.to_lowercase();
+        if lower.contains("sys.users") || lower.contains("sys.log") || statement.contains("sqlite_") {
             return Err(SqlError::new(208, "Invalid object name."));
         }
         let text = translated(statement);

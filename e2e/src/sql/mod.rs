@@ -4,13 +4,15 @@
 mod engine;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_restore;
 mod wire;
 
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
 };
@@ -39,14 +41,33 @@ pub const DOMAIN: &str = "database.windows.net";
 pub struct Entry {
     /// What names the database's content: another one for a database that was made again.
     pub key: String,
+    /// Of what content at which moment it was made, milliseconds of the cloud's time: that content first whose own
+    /// origin is known.
+    pub origins: Vec<Origin>,
+    /// Whether it is a replica, which takes no changes of its own.
+    pub is_replica: bool,
     /// Name of the database.
     pub database: String,
     /// Whoever signs in.
     pub who: Who,
 }
 
+/// That a content began as another was at a moment, milliseconds of the cloud's time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// What names it.
+    pub key: String,
+    /// What names the other.
+    pub from: String,
+    /// The moment.
+    pub at: u64,
+}
+
 /// Why a login is refused: SQL Server's number and text.
 pub type Refused = (i32, String);
+
+/// Held while contents are made, so that each is made once.
+static RESTORING: Mutex<()> = Mutex::new(());
 
 struct Front {
     azure: Azure,
@@ -114,25 +135,47 @@ impl Front {
         let login = wire::login(&message).filter(|_| kind == wire::LOGIN);
         let login = login.ok_or_else(|| io::Error::other("no login"))?;
         match self.session(&login) {
-            Ok(session) => {
+            Ok((session, entry)) => {
                 wire::answer(&mut stream, &wire::login_ack())?;
-                talk(&mut stream, &session)
+                talk(&mut stream, &session, || self.azure.sql_is_same(&login.server, &entry))
             }
             Err(error) => wire::answer(&mut stream, &wire::error(&error)),
         }
     }
 
-    fn session(&self, login: &wire::Login) -> Result<Session, SqlError> {
+    fn session(&self, login: &wire::Login) -> Result<(Session, Entry), SqlError> {
         let token = login.token.as_deref().ok_or_else(engine::login_failed)?;
         let entry = self.azure.sql_login(&self.from, &login.server, &login.database, token);
         let entry = entry.map_err(|(number, message)| SqlError::new(number, message))?;
-        Session::open(&self.folder.join(&entry.key), &entry.database, entry.who)
+        self.restore(&entry.origins)?;
+        let azure = self.azure.clone();
+        let clock = Box::new(move || azure.now());
+        let database = (entry.database.as_str(), entry.is_replica);
+        Ok((Session::open(&self.folder.join(&entry.key), database, entry.who.clone(), clock)?, entry))
     }
 }
 
-fn talk(stream: &mut (impl io::Read + io::Write), session: &Session) -> io::Result<()> {
+impl Front {
+    /// Makes the contents that are not there yet.
+    fn restore(&self, origins: &[Origin]) -> Result<(), SqlError> {
+        let _held = RESTORING.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing = origins.iter().filter(|origin| !self.folder.join(&origin.key).exists());
+        missing.into_iter().try_for_each(|Origin { key, from, at }| {
+            Session::restore(&self.folder.join(from), &self.folder.join(key), *at)
+        })
+    }
+}
+
+fn talk(
+    stream: &mut (impl io::Read + io::Write),
+    session: &Session,
+    is_same: impl Fn() -> bool,
+) -> io::Result<()> {
     loop {
         let (kind, message) = wire::message(stream)?;
+        if !is_same() {
+            return Err(io::Error::other("the database failed over"));
+        }
         let tokens = match (kind, wire::batch(&message)) {
             (wire::ATTENTION, _) => wire::stopped(),
             (wire::BATCH, Some(batch)) => {

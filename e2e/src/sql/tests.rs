@@ -12,25 +12,25 @@ use tokio_util::compat::{Compat, TokioAsyncWriteCompatExt};
 use super::*;
 use crate::azure::{SUBSCRIPTION, slots::Slot};
 
-type Wire = Client<Compat<TcpStream>>;
+pub(super) type Wire = Client<Compat<TcpStream>>;
 
-const HOST: &str = "sql1.database.windows.net";
-const AGENT: &str = "11111111-2222-4333-8444-555555555555";
+pub(super) const HOST: &str = "sql1.database.windows.net";
+pub(super) const AGENT: &str = "11111111-2222-4333-8444-555555555555";
 const SERVER: &str = "22222222-2222-4333-8444-55555555aaaa";
 
-struct World {
-    azure: Azure,
-    inside: SocketAddr,
+pub(super) struct World {
+    pub(super) azure: Azure,
+    pub(super) inside: SocketAddr,
     outside: SocketAddr,
     _folder: TempDir,
 }
 
-fn group() -> String {
+pub(super) fn group() -> String {
     format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/r/providers")
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let azure = Azure::start(1, 1000.0).await.unwrap();
         let slot = |name: &str| Slot {
             name: name.to_owned(),
@@ -41,6 +41,8 @@ impl World {
         };
         azure.add_slot(slot("slot-1"));
         azure.occupy(&format!("{}/Microsoft.ContainerService/managedClusters/c", group()), "c");
+        let resource_group = group().replace("/providers", "");
+        azure.seed(&resource_group, &json!({ "location": "westeurope" }));
         let subnet = format!("{}/Microsoft.Network/virtualNetworks/v/subnets/nodes", group());
         for (id, properties) in [
             ("Microsoft.ContainerService/managedClusters/c", json!({})),
@@ -71,11 +73,11 @@ impl World {
         self.azure.token(client, scope)
     }
 
-    fn sql_token(&self, client: &str) -> String {
+    pub(super) fn sql_token(&self, client: &str) -> String {
         self.token(client, "https://database.windows.net/.default")
     }
 
-    async fn open(
+    pub(super) async fn open(
         &self,
         address: SocketAddr,
         host: &str,
@@ -92,7 +94,7 @@ impl World {
         Box::pin(Client::connect(config, tcp.compat_write())).await
     }
 
-    async fn as_(&self, client: &str, database: &str) -> Result<Wire, i32> {
+    pub(super) async fn as_(&self, client: &str, database: &str) -> Result<Wire, i32> {
         let opened = self.open(self.inside, HOST, database, &self.sql_token(client)).await;
         opened.map_err(|e| number(&e))
     }
@@ -125,7 +127,7 @@ fn number(error: &tiberius::error::Error) -> i32 {
     }
 }
 
-async fn run(client: &mut Wire, batch: &str) -> Result<Vec<Vec<String>>, i32> {
+pub(super) async fn run(client: &mut Wire, batch: &str) -> Result<Vec<Vec<String>>, i32> {
     let results = match client.simple_query(batch).await {
         Ok(stream) => stream.into_results().await.map_err(|e| number(&e))?,
         Err(error) => return Err(number(&error)),

@@ -20,6 +20,7 @@ use super::{
     client::{followed, followed_by},
     differences::Differences,
     recordings, report,
+    said::Said,
     seed::before,
     shape::shape,
 };
@@ -68,6 +69,7 @@ struct Drive<'a> {
     asked_for: usize,
     operations: usize,
     running: Vec<Operation>,
+    said: Said,
     /// Whether it has Retry-After at all: azure-cli's recordings lost it.
     has_waits: bool,
 }
@@ -91,6 +93,7 @@ impl<'a> Drive<'a> {
             asked_for: 0,
             operations: 0,
             running: Vec::new(),
+            said: Said::default(),
             has_waits: recording.records.iter().any(|record| record.headers.contains_key("retry-after")),
         };
         drive.begin();
@@ -185,8 +188,13 @@ impl<'a> Drive<'a> {
             };
             fault.answer().unwrap()
         } else {
-            self.cloud.handle(&sent(record), self.now)
+            let mut request = sent(record);
+            self.said.put_into(&mut request);
+            self.cloud.handle(&request, self.now)
         };
+        if let (Some(theirs), Some(ours), false) = (&record.resp, &answer.body, is_passing) {
+            self.said.learn(theirs, ours);
+        }
         // Of a refusal that was asked for, all is made up.
         if !is_passing {
             self.compare(kind, &record.method, record, &answer);

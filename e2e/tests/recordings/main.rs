@@ -13,6 +13,7 @@ mod differences;
 mod emulator;
 mod errors;
 mod fuzz;
+mod said;
 mod seed;
 mod shape;
 mod written;

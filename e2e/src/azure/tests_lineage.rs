@@ -1,0 +1,143 @@
+//! Databases that are made of others.
+
+use serde_json::{Value, json};
+
+use super::{
+    put::started,
+    tests::{World, body, code},
+    tests_reef::{server, with_server},
+};
+
+fn database(name: &str) -> String {
+    format!("{}/databases/{name}", server())
+}
+
+/// A pooled database with a first backup, and a second server.
+fn world() -> World {
+    let mut world = with_server();
+    let sent = json!({ "location": "westeurope", "properties": {
+        "elasticPoolId": format!("{}/elasticPools/p1", server()), "collation": "Latin1_General_CI_AS",
+    } });
+    assert_eq!(world.put(&database("db"), sent).status, 202);
+    let other = json!({ "location": "northeurope", "properties": { "version": "12.0" } });
+    assert_eq!(world.put(&format!("{}-2", server()), other).status, 202);
+    world.later(300);
+    let found = body(&world.get(&database("db"))).clone();
+    assert_eq!(found["properties"]["status"], "Online");
+    world
+}
+
+fn sent(create_mode: &str, more: &Value) -> Value {
+    let mut body = json!({ "location": "westeurope", "properties": { "createMode": create_mode, "sourceDatabaseId": database("db") } });
+    for (name, value) in more.as_object().into_iter().flatten() {
+        body["properties"][name] = value.clone();
+    }
+    body
+}
+
+#[test]
+fn a_restore_takes_its_time_and_needs_a_moment_that_there_was() {
+    let mut world = world();
+    let at = |second: u64| json!({ "restorePointInTime": started(second * 1000) });
+    let shown = body(&world.get(&database("db"))).clone();
+    let earliest = shown["properties"]["earliestRestoreDate"].as_str().unwrap().to_owned();
+    let now = world.now / 1000;
+    for (mode, more, status, expect) in [
+        ("PointInTimeRestore", at(now + 1), 400, "InvalidRestorePointInTime"),
+        ("PointInTimeRestore", at(0), 400, "InvalidRestorePointInTime"),
+        ("PointInTimeRestore", json!({ "restorePointInTime": "noon" }), 400, "InvalidRestorePointInTime"),
+        ("Restore", json!({ "sourceDatabaseDeletionDate": earliest }), 404, "SourceDatabaseNotFound"),
+        ("Copy", json!({ "sourceDatabaseId": database("none") }), 404, "SourceDatabaseNotFound"),
+        ("Copy", json!({ "sourceDatabaseId": null }), 400, "MissingSourceDatabaseId"),
+        ("Secondary", json!({}), 400, "InvalidSecondaryDatabase"),
+        ("RestoreExternalBackup", json!({}), 400, "InvalidCreateMode"),
+    ] {
+        let refused = world.put(&database("new"), sent(mode, &more));
+        assert_eq!((refused.status, code(&refused)), (status, expect), "{mode} {more}");
+    }
+    let onto = world.put(&database("db"), sent("PointInTimeRestore", &at(now)));
+    assert_eq!((onto.status, code(&onto)), (409, "DatabaseAlreadyExists"));
+
+    let begun = world.put(&database("new"), sent("PointInTimeRestore", &at(now)));
+    assert_eq!((begun.status, &body(&begun)["operation"]), (202, &json!("CreateRestoreRequest")));
+    world.later(400);
+    assert_eq!(world.get(&database("new")).status, 404);
+    world.later(120);
+    let made = body(&world.get(&database("new"))).clone();
+    assert_eq!(made["properties"]["status"], "Online");
+    assert_eq!(made["properties"]["collation"], "Latin1_General_CI_AS");
+    assert_eq!(made["properties"]["earliestRestoreDate"], Value::Null, "its own backups begin now");
+    assert_ne!(made["properties"]["databaseId"], shown["properties"]["databaseId"]);
+}
+
+#[test]
+fn a_dropped_database_comes_back_once_it_is_listed() {
+    let mut world = world();
+    world.delete(&database("db"));
+    world.later(15);
+    let gone = started(world.now);
+    let by_date = json!({ "sourceDatabaseDeletionDate": gone });
+    world.later(60);
+    assert_eq!(world.get(&database("db")).status, 404);
+    assert_eq!(world.put(&database("back"), sent("Restore", &by_date)).status, 404, "not listed yet");
+    world.later(300);
+    let listed = body(&world.get(&format!("{}/restorableDroppedDatabases", server()))).clone();
+    let item = &listed["value"][0];
+    assert_eq!(item["properties"]["databaseName"], "db");
+    let deleted = json!({ "sourceDatabaseDeletionDate": item["properties"]["deletionDate"] });
+    let by_id = json!({ "sourceDatabaseId": item["id"] });
+    for (name, more) in [("back", deleted), ("again", by_id.clone())] {
+        let answer = world.put(&database(name), sent("Restore", &more));
+        assert_eq!(
+            (answer.status, &body(&answer)["operation"]),
+            (202, &json!("CreateRestoreRequest")),
+            "{name}"
+        );
+    }
+    world.later(600);
+    assert_eq!(body(&world.get(&database("back")))["properties"]["status"], "Online");
+    world.later(8 * 86_400);
+    assert_eq!(code(&world.put(&database("late"), sent("Restore", &by_id))), "SourceDatabaseNotFound");
+}
+
+#[test]
+fn a_replica_has_links_on_both_sides_and_a_failover_changes_their_roles() {
+    let mut world = world();
+    let replica = format!("{}-2/databases/db", server());
+    let mut ask = sent("Secondary", &json!({ "secondaryType": "Geo" }));
+    ask["location"] = json!("northeurope");
+    let begun = world.put(&replica, ask.clone());
+    assert_eq!((begun.status, &body(&begun)["operation"]), (202, &json!("CreateDatabaseAsCopy")));
+    world.later(67);
+    let links = |world: &mut World, of: &str| body(&world.get(&format!("{of}/replicationLinks"))).clone();
+    let [mine, other] = [&replica, &database("db")].map(|of| links(&mut world, of)["value"][0].clone());
+    let roles = |link: &Value| {
+        ["role", "partnerRole", "partnerServer", "replicationState"]
+            .map(|name| link["properties"][name].clone())
+    };
+    assert_eq!(roles(&mine), ["Secondary", "Primary", "reef", "SEEDING"]);
+    assert_eq!(roles(&other), ["Primary", "Secondary", "reef-2", "SEEDING"]);
+    assert_eq!(mine["name"], other["name"]);
+    let path = |link: &Value| link["id"].as_str().unwrap().to_owned();
+    let failover =
+        |world: &mut World, of: &Value, how: &str| world.call("POST", &format!("{}/{how}", path(of)), None);
+    assert_eq!(code(&failover(&mut world, &mine, "failover")), "ReplicationNotInCatchUpState");
+    assert_eq!(code(&failover(&mut world, &other, "failover")), "InvalidReplicationRole");
+    world.later(30);
+    for how in ["failover", "forceFailoverAllowDataLoss"] {
+        let of = if how == "failover" { &mine } else { &other };
+        let begun = failover(&mut world, of, how);
+        assert_eq!(begun.status, 202, "{how}");
+        let poll = super::tests::header(&begun, "location").unwrap().to_owned();
+        assert_eq!(world.get(&poll).status, 202);
+        world.later(40);
+        assert_eq!(body(&world.get(&poll))["properties"]["role"], "Primary");
+    }
+    assert_eq!(world.put(&path(&mine), json!({})).status, 405);
+    assert_eq!(world.delete(&path(&mine)).status, 202);
+    world.later(15);
+    for of in [&replica, &database("db")] {
+        assert_eq!(links(&mut world, of)["value"], json!([]));
+        assert_eq!(world.get(of).status, 200);
+    }
+}
