@@ -196,6 +196,12 @@ impl Sandbox {
         self.azure_control("DELETE", &format!("/faults/{label}"), "");
     }
 
+    /// The labels of the faults that the emulated Azure still has.
+    pub fn azure_faults(&self) -> Vec<String> {
+        let answer = self.azure_control("GET", "/faults", "");
+        answer.lines().filter_map(|line| line.strip_prefix("label ").map(str::to_owned)).collect()
+    }
+
     /// Every call to the emulated Azure so far.
     pub fn azure_journal(&self) -> Vec<Value> {
         let answer = self.azure_control("GET", "/journal", "");

@@ -8,6 +8,7 @@
 pub mod azure;
 pub mod canaries;
 pub mod cluster;
+pub mod crash;
 mod curls;
 pub mod dir;
 pub mod gateway;

@@ -24,6 +24,9 @@ pub struct Rule {
     pub name: Option<String>,
     /// Path of the call, without regard to case; `*` stands for anything.
     pub path: Option<String>,
+    /// How many of the calls that it would meet it lets pass first; none without it.
+    #[serde(default)]
+    pub skip: u32,
     /// How many calls it meets before it is used up; without it, it stays.
     pub count: Option<u32>,
     /// The share of calls that it meets, 0 to 1; all without it.
@@ -53,6 +56,8 @@ pub enum Fault {
     Hang,
     /// It takes effect, and the connection is cut before the answer.
     LostAnswer,
+    /// It takes effect and has no answer for ever.
+    NoAnswer,
     /// It takes effect, and is answered the other way round: by an operation if it is done at once else, and at once if
     /// it takes its time else.
     Flip,
@@ -111,6 +116,11 @@ impl Faults {
         self.rules.retain(|rule| rule.label.as_deref() != Some(label));
     }
 
+    /// The labels of the rules.
+    pub fn labels(&self) -> impl Iterator<Item = &str> {
+        self.rules.iter().filter_map(|rule| rule.label.as_deref())
+    }
+
     /// What happens to a call (its method, and path): the first rule that meets it decides.
     pub fn meet(&mut self, (method, path): (&str, &str), kind: &str, name: &str) -> Option<Fault> {
         let at = (0..self.rules.len()).find(|&at| {
@@ -123,7 +133,13 @@ impl Faults {
                 && is_like(&rule.name, name)
                 && is_like(&rule.path, path);
             let rate = rule.rate;
-            fits && rate.is_none_or(|rate| self.roll() < rate)
+            if !fits || rate.is_some_and(|rate| self.roll() >= rate) {
+                return false;
+            }
+            let skip = &mut self.rules[at].skip;
+            let is_met = *skip == 0;
+            *skip = skip.saturating_sub(1);
+            is_met
         })?;
         let rule = &mut self.rules[at];
         let fault = rule.fault.clone();
@@ -153,7 +169,8 @@ impl Faults {
     }
 }
 
-fn glob(pattern: &str, text: &str) -> bool {
+/// Whether a text is as a pattern has it; `*` stands for anything.
+pub(crate) fn glob(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == text,
         Some((before, after)) => text.strip_prefix(before).is_some_and(|rest| {
@@ -203,6 +220,15 @@ mod tests {
         assert!(meets(&mut faults, "/g/servers/s"));
         faults.remove("one");
         assert!(!meets(&mut faults, "/g/servers/s"));
+    }
+
+    #[test]
+    fn a_rule_lets_the_first_calls_pass() {
+        let mut faults = Faults::new(7);
+        faults.add(rule(serde_json::json!({ "label": "third", "skip": 2, "count": 1, "fault": "noAnswer" })));
+        let met: Vec<bool> = (0..4).map(|_| faults.meet(("PUT", "/a"), "t", "n").is_some()).collect();
+        assert_eq!(met, [false, false, true, false]);
+        assert_eq!(faults.labels().count(), 0);
     }
 
     #[test]

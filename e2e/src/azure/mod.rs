@@ -6,6 +6,7 @@
 mod actions;
 mod children;
 pub mod cloud;
+mod control;
 mod defaults;
 mod delete;
 mod deleted;

@@ -2,9 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    convert::Infallible,
     future::pending,
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -26,8 +25,9 @@ use super::{
     ARM_HOST, Cloud, ENTRA_HOST, OPERATOR_IDENTITY, PLATFORM_GROUP, Request, Response, SUBSCRIPTION, TENANT,
     actions::AKS_SERVER_APP,
     cloud::Grant,
+    control,
     entra::{Entra, ISSUER},
-    faults::{Fault, Faults, Rule, TOKENS},
+    faults::{Fault, Faults, TOKENS},
     files::{MountRequest, Moved},
     id::Target,
     kinds::uuid,
@@ -44,13 +44,13 @@ use crate::{
 
 /// A running emulator.
 #[derive(Clone)]
-pub struct Azure(Arc<Inner>);
+pub struct Azure(pub(super) Arc<Inner>);
 
-struct Inner {
+pub(super) struct Inner {
     cloud: Mutex<Cloud>,
     entra: Mutex<Entra>,
-    faults: Mutex<Faults>,
-    journal: Mutex<Vec<Value>>,
+    pub(super) faults: Mutex<Faults>,
+    pub(super) journal: Mutex<Vec<Value>>,
     began: Instant,
     scale: f64,
     /// Address of ARM and Entra.
@@ -62,7 +62,7 @@ struct Inner {
     /// Certificate of all Azure SQL servers.
     sql: Identity,
     /// Connections to databases.
-    sessions: Mutex<(u64, HashMap<u64, TcpStream>)>,
+    pub(super) sessions: Mutex<(u64, HashMap<u64, TcpStream>)>,
 }
 
 /// What existed before the operator: ids that manifests refer to.
@@ -107,14 +107,14 @@ impl Azure {
         let tls = tls.map_err(std::io::Error::other).context("ARM's certificate")?;
         tokio::spawn(async move { axum::serve(tls, arm).await });
         let router = Router::new()
-            .route("/journal", get(journal))
-            .route("/resources", get(resources))
-            .route("/faults", post(add_fault).delete(clear_faults))
-            .route("/faults/{label}", delete(remove_faults))
-            .route("/tokens", post(token_life))
+            .route("/journal", get(control::journal))
+            .route("/resources", get(control::resources))
+            .route("/faults", get(control::labels).post(control::add_fault).delete(control::clear_faults))
+            .route("/faults/{label}", delete(control::remove_faults))
+            .route("/tokens", post(control::token_life))
             .route("/secrets", get(secrets::all))
             .route("/made", get(put::made))
-            .route("/sql/sessions", delete(end_sessions))
+            .route("/sql/sessions", delete(control::end_sessions))
             .route("/aks/authorities", delete(slots::rotate_authorities))
             .with_state(azure.clone());
         tokio::spawn(async move { axum::serve(control, router).await });
@@ -288,6 +288,10 @@ impl Azure {
                 cloud.handle(request, now);
                 Err(NoAnswer::Cut)
             }
+            Some(Fault::NoAnswer) => {
+                cloud.handle(request, now);
+                Err(NoAnswer::Hang)
+            }
             Some(Fault::Flip) => Ok(cloud.handle_flipped(request, now)),
             Some(Fault::Omit) => {
                 let whole = cloud.handle(request, now);
@@ -324,7 +328,9 @@ fn token_fault(azure: &Azure, tenant: &str, client: &str) -> Option<Result<HttpR
             (status, Ok((StatusCode::from_u16(status).unwrap_or_default(), Json(body)).into_response()))
         }
         Fault::Hang => (0, Err(NoAnswer::Hang)),
-        Fault::LostAnswer | Fault::FailLate { .. } | Fault::Flip | Fault::Omit => (0, Err(NoAnswer::Cut)),
+        Fault::LostAnswer | Fault::NoAnswer | Fault::FailLate { .. } | Fault::Flip | Fault::Omit => {
+            (0, Err(NoAnswer::Cut))
+        }
     };
     azure.note(("POST", &format!("/{tenant}/oauth2/v2.0/token")), status, client, "");
     Some(answer)
@@ -457,43 +463,4 @@ fn http(answer: Response, id: &str) -> HttpResponse {
         }
     }
     response
-}
-
-async fn journal(State(azure): State<Azure>) -> String {
-    let journal = lock(&azure.0.journal);
-    journal.iter().map(|entry| format!("{entry}\n")).collect::<Vec<_>>().concat()
-}
-
-/// The ids of everything that exists, one a line: for comparing the whole of two worlds.
-async fn resources(State(azure): State<Azure>) -> String {
-    lock(&azure.0.cloud).ids().into_iter().map(|id| id + "\n").collect()
-}
-
-async fn add_fault(State(azure): State<Azure>, Json(rule): Json<Rule>) -> Result<StatusCode, Infallible> {
-    lock(&azure.0.faults).add(rule);
-    Ok(StatusCode::NO_CONTENT)
-}
-
-async fn remove_faults(State(azure): State<Azure>, Path(label): Path<String>) -> StatusCode {
-    lock(&azure.0.faults).remove(&label);
-    StatusCode::NO_CONTENT
-}
-
-/// How long Entra's tokens live from now on, seconds.
-async fn token_life(State(azure): State<Azure>, Json(seconds): Json<u64>) -> StatusCode {
-    lock(&azure.0.entra).set_life(seconds);
-    StatusCode::NO_CONTENT
-}
-
-/// Ends every connection to a database, as a failover or maintenance of Azure SQL does.
-async fn end_sessions(State(azure): State<Azure>) -> StatusCode {
-    for session in lock(&azure.0.sessions).1.values() {
-        let _ = session.shutdown(Shutdown::Both);
-    }
-    StatusCode::NO_CONTENT
-}
-
-async fn clear_faults(State(azure): State<Azure>) -> StatusCode {
-    lock(&azure.0.faults).clear();
-    StatusCode::NO_CONTENT
 }
