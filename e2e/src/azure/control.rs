@@ -34,7 +34,7 @@ pub(super) async fn add_fault(
 
 /// The labels of the rules that are not used up, one a line.
 pub(super) async fn labels(State(azure): State<Azure>) -> String {
-    lock(&azure.0.faults).labels().map(|label| format!("label {label}\n")).collect()
+    lock(&azure.0.faults).labels().map(|label| ["label ", label, "\n"].concat()).collect()
 }
 
 pub(super) async fn remove_faults(State(azure): State<Azure>, Path(label): Path<String>) -> StatusCode {

@@ -28,10 +28,11 @@ const OTHERS: [&str; 9] = [
 ];
 
 /// Members that tell when or how often, and who said it.
-const PASSING: [&str; 14] = [
+const PASSING: [&str; 16] = [
     "clusterIP",
     "clusterIPs",
     "creationTimestamp",
+    "currentRevision",
     "etag",
     "generation",
     "lastHandledRestartAt",
@@ -42,6 +43,7 @@ const PASSING: [&str; 14] = [
     "observedGeneration",
     "resourceVersion",
     "uid",
+    "updateRevision",
     "volumeName",
 ];
 

@@ -1,6 +1,6 @@
 //! Story: the operator is killed before and after each write that it makes while an instance, or a reef, is made, resized
 //! and deleted; what comes of it is what comes of it without. `REEF_CRASHES` says how many crashes of each phase are tried
-//! (`all` for each of them), `REEF_SEED` which.
+//! (`all` for each of them), `REEF_SEED` which, and `REEF_SHARD` (2/3) that others try the rest.
 
 use std::{
     collections::BTreeMap,
@@ -225,7 +225,7 @@ impl Story<'_> {
         let mut tries: Vec<Vec<Crash>> = Vec::new();
         for (n, phase) in phases.iter().enumerate() {
             let crashes = all(&first[&format!("{phase:?}")].writes);
-            tries.push(sample(&crashes, most, seed.wrapping_add(n as u64)));
+            tries.push(share(sample(&crashes, most, seed.wrapping_add(n as u64))));
             println!(
                 "{:?} {phase:?}: {} writes, {} of {} crashes are tried",
                 self.subject,
@@ -279,6 +279,15 @@ fn most() -> usize {
         Ok(number) => number.parse().expect("REEF_CRASHES is a number, or all"),
         Err(_) => SAMPLE,
     }
+}
+
+/// Of some crashes those that are this run's.
+fn share(crashes: Vec<Crash>) -> Vec<Crash> {
+    let Ok(shard) = std::env::var("REEF_SHARD") else { return crashes };
+    let (mine, all) = shard.split_once('/').expect("REEF_SHARD is like 2/3");
+    let [mine, all] = [mine, all].map(|number| number.parse::<usize>().expect("a number"));
+    assert!((1..=all).contains(&mine), "REEF_SHARD {shard}");
+    crashes.into_iter().skip(mine - 1).step_by(all).collect()
 }
 
 async fn world(sandbox: &Sandbox, subject: Subject) -> Story<'_> {

@@ -12,6 +12,7 @@ mod api;
 // Stories begin by name: the longest of those that run beside others has one that comes early.
 mod away;
 mod azure;
+mod azure_storms;
 mod crash_matrix;
 mod files;
 mod gateway;

@@ -197,6 +197,8 @@ fn what_is_over_is_forgotten() {
     limiter.go(s(89_999));
     assert_eq!(limiter.kept(), 1, "still closed");
     limiter.go(s(90_000));
+    assert_eq!(limiter.kept(), 1, "it fills again from then on");
+    limiter.go(s(100_000));
     assert_eq!(limiter.kept(), 0);
 }
 

@@ -93,7 +93,7 @@ fn an_old_demand_replaces_nothing() {
         seen(&recreated, None),
         seen(&demand("a"), Some(placement("other"))),
         Observed::Absent,
-        Observed::Unknown("timeout".to_owned()),
+        Observed::Unknown("timeout".into()),
     ] {
         let refused = reserve(&demand("a"), &fresh, &own, &placement("r"), at(5));
         assert_eq!(refused, Err(Refused::OutOfDate), "{own:?}");
@@ -179,7 +179,7 @@ fn only_reservations_that_have_done_their_work_are_dropped() {
         ("lost to another operator", Some(of_claim("uid-a", elsewhere(1))), 100, false),
         ("moved on", Some(of_claim("uid-a", elsewhere(2))), 100, false),
         ("its spec was changed since", Some(of_spec(2, "uid-a", None)), 100, false),
-        ("not known", Some(Observed::Unknown("timeout".to_owned())), 9999, true),
+        ("not known", Some(Observed::Unknown("timeout".into())), 9999, true),
         ("not looked at", None, 9999, true),
         ("gone, just reserved", Some(Observed::Absent), 129, true),
         ("gone", Some(Observed::Absent), 130, false),

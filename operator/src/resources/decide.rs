@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use reef_crds::condition::Reason;
 use serde_json::Value;
 
 use super::{Seen, Verdict, Write, failed, marks, no_less, state};
@@ -61,7 +60,7 @@ pub fn decide<P>(case: Case<'_, P>) -> (Verdict, Option<Write<P>>) {
     }
     let found = match &seen.state {
         Observed::Unknown(why) => {
-            let reason = seen.blind.unwrap_or(Reason::AzureUnavailable);
+            let reason = seen.blind.unwrap_or(why.reason);
             return (Verdict::Unknown(Trouble::new(reason, format!("{what}: {why}"))), None);
         }
         Observed::Absent => {
@@ -142,6 +141,8 @@ fn write<P>(case: Case<'_, P>, why: String) -> (Verdict, Option<Write<P>>) {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+
+    use reef_crds::condition::Reason;
 
     use super::*;
 

@@ -157,7 +157,7 @@ pub async fn look_up(
                 let pause =
                     pauses.poll.max(Duration::from_secs(5)).max(error.retry_after().unwrap_or_default());
                 let blind = Some(trouble::reason(&error));
-                let state = Observed::Unknown(error.to_string());
+                let state = Observed::Unknown((&error).into());
                 Read { state, again_at: after(now, pause), blind, listed: true }
             }
         };
@@ -170,7 +170,7 @@ pub fn observed(answer: Result<Value, ArmError>) -> Observed<Value> {
     match answer {
         Ok(value) => Observed::Present(value),
         Err(error) if error.is_absence() => Observed::Absent,
-        Err(error) => Observed::Unknown(error.to_string()),
+        Err(error) => Observed::Unknown((&error).into()),
     }
 }
 

@@ -279,8 +279,8 @@ async fn look_for_server(context: &Context, home: &Home, inputs: &Inputs) -> (Re
         Err(Verdict::Unknown(trouble) | Verdict::Failed(trouble)) => Err(trouble.message.clone()),
         Err(_) => Err("it is not there yet".to_owned()),
     };
-    let (namespace, has_leftovers) = in_cluster.unwrap_or_else(|why| (Observed::Unknown(why), false));
-    let not_asked = || Observed::Unknown("not asked for while the server is there".to_owned());
+    let (namespace, has_leftovers) = in_cluster.unwrap_or_else(|why| (Observed::Unknown(why.into()), false));
+    let not_asked = || Observed::Unknown("not asked for while the server is there".into());
     let remains = Remains {
         record,
         namespace,

@@ -25,7 +25,7 @@ use crate::{
         names::{TAG_FLEET, TAG_REEF, group, marked, tags},
         references::Held,
     },
-    observed::Observed,
+    observed::{Observed, Why},
     resources::{marks, observe::observed},
 };
 
@@ -85,7 +85,7 @@ pub async fn find(
         match answer {
             Ok(found) => all.extend(found),
             // Another reef may have the answer.
-            Err(held) if held.0.reason == Reason::AzureUnavailable => silent.push((reef, held)),
+            Err(held) if SILENT.contains(&held.0.reason) => silent.push((reef, held)),
             Err(held) => return Err(held),
         }
     }
@@ -149,7 +149,7 @@ impl Search<'_> {
             let filter = filter.replace(' ', "%20").replace('\'', "%27");
             let list = format!("/subscriptions/{subscription}/resources?$filter={filter}");
             let list = self.arm.list(&list, GROUPS_API).await;
-            listed.extend(list.map_err(|error| unknown("in the subscription", &error.to_string()))?);
+            listed.extend(list.map_err(|error| unknown("in the subscription", &Why::from(&error)))?);
         }
         Ok(listed)
     }
@@ -174,7 +174,7 @@ impl Search<'_> {
     /// [`Self::on_reef`], but not for long: one that hangs is one that does not answer.
     async fn on_reef_in_time(&self, reef: &Reef) -> Result<Option<Existing>, Held> {
         let place = format!("on Reef {}", reef.name_any());
-        let late = |_| unknown(&place, &format!("no answer within {} s", LONGEST_SEARCH.as_secs()));
+        let late = |_| unknown(&place, &format!("no answer within {} s", LONGEST_SEARCH.as_secs()).into());
         tokio::time::timeout(LONGEST_SEARCH, self.on_reef(reef)).await.map_err(late)?
     }
 
@@ -267,9 +267,12 @@ async fn ask(arm: &Arm, id: &str, api: &str, place: &str) -> Result<Option<Value
 /// not see.
 const REFUSED: [Reason; 2] = [Reason::Unauthorized, Reason::CredentialInvalid];
 
-fn unknown(place: &str, why: &str) -> Held {
+/// A reef that did not answer, for now.
+const SILENT: [Reason; 2] = [Reason::AzureUnavailable, Reason::AzureThrottled];
+
+fn unknown(place: &str, why: &Why) -> Held {
     let message = format!("whether the instance exists {place} already: {why}");
-    Held(Trouble::new(Reason::AzureUnavailable, message), false)
+    Held(Trouble::new(why.reason, message), false)
 }
 
 fn of_identity(reef: &str, tags: &Value) -> Existing {

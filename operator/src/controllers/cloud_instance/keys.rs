@@ -100,7 +100,7 @@ pub async fn known(
             Err(held) => return Ok(Err(held)),
         },
         Some((Observed::Unknown(why), _)) => {
-            return held(Reason::AzureUnavailable, format!("database: {why}"), false);
+            return held(why.reason, format!("database: {why}"), false);
         }
         _ => match copied(context, home, inputs).await {
             Ok(Some(keys)) => keys,

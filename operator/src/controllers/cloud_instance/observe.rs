@@ -45,7 +45,7 @@ pub async fn parts(
     let calls = Part::ALL.into_iter().filter(|part| !(waits && *part == Part::Federation)).map(call);
     observe::read(memory, calls.collect(), times).await;
     memory.is_asked = false;
-    let unread = || Observed::Unknown("not read yet".to_owned());
+    let unread = || Observed::Unknown("not read yet".into());
     Part::ALL.into_iter().map(|part| (part, observe::seen(memory, &ids[&part], unread()))).collect()
 }
 

@@ -14,7 +14,7 @@ use super::{bodies::Inputs, parts::Part};
 use crate::{
     controller::trouble::Trouble,
     controllers::reef::{names::marked, teardown::annotated},
-    observed::Observed,
+    observed::{Observed, Why},
     resources::{marks, memory::LONGEST_SECONDS},
 };
 
@@ -96,7 +96,7 @@ pub fn next(policy: DeletionPolicy, inputs: &Inputs, remains: &Remains) -> Step 
     server(inputs, remains).unwrap_or_else(|| data(policy, inputs, remains))
 }
 
-fn unknown(what: &str, why: &str, reason: Reason) -> Step {
+fn unknown(what: &str, why: &Why, reason: Reason) -> Step {
     Step::Held(Trouble::new(reason, format!("{what}: {why}")))
 }
 
@@ -105,7 +105,7 @@ fn unknown(what: &str, why: &str, reason: Reason) -> Step {
 pub fn server(inputs: &Inputs, remains: &Remains) -> Option<Step> {
     match &remains.record {
         Observed::Unknown(why) => {
-            return Some(unknown(Part::Record.what(), why, Reason::AzureUnavailable));
+            return Some(unknown(Part::Record.what(), why, why.reason));
         }
         Observed::Present(found) if ours(inputs, Part::Record, found) => {
             return Some(Step::Delete(Part::Record));
@@ -141,7 +141,7 @@ fn data(policy: DeletionPolicy, inputs: &Inputs, remains: &Remains) -> Step {
     ];
     for (part, state) in azure {
         if let Observed::Unknown(why) = state {
-            return unknown(part.what(), why, Reason::AzureUnavailable);
+            return unknown(part.what(), why, why.reason);
         }
     }
     let is_there = |part: Part| {

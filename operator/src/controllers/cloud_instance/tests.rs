@@ -359,7 +359,7 @@ fn it_goes_from_the_outside_to_its_data() {
 #[test]
 fn a_server_that_runs_is_cared_for_unless_its_own_parts_are_lost() {
     let mut given = Given::complete();
-    let blind = seen(Observed::Unknown("no answer".to_owned()));
+    let blind = seen(Observed::Unknown("no answer".into()));
     let foreign = |value: &mut Value| value["tags"][names::TAG_INSTANCE] = json!("customers/other");
     given.seen.insert(Part::Share, blind);
     assert_eq!(missing(&given.plan(), false), Some(Part::Share), "it does not start on what was not seen");
@@ -429,7 +429,7 @@ proptest! {
         let inputs = inputs();
         let look = |part: Part, state: u8| match state {
             0 => Observed::Absent,
-            1 => Observed::Unknown("no answer".to_owned()),
+            1 => Observed::Unknown("no answer".into()),
             2 => Observed::Present(found(&inputs, part)),
             _ => Observed::Present(json!({ "tags": {}, "properties": {} })),
         };
@@ -457,7 +457,7 @@ proptest! {
             share: look(Part::Share, share),
             namespace: match namespace {
                 0 => Observed::Absent,
-                1 => Observed::Unknown("no answer".to_owned()),
+                1 => Observed::Unknown("no answer".into()),
                 2 => all_there().namespace,
                 _ => Observed::Present(json!({ "metadata": {} })),
             },

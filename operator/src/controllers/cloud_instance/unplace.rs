@@ -247,7 +247,7 @@ mod tests {
         assert!(!leaves(&status(), absent(), "ConflictingServerOperation", true), "that passes");
         assert!(!leaves(&status(), absent(), "40881", false), "an answer of long ago");
         assert!(!leaves(&status(), Observed::Present(json!({})), "40881", true), "it is there");
-        assert!(!leaves(&status(), Observed::Unknown(String::new()), "40881", true), "it may be there");
+        assert!(!leaves(&status(), Observed::Unknown("".into()), "40881", true), "it may be there");
         let mut was_there = status();
         was_there.database.as_mut().unwrap().ready = true;
         assert!(!leaves(&was_there, absent(), "40881", true), "it held data");

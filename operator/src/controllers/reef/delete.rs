@@ -177,7 +177,7 @@ fn both(a: Observed<Vec<String>>, b: Observed<Vec<String>>) -> Observed<Vec<Stri
 fn listed(answer: Result<Vec<Value>, ArmError>) -> Observed<Vec<Value>> {
     match answer {
         Ok(list) => Observed::Present(list),
-        Err(error) => Observed::Unknown(error.to_string()),
+        Err(error) => Observed::Unknown((&error).into()),
     }
 }
 

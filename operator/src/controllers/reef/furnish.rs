@@ -93,7 +93,7 @@ pub async fn cluster(
 fn blind(seen: &BTreeMap<Part, Seen>) -> Option<InCluster> {
     [Part::Group, Part::Cluster, Part::ClusterAdmin].into_iter().find_map(|part| {
         let Some(Seen { state: Observed::Unknown(why), blind, .. }) = seen.get(&part) else { return None };
-        let reason = blind.unwrap_or(Reason::AzureUnavailable);
+        let reason = blind.unwrap_or(why.reason);
         let message = format!("{} is not known: {why}", part.what());
         Some(InCluster::trouble(Verdict::Unknown(Trouble::new(reason, message))))
     })

@@ -42,10 +42,10 @@ pub async fn parts(
         memory.retain(&outside);
     }
     let unread = |part: Part, id: &str| match part {
-        _ if id.is_empty() => Observed::Unknown("who the operator is in Entra is not known".to_owned()),
-        Part::Record => Observed::Unknown("not read yet".to_owned()),
+        _ if id.is_empty() => Observed::Unknown("who the operator is in Entra is not known".into()),
+        Part::Record => Observed::Unknown("not read yet".into()),
         _ if group_is_absent => Observed::Absent,
-        _ => Observed::Unknown("not read yet".to_owned()),
+        _ => Observed::Unknown("not read yet".into()),
     };
     all.into_iter().map(|(part, wanted)| (part, seen(memory, &wanted.id, unread(part, &wanted.id)))).collect()
 }

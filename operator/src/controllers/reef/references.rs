@@ -29,7 +29,7 @@ use crate::{
         trouble::Trouble,
     },
     controllers::region::{certificate, observe::account},
-    observed::Observed,
+    observed::{Observed, Why},
     resources::{Verdict, Write, decide::hold, observe::observed},
 };
 
@@ -176,9 +176,7 @@ async fn existing(context: &Context, reef: &Reef, region: &Region, arm: &Arc<Arm
     let group = names::group(fleet, &name);
     let id = format!("/subscriptions/{}/resourceGroups/{group}", subscription_of(reef, region));
     let tags = names::tags(fleet, &region.name_any(), &name);
-    let unknown = |why: &str| {
-        Held(Trouble::new(Reason::AzureUnavailable, format!("what exists in Azure: {why}")), false)
-    };
+    let unknown = |why: &Why| Held(Trouble::new(why.reason, format!("what exists in Azure: {why}")), false);
     let group = match observed(arm.get(&id, GROUPS_API).await) {
         Observed::Absent => return Ok(Existing::default()),
         Observed::Unknown(why) => return Err(unknown(&why)),
@@ -188,7 +186,7 @@ async fn existing(context: &Context, reef: &Reef, region: &Region, arm: &Arc<Arm
         // Somebody else's: the plan says so.
         return Ok(Existing::default());
     }
-    let list = arm.list(&format!("{id}/resources"), GROUPS_API).await.map_err(|e| unknown(&e.to_string()))?;
+    let list = arm.list(&format!("{id}/resources"), GROUPS_API).await.map_err(|e| unknown(&Why::from(&e)))?;
     let network = format!("{id}/providers/Microsoft.Network/virtualNetworks/reef");
     let address_space = match observed(arm.get(&network, NETWORK_API).await) {
         Observed::Present(network) if names::marked(&network["tags"], &tags) => {

@@ -10,7 +10,10 @@ use reef_crds::{
 use serde_json::Value;
 
 use super::names::{self, TAG_CLAIM};
-use crate::{controller::trouble::Trouble, observed::Observed};
+use crate::{
+    controller::trouble::Trouble,
+    observed::{Observed, Why},
+};
 
 /// What is known of what is to go.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,9 +72,8 @@ pub fn next(reef: &Reef, remains: &Remains, tags: &Value) -> Step {
     if reef.spec.deletion_policy == DeletionPolicy::Retain {
         return Step::Done("what exists in Azure stays, because deletionPolicy is Retain");
     }
-    let unknown = |what: &str, why: &str| {
-        Step::Held(Trouble::new(Reason::AzureUnavailable, format!("{what}: {why}")), false)
-    };
+    let unknown =
+        |what: &str, why: &Why| Step::Held(Trouble::new(why.reason, format!("{what}: {why}")), false);
     if let Observed::Unknown(why) = &remains.record {
         return unknown("DNS record", why);
     }
@@ -119,9 +121,8 @@ fn had_anything(reef: &Reef) -> bool {
 
 fn in_the_way(reef: &Reef, remains: &Remains, tags: &Value) -> Option<Step> {
     let held = |message: String| Some(Step::Held(Trouble::new(Reason::DeletionBlocked, message), true));
-    let unknown = |what: &str, why: &str| {
-        Some(Step::Held(Trouble::new(Reason::AzureUnavailable, format!("{what}: {why}")), false))
-    };
+    let unknown =
+        |what: &str, why: &Why| Some(Step::Held(Trouble::new(why.reason, format!("{what}: {why}")), false));
     match &remains.resources {
         Observed::Unknown(why) => return unknown("resources of the group", why),
         Observed::Absent => {}

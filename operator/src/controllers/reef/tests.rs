@@ -197,12 +197,12 @@ pub(super) fn merge(target: &mut Value, change: &Value) {
 fn what_was_not_seen_is_never_written() {
     for part in inputs().parts() {
         let mut given = complete();
-        given.seen.insert(part, seen(Observed::Unknown("no answer".to_owned())));
+        given.seen.insert(part, seen(Observed::Unknown("no answer".into())));
         assert!(given.writes().is_empty(), "{part:?}");
         assert!(matches!(given.plan().verdicts[&part], Verdict::Unknown(_)));
     }
     let mut given = Given::new(nothing());
-    given.seen.insert(Part::Group, seen(Observed::Unknown("no answer".to_owned())));
+    given.seen.insert(Part::Group, seen(Observed::Unknown("no answer".into())));
     assert!(given.writes().is_empty(), "nothing is made in a group that was not seen");
 }
 

@@ -74,7 +74,7 @@ fn a_reef_is_ready_when_all_of_it_is_and_says_what_is_missing_before() {
     assert_eq!(condition(&good, Reconciling), None);
     // A good reef stays Ready while Azure does not answer, and shows what is not known.
     let mut blind = complete();
-    blind.seen.insert(Part::Network, seen(Observed::Unknown("no answer".to_owned())));
+    blind.seen.insert(Part::Network, seen(Observed::Unknown("no answer".into())));
     let was_good = Reef { status: Some(good.clone()), ..reef(&json!({})) };
     let now = status(&was_good, &blind, &in_service(), 30);
     is(&now, Ready, ("True", "ReconcileSucceeded"));
@@ -129,7 +129,7 @@ fn a_good_reef_stays_ready_whatever_cannot_be_looked_at() {
     let was_good = Reef { status: Some(good), ..reef(&json!({})) };
     for part in inputs().parts() {
         let mut given = complete();
-        given.seen.insert(part, seen(Observed::Unknown("no answer".to_owned())));
+        given.seen.insert(part, seen(Observed::Unknown("no answer".into())));
         let now = status(&was_good, &given, &in_service(), 30);
         is(&now, ConditionType::Ready, ("True", "ReconcileSucceeded"));
         assert_eq!(condition(&now, part.condition()).unwrap().0, "Unknown", "{part:?}");
@@ -174,7 +174,7 @@ proptest! {
             let entry = given.seen.get_mut(part).unwrap();
             match state {
                 0 => entry.state = Observed::Absent,
-                1 => entry.state = Observed::Unknown("x".to_owned()),
+                1 => entry.state = Observed::Unknown("x".into()),
                 2 => entry.operation = Some("Running".to_owned()),
                 3 => if let Observed::Present(value) = &mut entry.state { value["tags"] = json!({}); value["properties"]["metadata"] = json!({}); },
                 _ => {}

@@ -58,12 +58,12 @@ fn a_reef_goes_step_by_step() {
 
 #[test]
 fn nothing_is_deleted_on_what_was_not_seen_or_is_not_ours_or_would_lose_data() {
-    let unknown = || Observed::Unknown("no answer".to_owned());
+    let unknown = || Observed::Unknown("no answer".into());
     let go = json!({});
     for blind in [
-        Remains { group: Observed::Unknown("x".to_owned()), ..remains() },
-        Remains { record: Observed::Unknown("x".to_owned()), ..remains() },
-        Remains { resources: Observed::Unknown("x".to_owned()), ..remains() },
+        Remains { group: Observed::Unknown("x".into()), ..remains() },
+        Remains { record: Observed::Unknown("x".into()), ..remains() },
+        Remains { resources: Observed::Unknown("x".into()), ..remains() },
         Remains { data: unknown(), ..remains() },
         Remains { restorable: unknown(), ..remains() },
         Remains { locks: unknown(), record: Observed::Absent, ..remains() },

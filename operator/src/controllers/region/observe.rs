@@ -153,7 +153,7 @@ async fn secret(region: &Region, client: &Client) -> (Observed<Result<Certificat
         Ok(None) => (Observed::Absent, false),
         Err(error) => {
             let forbidden = matches!(&error, kube::Error::Api(status) if status.is_forbidden());
-            (Observed::Unknown(error.to_string()), forbidden)
+            (Observed::Unknown(error.to_string().into()), forbidden)
         }
     }
 }

@@ -81,7 +81,7 @@ fn good() -> Observation {
 }
 
 fn forbidden() -> Observation {
-    Observation { forbidden: true, ..seen(Observed::Unknown("403".to_owned())) }
+    Observation { forbidden: true, ..seen(Observed::Unknown("403".into())) }
 }
 
 fn step(region: &Region, seen: &Observation, now: i64) -> RegionStatus {
@@ -186,7 +186,7 @@ fn each_situation_has_its_conditions_and_names_the_field() {
             "rbac.secretNamespaces",
         ),
         (
-            seen(Observed::Unknown("timeout".to_owned())),
+            seen(Observed::Unknown("timeout".into())),
             5_000,
             "Ready=False/ApiServerUnavailable Reconciling=True/ProgressingWithRetry CertificateReady=Unknown/ApiServerUnavailable",
             "timeout",
@@ -231,7 +231,7 @@ fn a_spec_that_old_crds_let_through_is_stalled() {
 fn a_good_region_stays_good_while_the_secret_cannot_be_read() {
     let mut region = region();
     region.status = Some(step(&region, &good(), 5_000));
-    let unknown = seen(Observed::Unknown("timeout".to_owned()));
+    let unknown = seen(Observed::Unknown("timeout".into()));
     let blind = step(&region, &unknown, 9_000);
     assert_eq!(
         summary(&blind),
@@ -268,7 +268,7 @@ fn the_next_look_is_when_something_can_change() {
     assert_eq!(look(&good(), 99_999), 5);
     assert_eq!(look(&good(), 700), 300);
     assert_eq!(look(&seen(Observed::Absent), 5_000), 30);
-    assert_eq!(look(&seen(Observed::Unknown(String::new())), 5_000), 10);
+    assert_eq!(look(&seen(Observed::Unknown("".into())), 5_000), 10);
     assert_eq!(look(&seen(Observed::Present(Err(String::new()))), 5_000), 600);
 }
 
@@ -279,7 +279,7 @@ fn a_request_to_reconcile_is_answered_with_its_own_value() {
     assert_eq!(step(&region, &good(), 5_000).last_handled_reconcile_at.as_deref(), Some("now"));
     region.status = Some(step(&region, &good(), 5_000));
     region.annotations_mut().insert(RECONCILE_REQUESTED_AT.to_owned(), "again".to_owned());
-    let unknown = seen(Observed::Unknown(String::new()));
+    let unknown = seen(Observed::Unknown("".into()));
     assert_eq!(step(&region, &unknown, 6_000).last_handled_reconcile_at.as_deref(), Some("again"));
 }
 
@@ -301,7 +301,7 @@ fn any_observation() -> impl Strategy<Value = Observation> {
         Just(azure_says(503, "")),
         Just(no_token(true)),
         Just(seen(Observed::Absent)),
-        ".*".prop_map(|why| seen(Observed::Unknown(why))),
+        ".*".prop_map(|why| seen(Observed::Unknown(why.into()))),
         "\\PC*\n.*".prop_map(|why| seen(Observed::Present(Err(why)))),
         Just(seen(Observed::Present(Err("broken".to_owned())))),
     ]

@@ -71,7 +71,7 @@ pub fn verdict(retained: &RetainedInstance, part: Part, fleet: &str, state: &Obs
             Verdict::Blocked(trouble(Reason::NameTaken, "does not carry the marks of the instance any more"))
         }
         Observed::Absent => Verdict::Blocked(trouble(Reason::DataResourceMissing, "is gone")),
-        Observed::Unknown(why) => Verdict::Unknown(trouble(Reason::AzureUnavailable, why)),
+        Observed::Unknown(why) => Verdict::Unknown(trouble(why.reason, &why.text)),
     }
 }
 
@@ -130,7 +130,7 @@ pub fn teardown(retained: &RetainedInstance, fleet: &str, remains: [&Observed<Va
     match identity {
         Observed::Unknown(why) => {
             let message = format!("managed identity: {why}");
-            return Step::Held(Trouble::new(Reason::AzureUnavailable, message), false);
+            return Step::Held(Trouble::new(why.reason, message), false);
         }
         Observed::Present(found) if found["tags"][TAG_CLAIM] == retained.spec.origin.uid.as_str() => {
             return Step::Held(used(retained, "its instance still has its managed identity"), true);
@@ -141,7 +141,7 @@ pub fn teardown(retained: &RetainedInstance, fleet: &str, remains: [&Observed<Va
         match state {
             Observed::Unknown(why) => {
                 let message = format!("{}: {why}", part.what());
-                return Step::Held(Trouble::new(Reason::AzureUnavailable, message), false);
+                return Step::Held(Trouble::new(why.reason, message), false);
             }
             // What is not what was kept is somebody else's.
             Observed::Present(found) if is_kept(retained, part, fleet, found) => return Step::Delete(part),
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn only_what_was_kept_is_deleted_and_only_after_a_certain_look() {
         let (retained, absent) = (retained(), Observed::Absent);
-        let unknown = Observed::Unknown("no answer".to_owned());
+        let unknown = Observed::Unknown("no answer".into());
         let next = |d: &Observed<Value>, s: &Observed<Value>| teardown(&retained, "f", [&absent, d, s]);
         assert_eq!(next(&database(UID), &share()), Step::Delete(Part::Database));
         assert_eq!(next(&absent, &share()), Step::Delete(Part::Share));
@@ -206,7 +206,7 @@ mod tests {
         let next =
             |identity: &Observed<Value>| teardown(&retained, "f", [identity, &database(UID), &share()]);
         assert!(matches!(next(&database(UID)), Step::Held(t, true) if t.reason == Reason::NameTaken));
-        assert!(matches!(next(&Observed::Unknown("no answer".to_owned())), Step::Held(_, false)));
+        assert!(matches!(next(&Observed::Unknown("no answer".into())), Step::Held(_, false)));
         assert_eq!(next(&database("a later instance")), Step::Delete(Part::Database));
         let instance = |uid: &str, deleted: Option<&str>| -> CloudInstance {
             serde_json::from_value(json!({
@@ -244,6 +244,6 @@ mod tests {
         assert_eq!(reason(database(UID)), None);
         assert_eq!(reason(database("other")), Some(Reason::NameTaken));
         assert_eq!(reason(Observed::Absent), Some(Reason::DataResourceMissing));
-        assert_eq!(reason(Observed::Unknown(String::new())), Some(Reason::AzureUnavailable));
+        assert_eq!(reason(Observed::Unknown("".into())), Some(Reason::AzureUnavailable));
     }
 }
