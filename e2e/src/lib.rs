@@ -15,7 +15,6 @@ pub mod gateway;
 pub mod harness;
 pub mod install;
 pub mod instance_harness;
-pub mod kill;
 pub mod net;
 pub mod node;
 pub mod octopus;

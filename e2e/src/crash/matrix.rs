@@ -2,6 +2,14 @@
 
 use super::{When, Write};
 
+/// What is chosen differs from run to run; `REEF_SEED` repeats one.
+pub fn seed() -> u64 {
+    let now =
+        || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_micros();
+    let given = std::env::var("REEF_SEED").ok().and_then(|s| s.parse().ok());
+    given.unwrap_or_else(|| u64::try_from(now() % 1_000_000).expect("a time"))
+}
+
 /// One crash.
 pub type Crash = (Write, When);
 

@@ -67,6 +67,8 @@ struct State {
     armed: Option<(Write, When)>,
     /// Pod and process of the operator's leader.
     leader: Option<(String, u32)>,
+    /// The operator is stopped, or about to be killed.
+    due: bool,
     killed: bool,
 }
 
@@ -128,7 +130,7 @@ impl<'a> Crashes<'a> {
         {
             let mut state = lock(&self.state);
             state.leader = Some(leader);
-            state.killed = false;
+            (state.due, state.killed) = (false, false);
             if write.server != "Azure" {
                 state.armed = Some((write.clone(), when));
                 return;
@@ -158,6 +160,13 @@ impl<'a> Crashes<'a> {
                 self.bring_back().await;
                 is_back = true;
             }
+        }
+        // It may have been the last of all writes.
+        while lock(&self.state).due && !lock(&self.state).killed {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        if lock(&self.state).killed && !is_back {
+            self.bring_back().await;
         }
         self.sandbox.azure_healed_of(LABEL);
         let mut state = lock(&self.state);

@@ -94,7 +94,13 @@ pub async fn snapshot(
     flat
 }
 
+/// How the operator came to know where an instance is: after a crash it finds what it reserved before.
+const HOW: &str = " .placement .reason";
+
 fn flatten(at: &str, value: &Value, names: &[String], flat: &mut Flat) {
+    if at.ends_with(HOW) {
+        return;
+    }
     match value {
         Value::Object(members) => {
             flat.insert(at.to_owned(), "{}".to_owned());

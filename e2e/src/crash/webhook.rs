@@ -146,7 +146,11 @@ async fn review(
                 write.nth -= 1;
                 None
             }
-            _ => state.armed.take().map(|(_, when)| when),
+            _ => {
+                let when = state.armed.take().map(|(_, when)| when);
+                state.due |= when.is_some();
+                when
+            }
         }
     };
     let is_allowed = match due {

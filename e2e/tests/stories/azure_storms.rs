@@ -86,7 +86,8 @@ fn refusals() -> Vec<Storm> {
             "every call fails",
             Where::Reef,
             || vec![json!({ "fault": answer(503, "ServiceUnavailable", None) })],
-            Some(&["AzureUnavailable", "CircuitOpen"]),
+            // Or the reef that it is to be on is out of service, which says why itself.
+            Some(&["AzureUnavailable", "CircuitOpen", "NoReefFits"]),
         ),
     ]
 }
@@ -155,13 +156,16 @@ struct Story {
     steady: BTreeMap<String, (CloudInstanceStatus, String)>,
 }
 
-fn manifest(name: &str, reef: &str, task_cap: u8) -> String {
+/// `grown` is how many times its quotas grew.
+fn manifest(name: &str, reef: &str, grown: usize) -> String {
+    let task_cap = if grown.is_multiple_of(2) { 5 } else { 10 };
     format!(
         "apiVersion: cloud.octopus.com/v1alpha1\nkind: CloudInstance\nmetadata:\n  name: {name}\n  namespace: {CUSTOMERS}\n\
          spec:\n  regionRef: {{ name: westeurope }}\n  subdomain: {name}\n  release: {{ version: 2026.2.4213 }}\n\
-         \u{20} taskCap: {task_cap}\n  placement: {{ reefRef: {{ name: {reef} }} }}\n  quota: {{ share: {}Gi, database: {task_cap}Gi }}\n\
+         \u{20} taskCap: {task_cap}\n  placement: {{ reefRef: {{ name: {reef} }} }}\n  quota: {{ share: {}Gi, database: {}Gi }}\n\
          \u{20} deletionPolicy: Delete\n  deletionProtection: false\n",
-        u16::from(task_cap) * 10
+        50 + 10 * grown,
+        [1, 2, 5, 10, 20, 30, 40, 50, 100][grown.min(8)]
     )
 }
 
@@ -182,8 +186,12 @@ async fn azure_goes_wrong_in_every_way_and_nobody_is_worse_off() {
     sandbox.azure_healed();
     let mut story = Story { sandbox, client, steady: BTreeMap::new() };
     story.settle_down().await;
-    for (n, storm) in storms().iter().enumerate() {
+    let storms = storms();
+    for (n, storm) in storms.iter().enumerate() {
         story.go_through(n, storm).await;
+    }
+    for n in 0..storms.len() {
+        instance_gone(&story.client, &format!("other-{n}")).await;
     }
 }
 
@@ -199,15 +207,15 @@ impl Story {
     /// One instance on each reef that stays, and one on each that goes in the first storm.
     async fn settle_down(&mut self) {
         self.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {CUSTOMERS}\n"));
-        for (name, reef) in [("stays-a", OTHER), ("stays-b", STRUCK), ("old-0", STRUCK)] {
-            self.apply(&manifest(name, reef, 5));
+        for (name, reef) in [("stays-a", OTHER), ("stays-b", STRUCK), ("new-0", STRUCK)] {
+            self.apply(&manifest(name, reef, 0));
         }
         for name in ["stays-a", "stays-b"] {
             let status = instance_ready(&self.client, name).await;
             let pod = self.pod(&status).await;
             self.steady.insert(name.to_owned(), (status, pod));
         }
-        instance_ready(&self.client, "old-0").await;
+        instance_ready(&self.client, "new-0").await;
     }
 
     async fn pod(&self, status: &CloudInstanceStatus) -> String {
@@ -222,12 +230,11 @@ impl Story {
         let there: BTreeSet<String> = self.sandbox.azure_ids().into_iter().collect();
         let began = Instant::now();
         storm.begin(&self.sandbox);
-        let (new, old, next) = (format!("new-{n}"), format!("old-{n}"), format!("old-{}", n + 1));
-        // Of both reefs, and the next storm's instance to be deleted.
-        let other = format!("other-{n}");
-        self.apply(&manifest(&new, STRUCK, 5));
-        self.apply(&manifest(&other, OTHER, 5));
-        self.apply(&manifest("stays-b", STRUCK, if n.is_multiple_of(2) { 10 } else { 20 }));
+        // One is made on each reef, one resized, and the storm before's deleted.
+        let (new, old, other) = (format!("new-{}", n + 1), format!("new-{n}"), format!("other-{n}"));
+        self.apply(&manifest(&new, STRUCK, 0));
+        self.apply(&manifest(&other, OTHER, 0));
+        self.apply(&manifest("stays-b", STRUCK, n + 1));
         self.delete(&old);
         if storm.place == Where::Reef {
             // The other reef goes on while it lasts.
@@ -256,15 +263,7 @@ impl Story {
             most.0,
             most.1
         );
-        // What is made without a storm goes in the next one.
-        self.apply(&manifest(&next, STRUCK, 5));
-        instance_ready(&self.client, &next).await;
-        for name in [&new, &other] {
-            self.delete(name);
-        }
-        for name in [&new, &other] {
-            instance_gone(&self.client, name).await;
-        }
+        self.delete(&other);
     }
 
     /// All that was asked for has come to its end.
@@ -332,7 +331,7 @@ impl Story {
         for entry in azure_writes(&self.sandbox).into_iter().skip(writes_before) {
             let path = entry["path"].as_str().unwrap_or_default();
             let is_of = kept.iter().any(|hash| path.contains(hash)) || !is_of_an_instance(path);
-            assert!(entry["method"] != "DELETE" || !is_of, "{old} was to go and not {path}");
+            assert!(entry["method"] != "DELETE" || !is_of, "{path} was not to go, {old} was");
         }
     }
 }

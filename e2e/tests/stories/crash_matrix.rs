@@ -12,12 +12,11 @@ use reef_crds::Reef;
 use reef_e2e::{
     crash::{
         Crashes, Write,
-        matrix::{Crash, all, sample},
+        matrix::{Crash, all, sample, seed},
         snapshot::{Flat, common, differences, snapshot},
     },
     harness::{Sandbox, ok},
     instance_harness::{CUSTOMERS, hash_of, instance_gone, instance_ready, instances},
-    kill::seed,
     reef_harness::{azure_writes, cluster, gone, ready, set, settled},
 };
 
@@ -25,7 +24,7 @@ const REGION: &str = include_str!("../../../docs/samples/10-region.yaml");
 const CLASS: &str = include_str!("../../../docs/samples/20-reefclass.yaml");
 
 /// Crashes of each phase that are tried if nobody says how many.
-const SAMPLE: usize = 3;
+const SAMPLE: usize = 2;
 
 /// How long the last writes may take after what says that all is done.
 const SETTLES: Duration = Duration::from_secs(30);

@@ -29,7 +29,6 @@ mod operator;
 mod random_worlds;
 mod reef;
 mod reef_adopted;
-mod reef_killed;
 mod reef_troubles;
 mod region;
 mod resized;

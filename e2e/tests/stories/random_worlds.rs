@@ -7,9 +7,9 @@
 use std::{sync::Arc, time::Instant};
 
 use reef_e2e::{
+    crash::matrix::seed,
     harness::{Sandbox, ok},
     instance_harness::CUSTOMERS,
-    kill::seed,
     random::{
         act::act,
         check::{nothing_is_wrong, watch},

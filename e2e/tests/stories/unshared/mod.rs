@@ -1,5 +1,4 @@
 //! Stories that need the machine for themselves: no other runs beside them. They come last, by their name.
 
 mod bulkheads;
-mod instances_killed;
 mod sixty;

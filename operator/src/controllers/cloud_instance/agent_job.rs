@@ -58,14 +58,14 @@ pub async fn run(
     let before = mine.pop().filter(|job| state(job, now) != State::Succeeded);
     let Some(job) = newest else { return begin(context, client, inputs, work, agent, 1).await };
     let attempt = attempt_of(&job);
+    // A crash may have left its Secret without an owner, and the Job may have come to its end since.
+    give(context, client, inputs, work, attempt, Some(&job)).await?;
     match state(&job, now) {
         State::Succeeded if is_undone(&job, &others) => {
             begin(context, client, inputs, work, agent, attempt.saturating_add(1)).await
         }
         State::Succeeded => result(client, &job).await,
         State::Running => {
-            // A crash may have left its Secret without an owner.
-            give(context, client, inputs, work, attempt, Some(&job)).await?;
             // What failed is told until a try does not.
             match (attempt > 1, before) {
                 (true, Some(before)) => Err(failed(client, &before, work).await),
