@@ -39,7 +39,7 @@ pub struct Rule {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Fault {
-    /// It is answered like this and has no effect.
+    /// It is answered like this, and has no effect unless that is asked for.
     Answer {
         /// HTTP status.
         status: u16,
@@ -51,6 +51,9 @@ pub enum Fault {
         detail: Option<String>,
         /// `Retry-After`, seconds.
         retry_after: Option<u32>,
+        /// Whether it takes effect all the same, as what a gateway gave up waiting for does.
+        #[serde(default)]
+        takes_effect: bool,
     },
     /// It has no effect and no answer for ever.
     Hang,
@@ -75,7 +78,7 @@ pub enum Fault {
 impl Fault {
     /// The answer that it stands for; none if it is no answer.
     pub fn answer(&self) -> Option<Response> {
-        let Self::Answer { status, code, message, detail, retry_after } = self else { return None };
+        let Self::Answer { status, code, message, detail, retry_after, .. } = self else { return None };
         let message = message.clone().unwrap_or_else(|| format!("{code}, because a test asked for it."));
         let mut answer = Response::error(*status, code, message.clone());
         if let (Some(detail), Some(body)) = (detail, &mut answer.body) {

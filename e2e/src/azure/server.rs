@@ -282,7 +282,12 @@ impl Azure {
         let mut cloud = lock(&self.0.cloud);
         match fault {
             None => Ok(cloud.handle(request, now)),
-            Some(fault @ Fault::Answer { .. }) => fault.answer().ok_or(NoAnswer::Cut),
+            Some(fault @ Fault::Answer { takes_effect, .. }) => {
+                if takes_effect {
+                    cloud.handle(request, now);
+                }
+                fault.answer().ok_or(NoAnswer::Cut)
+            }
             Some(Fault::Hang) => Err(NoAnswer::Hang),
             Some(Fault::LostAnswer) => {
                 cloud.handle(request, now);

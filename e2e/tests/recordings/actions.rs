@@ -52,4 +52,22 @@ async fn an_action_whose_answer_comes_later_is_asked_for_it() {
     assert_eq!(arm.post(ACTION, "v").await, Err(wait(3)));
     assert!(matches!(arm.post(ACTION, "v").await, Err(ArmError::NoAnswer(_))));
     assert_eq!(arm.post(ACTION, "v").await, Ok(json!({ "keys": [1] })));
+
+    // Only its status can be asked for, and holds the answer; or does not.
+    let accepted = json!({
+        "method": "POST", "path": "/c/listKeys?api-version=v", "status": 202, "headers": { "azure-asyncoperation": RESULT },
+    });
+    server.play(&recording(&[
+        accepted.clone(),
+        poll(200, json!({ "status": "InProgress" })),
+        poll(200, json!({ "status": "Succeeded", "properties": { "keys": [2] } })),
+        accepted,
+        poll(200, json!({ "status": "Succeeded" })),
+    ]));
+    let arm = client(&server, folder.path(), Proof::WorkloadIdentity);
+    assert_eq!(arm.post(ACTION, "v").await, Err(ArmError::NotYet { wait: None }));
+    assert_eq!(arm.post(ACTION, "v").await, Err(ArmError::NotYet { wait: None }));
+    assert_eq!(arm.post(ACTION, "v").await, Ok(json!({ "keys": [2] })));
+    assert_eq!(arm.post(ACTION, "v").await, Err(ArmError::NotYet { wait: None }));
+    assert!(matches!(arm.post(ACTION, "v").await, Err(ArmError::NoAnswer(_))));
 }

@@ -185,6 +185,7 @@ impl<'a> Drive<'a> {
                     .and_then(|b| b["error"]["details"][0]["code"].as_str())
                     .map(str::to_owned),
                 retry_after: record.headers.get("retry-after").and_then(|v| v.parse().ok()),
+                takes_effect: false,
             };
             fault.answer().unwrap()
         } else {

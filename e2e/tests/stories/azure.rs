@@ -1,6 +1,7 @@
 //! Story: the operator proves to Azure who it is, and a Region shows how Azure fares.
 
-use kube::{Api, Client};
+use k8s_openapi::api::events::v1::Event;
+use kube::{Api, Client, api::ListParams};
 use reef_crds::{Region, RegionStatus};
 use reef_e2e::{
     azure::{PLATFORM_GROUP, SUBSCRIPTION, TENANT},
@@ -46,6 +47,9 @@ async fn a_region_shows_how_azure_fares() {
         let answer = json!({ "answer": { "status": status, "code": code } });
         sandbox.azure_fault(&json!({ "type": zones, "name": ZONE, "fault": answer }));
         shows(&sandbox, &client, "westeurope", ["False", "True", "False"], reason).await;
+        if status == 403 {
+            event_with_correlation_id(&client, reason).await;
+        }
         sandbox.azure_healed();
         shows(&sandbox, &client, "westeurope", ["True", "True", "True"], "ReconcileSucceeded").await;
     }
@@ -124,4 +128,21 @@ async fn shows(
         }
     })
     .await
+}
+
+/// An Event about the Region has the id by which Azure's support finds the call that failed.
+async fn event_with_correlation_id(client: &Client, reason: &str) {
+    let events = Api::<Event>::all(client.clone());
+    eventually("an Event with a correlation id", || async {
+        let all = events.list(&ListParams::default()).await.ok()?.items;
+        let of = |e: &&Event| {
+            e.reason.as_deref() == Some(reason)
+                && e.regarding.as_ref().is_some_and(|r| r.kind.as_deref() == Some("Region"))
+        };
+        all.iter()
+            .filter(of)
+            .any(|e| e.note.as_ref().is_some_and(|n| n.contains(" (correlation id ")))
+            .then_some(())
+    })
+    .await;
 }

@@ -109,8 +109,12 @@ fn surprises() -> Vec<Storm> {
             "half of the answers to writes are lost",
             Where::Reef,
             || {
-                let lost = |method: &str| json!({ "method": method, "rate": 0.5, "fault": "lostAnswer" });
-                vec![lost("PUT"), lost("DELETE")]
+                // Some with the connection, others behind a gateway that gave up waiting.
+                let cut = |method: &str| json!({ "method": method, "rate": 0.3, "fault": "lostAnswer" });
+                let late =
+                    json!({ "answer": { "status": 504, "code": "GatewayTimeout", "takesEffect": true } });
+                let late = |method: &str| json!({ "method": method, "rate": 0.3, "fault": late });
+                vec![cut("PUT"), cut("DELETE"), late("PUT"), late("DELETE")]
             },
             None,
         ),

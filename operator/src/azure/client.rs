@@ -18,7 +18,7 @@ use super::{
     arms::{Arms, Identity},
     entra::Entra,
     operation::{self, Answer},
-    turn,
+    trace, turn,
 };
 use crate::{
     actor::Actor,
@@ -191,7 +191,11 @@ impl Arm {
     pub async fn poll(&self, operation: &Operation) -> Result<Progress, ArmError> {
         let Some(url) = operation.url() else { return Ok(Progress::Lost) };
         let answer = self.send(Method::Get, url, "/providers/operations", None, Unless::Never).await?;
-        operation::progress(operation, &answer, &self.cloud)
+        let progress = operation::progress(operation, &answer, &self.cloud);
+        if let Ok(Progress::Failed(error)) = &progress {
+            trace::failed(error, answer.correlation.as_deref());
+        }
+        progress
     }
 
     /// The header with which our identity calls another service, for example an AKS cluster.

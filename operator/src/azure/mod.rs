@@ -14,6 +14,7 @@ pub mod error;
 pub mod operation;
 mod proof;
 mod text;
+pub mod trace;
 mod turn;
 
 pub use args::AzureArgs;

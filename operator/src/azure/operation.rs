@@ -91,6 +91,11 @@ impl fmt::Debug for Operation {
 }
 
 impl Operation {
+    /// Whether its URL tells a status, and not what comes of it.
+    pub(super) fn tells_status(&self) -> bool {
+        matches!(self.follow, Follow::Status(_))
+    }
+
     /// Where to ask; none if only the resource itself can be read.
     pub fn url(&self) -> Option<&str> {
         match &self.follow {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use azure_core::http::Method;
 
-use super::{Arm, ArmError, Class, operation::Answer};
+use super::{Arm, ArmError, Class, operation::Answer, trace};
 use crate::{
     bulkhead::{AzureCall, Limit, NoTurn, Outcome, Priority, Queued, Turn, Verb},
     metrics::{ByClass, ByReef},
@@ -100,6 +100,8 @@ pub fn tell(answer: &Answer, method: Method, id: &str) {
             correlation_id = answer.correlation.as_deref().unwrap_or_default(),
             "Azure answered with an error"
         );
+        let error = ArmError::from_answer(answer.status, answer.retry_after.as_deref(), &answer.body);
+        trace::failed(&error, answer.correlation.as_deref());
     }
 }
 

@@ -33,7 +33,7 @@ use reef_crds::condition::Reason;
 
 use crate::{
     args::RunArgs,
-    azure::Arms,
+    azure::{Arms, trace},
     bulkhead::Cells,
     cluster::{Clusters, drift::Drifts, watch::Heard},
     leader::{Claim, NotLeader},
@@ -199,7 +199,8 @@ impl<K: Hash + Eq + Display> Reconciles<K> {
         let active = self.metrics.active_workers.get_or_create(&by).clone();
         active.inc();
         let began = Instant::now();
-        let result = tokio::time::timeout(LONGEST, reconcile).await.unwrap_or(Err(Error::TooLong));
+        let look = tokio::time::timeout(LONGEST, trace::collect(reconcile));
+        let result = look.await.unwrap_or(Err(Error::TooLong));
         active.dec();
         let outcome = if result.is_ok() { "success" } else { "error" };
         self.metrics.reconciled(self.controller, outcome, began.elapsed());
@@ -236,7 +237,15 @@ impl<K: Hash + Eq + Display> Reconciles<K> {
     }
 }
 
-/// Publishes an Event. One that cannot be published is a line in the log: Events are for people, and
+/// What API servers take as the note of an Event, bytes.
+const LONGEST_NOTE: usize = 1024;
+
+/// The beginning of a text, so many bytes at most.
+fn cut(text: &str, most: usize) -> &str {
+    text.get(..text.floor_char_boundary(most)).unwrap_or_default()
+}
+
+/// Publishes an Event, with the id of the call to Azure whose failure it tells of. One that cannot be published is a line in the log: Events are for people, and
 /// nothing depends on them.
 pub async fn publish(
     recorder: &Recorder,
@@ -246,10 +255,13 @@ pub async fn publish(
     action: &str,
     note: &str,
 ) {
+    // As Azure's support asks for it.
+    let id = trace::correlation_of(note).map(|id| format!(" (correlation id {id})")).unwrap_or_default();
+    let note = format!("{}{id}", cut(note, LONGEST_NOTE.saturating_sub(id.len())));
     let event = Event {
         type_: if warning { EventType::Warning } else { EventType::Normal },
         reason: reason.as_str().to_owned(),
-        note: Some(note.chars().take(1024).collect()),
+        note: Some(note),
         action: action.to_owned(),
         secondary: None,
     };
@@ -270,7 +282,7 @@ pub async fn tell_drifts(context: &Context, recorder: &Recorder, object: &Object
         let event = Event {
             type_: EventType::Warning,
             reason: Reason::DriftCorrected.as_str().to_owned(),
-            note: Some(drift.note().chars().take(1024).collect()),
+            note: Some(cut(&drift.note(), LONGEST_NOTE).to_owned()),
             action,
             secondary: Some(drift.object),
         };
