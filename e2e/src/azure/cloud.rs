@@ -216,6 +216,10 @@ impl Cloud {
             }
             self.resources.insert(key.to_owned(), resource);
         }
+        // What was not made in the end may be made.
+        if !well && !self.resources.contains_key(key) {
+            self.made.retain(|path| super::id::key(path) != key);
+        }
         self.descended(key, well);
         let below = format!("{key}/");
         for (at, resource) in &mut self.resources {

@@ -94,8 +94,9 @@ impl Deleted {
         }
     }
 
-    /// The dropped database that an id names: one of the list, or the database's own with the moment of its deletion.
-    pub fn database(&self, id: &str, deleted: Option<&str>, now: u64) -> Option<(&Value, u64)> {
+    /// The dropped database that an id names (one of the list, or the database's own with the moment of its deletion), when it
+    /// went, and the date since when it can be restored.
+    pub fn database(&self, id: &str, deleted: Option<&str>, now: u64) -> Option<(&Value, u64, &Value)> {
         let names = |kept: &&Kept| match deleted {
             None => super::defaults::same(&kept.shown["id"], &key(id)),
             Some(deleted) => {
@@ -107,7 +108,7 @@ impl Deleted {
         };
         let found =
             self.databases.iter().find(names).filter(|kept| kept.listed_at <= now && now < kept.gone_at);
-        found.map(|kept| (&kept.body, kept.at))
+        found.map(|kept| (&kept.body, kept.at, &kept.shown["properties"]["earliestRestoreDate"]))
     }
 
     /// Forgets what lay in something that is gone itself.

@@ -153,13 +153,14 @@ impl Cloud {
         };
         let deleted = properties["sourceDatabaseDeletionDate"].as_str();
         let found = self.deleted.database(id, deleted, self.now);
-        let found = found.filter(|(source, _)| {
+        let found = found.filter(|(source, ..)| {
             parent_key(&key(source["id"].as_str().unwrap_or_default())) == parent_key(at)
         });
         let message = format!("No restorable dropped database '{id}' was found.");
-        let (source, gone_at) = found.ok_or_else(|| refuse(404, "SourceDatabaseNotFound", message))?;
+        let (source, gone_at, earliest) =
+            found.ok_or_else(|| refuse(404, "SourceDatabaseNotFound", message))?;
         let moment = match properties["restorePointInTime"].as_str() {
-            Some(_) => point(properties, source["properties"]["creationDate"].as_str(), gone_at)?,
+            Some(_) => point(properties, earliest.as_str(), gone_at)?,
             None => gone_at,
         };
         Ok((source.clone(), How::Past(moment)))

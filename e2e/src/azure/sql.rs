@@ -36,8 +36,9 @@ impl Azure {
         let Some(server) = server(&cloud, host) else { return false };
         let id = format!("{}/databases/{}", server["id"].as_str().unwrap_or_default(), entry.database);
         // The master has no content of its own here.
-        let found = cloud.resources.get(&key(&id)).filter(|_| entry.database != "master");
-        found.is_none_or(|found| cloud.content(found) == (entry.key.clone(), entry.is_replica))
+        let found = cloud.resources.get(&key(&id));
+        let is_same = |found| cloud.content(found) == (entry.key.clone(), entry.is_replica);
+        entry.database == "master" || found.is_some_and(is_same)
     }
 }
 

@@ -154,7 +154,8 @@ impl<'a> Crashes<'a> {
             }
             let is_armed = lock(&self.state).leader.is_some();
             if is_armed && !lock(&self.state).killed && self.azure_is_met() {
-                kill_leader(&self.state).await;
+                let pid = leading(&self.state);
+                kill_leader(&self.state, pid).await;
             }
             if lock(&self.state).killed && !is_back {
                 self.bring_back().await;
@@ -162,9 +163,11 @@ impl<'a> Crashes<'a> {
             }
         }
         // It may have been the last of all writes.
-        while lock(&self.state).due && !lock(&self.state).killed {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        eventually("the operator is killed", || async {
+            let state = lock(&self.state);
+            (!state.due || state.killed).then_some(())
+        })
+        .await;
         if lock(&self.state).killed && !is_back {
             self.bring_back().await;
         }
@@ -177,7 +180,10 @@ impl<'a> Crashes<'a> {
 
     /// Whether the call came whose answer is kept back.
     fn azure_is_met(&self) -> bool {
-        let is_for_azure = lock(&self.state).armed.is_none();
+        let is_for_azure = {
+            let state = lock(&self.state);
+            state.armed.is_none() && !state.due
+        };
         is_for_azure && !self.sandbox.azure_faults().contains(&LABEL.to_owned())
     }
 
@@ -204,9 +210,14 @@ impl<'a> Crashes<'a> {
     }
 }
 
-/// Kills the leader and waits until it is gone.
-async fn kill_leader(state: &Mutex<State>) {
-    let (_, pid) = lock(state).leader.clone().expect("a leader");
+/// The process of the leader.
+fn leading(state: &Mutex<State>) -> Option<u32> {
+    lock(state).leader.as_ref().map(|(_, pid)| *pid)
+}
+
+/// Kills who led and waits until it is gone, unless another try has begun since.
+async fn kill_leader(state: &Mutex<State>, pid: Option<u32>) {
+    let Some(pid) = pid.filter(|_| leading(state) == pid) else { return };
     send(pid, Signal::KILL);
     let is_alive = || {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -219,9 +230,10 @@ async fn kill_leader(state: &Mutex<State>) {
 }
 
 /// Stops the leader where it is.
-fn stop_leader(state: &Mutex<State>) {
-    let (_, pid) = lock(state).leader.clone().expect("a leader");
-    send(pid, Signal::STOP);
+fn stop_leader(pid: Option<u32>) {
+    if let Some(pid) = pid {
+        send(pid, Signal::STOP);
+    }
 }
 
 /// Whether a call to Azure changes something there.

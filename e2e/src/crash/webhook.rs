@@ -22,7 +22,7 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::{State, When, kill_leader, lock, stop_leader};
+use super::{State, When, kill_leader, leading, lock, stop_leader};
 use crate::{
     cluster,
     harness::{Sandbox, eventually},
@@ -32,6 +32,9 @@ use crate::{
 
 /// Name of the management cluster.
 const MANAGEMENT: &str = "management";
+
+/// Longest wait for the answer to a write.
+const WRITTEN: Duration = Duration::from_secs(30);
 
 /// The operator's ServiceAccount.
 const OPERATOR: &str = "system:serviceaccount:reef-operator:reef-operator";
@@ -153,20 +156,22 @@ async fn review(
             }
         }
     };
+    let pid = leading(&reviews.state);
     let is_allowed = match due {
         None => true,
         Some(When::Before) => {
-            kill_leader(&reviews.state).await;
+            kill_leader(&reviews.state, pid).await;
             false
         }
         Some(When::After) => {
             let log = reviews.logs.join(format!("{cluster}-audit.log"));
             let from = fs::metadata(&log).map_or(0, |meta| meta.len());
-            stop_leader(&reviews.state);
+            stop_leader(pid);
             let (state, request) = (reviews.state.clone(), request.clone());
             tokio::spawn(async move {
-                is_written(&log, from, &request).await;
-                kill_leader(&state).await;
+                // Whoever waits in vain kills it all the same, or the story would wait for that for ever.
+                let _ = tokio::time::timeout(WRITTEN, is_written(&log, from, &request)).await;
+                kill_leader(&state, pid).await;
             });
             true
         }
@@ -180,8 +185,21 @@ async fn review(
 
 /// Waits until the API server has answered a request.
 async fn is_written(log: &Path, from: u64, request: &Value) {
+    // An apply that makes something is a patch to whoever audits.
+    let verbs: &[&str] = match request["operation"].as_str().unwrap_or_default() {
+        "CREATE" => &["create", "patch"],
+        "UPDATE" => &["update", "patch"],
+        _ => &["delete", "deletecollection"],
+    };
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let done = |event: &Value| {
         let of = &event["objectRef"];
+        let is_same = verbs.contains(&event["verb"].as_str().unwrap_or_default())
+            && text(&of["subresource"]) == text(&request["subResource"])
+            && text(&of["namespace"]) == text(&request["namespace"]);
+        if !is_same {
+            return false;
+        }
         event["user"]["username"] == request["userInfo"]["username"]
             && of["resource"] == request["resource"]["resource"]
             && (of["name"] == request["name"] || request["name"] == "")
@@ -198,6 +216,4 @@ async fn is_written(log: &Path, from: u64, request: &Value) {
             .then_some(())
     })
     .await;
-    // The answer is on its way to nobody.
-    tokio::time::sleep(Duration::ZERO).await;
 }

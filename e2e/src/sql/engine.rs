@@ -131,18 +131,25 @@ impl Session {
                 format!("Failed to update database \"{}\" because the database is read-only.", self.database);
             return Err(SqlError::new(3906, why));
         }
-        let at = self.connection.is_autocommit().then(|| self.moment());
+        // Whoever is to write asks for the lock first: one that reads already would not wait for it.
+        let is_alone = self.connection.is_autocommit();
+        let [begin, done, undone] = if is_alone {
+            ["BEGIN IMMEDIATE", "COMMIT", "ROLLBACK"]
+        } else {
+            ["SAVEPOINT one", "RELEASE one", "ROLLBACK TO one; RELEASE one"]
+        };
         let run = |text: &str| self.connection.execute_batch(text).map_err(|e| error(&e));
-        run("SAVEPOINT one")?;
+        run(begin)?;
+        let at = is_alone.then(|| self.moment());
         let outcome = make(self, statement).and_then(|outcome| {
             let note = "INSERT INTO dbo.\"sys.log\" VALUES (?1, ?2)";
             self.connection.execute(note, (at, statement)).map_err(|e| error(&e))?;
-            run("RELEASE one")?;
+            run(done)?;
             Ok(outcome)
         });
         if outcome.is_err() {
             // What the first error was is said, and not what came of cleaning up.
-            drop(run("ROLLBACK TO one; RELEASE one"));
+            drop(run(undone));
         }
         outcome
     }

@@ -25,9 +25,12 @@ fn shown(world: &World, path: &str) -> Value {
 
 /// Waits for something; Azure's time goes by a thousand times faster.
 async fn until(holds: impl Fn() -> bool) {
-    while !holds() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let looks = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), looks).await.expect("it comes to pass");
 }
 
 /// Asks for a database that is made of the first one, and waits for it.

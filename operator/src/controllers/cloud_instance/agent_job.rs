@@ -59,8 +59,12 @@ pub async fn run(
     let Some(job) = newest else { return begin(context, client, inputs, work, agent, 1).await };
     let attempt = attempt_of(&job);
     // A crash may have left its Secret without an owner, and the Job may have come to its end since.
-    give(context, client, inputs, work, attempt, Some(&job)).await?;
-    match state(&job, now) {
+    let given = give(context, client, inputs, work, attempt, Some(&job)).await;
+    let state = state(&job, now);
+    if state != State::Succeeded {
+        given?;
+    }
+    match state {
         State::Succeeded if is_undone(&job, &others) => {
             begin(context, client, inputs, work, agent, attempt.saturating_add(1)).await
         }
