@@ -206,10 +206,16 @@ async fn files_stay(sandbox: &Sandbox, client: &Client) {
     let file = |folder: &str| sandbox.folder().join("azure-files").join(folder).join("of/db-0/names");
     assert_eq!(std::fs::read_to_string(file(&format!("{ACCOUNT}/one"))).unwrap(), "db-0\ndb-0\n");
     assert_eq!(sandbox.arm("DELETE", &share(), None).0, 200);
+    let shares = share().rsplit_once('/').unwrap().0.to_owned();
+    let (_, listed) = sandbox.arm("GET", &format!("{shares}?$expand=deleted"), None);
+    let version = listed["value"][0]["properties"]["version"].as_str().unwrap();
     until("the files of the deleted share are set aside", || {
-        file(&format!("deleted/{ACCOUNT}/one-1")).is_file().then_some(())
+        file(&format!("deleted/{ACCOUNT}/one_{version}")).is_file().then_some(())
     });
     assert!(!file(&format!("{ACCOUNT}/one")).exists());
+    let back = json!({ "deletedShareName": "one", "deletedShareVersion": version });
+    assert_eq!(sandbox.arm("POST", &format!("{shares}/two/restore"), Some(&back)).0, 200);
+    until("they are back", || file(&format!("{ACCOUNT}/two")).is_file().then_some(()));
     // Neither the wrong key nor the right one shows.
     let events = Api::<Event>::all(client.clone()).list(&ListParams::default()).await.unwrap();
     let shown = serde_json::to_string(&events.items).unwrap();
