@@ -52,3 +52,19 @@ impl From<&str> for Why {
         text.to_owned().into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_asked_to_call_less_says_so() {
+        for (status, expect) in
+            [(429, Reason::AzureThrottled), (503, Reason::AzureUnavailable), (403, Reason::AzureUnavailable)]
+        {
+            let error = ArmError::from_answer(status, None, b"");
+            let why = Why::from(&error);
+            assert_eq!((why.reason, why.text), (expect, error.to_string()), "{status}");
+        }
+    }
+}

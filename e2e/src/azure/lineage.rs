@@ -31,7 +31,7 @@ const LOST: u64 = 5_000;
 const FAILOVER: u32 = 40;
 
 /// How long a restore takes, seconds (recorded: 568 and 476).
-pub const RESTORE: u32 = 520;
+const RESTORE: u32 = 520;
 
 /// Which content each database has.
 #[derive(Default)]
@@ -76,7 +76,8 @@ impl Begun {
         if matches!(self.how, How::Past(_)) { RESTORE } else { empty }
     }
 
-    /// The body of the request with what comes from the other database if it is not said.
+    /// The body of the request with what comes from the other database: how it collates always, its size and compute if
+    /// none is said.
     pub fn completed(&self, body: &Value) -> Value {
         let mut body = body.clone();
         for name in ["collation", "catalogCollation"] {
@@ -113,7 +114,15 @@ impl Cloud {
             ("secondary" | "onlinesecondary" | "nonreadablesecondary", true) => {
                 (self.primary(properties, at)?, How::Replica)
             }
-            ("copy" | "pointintimerestore" | "restore" | "secondary" | "onlinesecondary", false) => {
+            (
+                "copy"
+                | "pointintimerestore"
+                | "restore"
+                | "secondary"
+                | "onlinesecondary"
+                | "nonreadablesecondary",
+                false,
+            ) => {
                 let message = "A database is never overwritten by another: choose a name that is free.";
                 return Err(refuse(409, "DatabaseAlreadyExists", message));
             }

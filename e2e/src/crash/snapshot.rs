@@ -9,7 +9,10 @@ use kube::{
 };
 use serde_json::Value;
 
-use crate::{harness::Sandbox, install::NAMESPACE};
+use crate::{
+    harness::{Sandbox, eventually},
+    install::NAMESPACE,
+};
 
 /// Path of each value, and the value.
 pub type Flat = BTreeMap<String, String>;
@@ -47,20 +50,32 @@ const PASSING: [&str; 16] = [
     "volumeName",
 ];
 
+/// A cluster that is looked at.
+pub struct Place<'a> {
+    /// What it is called in what is compared.
+    pub name: &'a str,
+    /// Its administrator.
+    pub client: &'a Client,
+    /// Whether all that the operator keeps there is meant, and not only what has one of the words in its name.
+    pub whole: bool,
+}
+
+/// Whether the operator keeps an object.
+fn is_kept(object: &DynamicObject) -> bool {
+    object.labels().get("app.kubernetes.io/managed-by").is_some_and(|by| by == "reef-operator")
+}
+
 /// What there is of whatever has one of these words in its name, in Azure and in the clusters.
-pub async fn snapshot(
-    sandbox: &Sandbox,
-    clusters: &[(&str, &Client)],
-    words: &[&str],
-    names: &[String],
-) -> Flat {
+pub async fn snapshot(sandbox: &Sandbox, clusters: &[Place<'_>], words: &[&str], names: &[String]) -> Flat {
     let mut flat = Flat::new();
     let is_meant = |text: &str| words.iter().any(|word| text.contains(word));
     for id in sandbox.azure_ids().into_iter().filter(|id| is_meant(id)) {
-        let (_, body) = sandbox.arm("GET", &id, None);
+        let (status, body) = sandbox.arm("GET", &id, None);
+        // It may have gone since.
+        assert!([200, 404].contains(&status), "{id}: {status} {body}");
         flatten(&format!("Azure {}", plain(&id, names)), &body, names, &mut flat);
     }
-    for (cluster, client) in clusters {
+    for Place { name: cluster, client, whole } in clusters {
         let discovery = Discovery::new((*client).clone()).run().await.expect("discovery");
         for (resource, capabilities) in
             discovery.groups().flat_map(kube::discovery::ApiGroup::recommended_resources)
@@ -69,10 +84,21 @@ pub async fn snapshot(
                 continue;
             }
             let api = Api::<DynamicObject>::all_with((*client).clone(), &resource);
-            let all = api.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();
+            // A kind that is new or was just taken away is refused for a moment.
+            let what = format!("list of {} in {cluster}", resource.kind);
+            let all = eventually(&what, || async {
+                match api.list(&ListParams::default()).await {
+                    Ok(list) => Some(list.items),
+                    Err(kube::Error::Api(status)) if status.code == 404 => Some(Vec::new()),
+                    Err(_) => None,
+                }
+            })
+            .await;
             let meant = all.into_iter().filter(|object| {
                 let namespace = object.namespace().unwrap_or_default();
-                is_meant(&object.name_any()) || (namespace != NAMESPACE && is_meant(&namespace))
+                (*whole && is_kept(object))
+                    || is_meant(&object.name_any())
+                    || (namespace != NAMESPACE && is_meant(&namespace))
             });
             for object in meant {
                 let name = format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());

@@ -24,14 +24,11 @@ use tokio::net::TcpListener;
 
 use super::{State, When, kill_leader, leading, lock, stop_leader};
 use crate::{
-    cluster,
+    cluster::{self, MANAGEMENT},
     harness::{Sandbox, eventually},
     pki::{Authority, Subject},
     tls::TlsListener,
 };
-
-/// Name of the management cluster.
-const MANAGEMENT: &str = "management";
 
 /// Longest wait for the answer to a write.
 const WRITTEN: Duration = Duration::from_secs(30);

@@ -206,7 +206,7 @@ impl Story {
         ok(&self.sandbox.kubectl(&["-n", CUSTOMERS, "delete", "ci", name, "--wait=false"]));
     }
 
-    /// One instance on each reef that stays, and one on each that goes in the first storm.
+    /// One instance on each reef that stays, and one that goes in the first storm.
     async fn settle_down(&mut self) {
         self.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {CUSTOMERS}\n"));
         for (name, reef) in [("stays-a", OTHER), ("stays-b", STRUCK), ("new-0", STRUCK)] {

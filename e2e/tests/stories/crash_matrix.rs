@@ -13,7 +13,7 @@ use reef_e2e::{
     crash::{
         Crashes, Write,
         matrix::{Crash, all, sample, seed},
-        snapshot::{Flat, common, differences, snapshot},
+        snapshot::{Flat, Place, common, differences, snapshot},
     },
     harness::{Sandbox, ok},
     instance_harness::{CUSTOMERS, hash_of, instance_gone, instance_ready, instances},
@@ -145,12 +145,21 @@ impl Story<'_> {
     /// All there is of it.
     async fn snapshot(&self) -> Flat {
         let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
-        let reef = match &self.home {
+        // A reef's own cluster is there while the reef is.
+        let own = || async {
+            Some(Api::<Reef>::all(self.client.clone()).get_opt("wreck").await.unwrap()?.status?.cluster?.name)
+        };
+        let home = match self.subject {
+            Subject::Instance => self.home.clone(),
+            Subject::Reef => own().await,
+        };
+        let reef = match &home {
             Some(home) => Some(self.sandbox.reef_client(home).await),
             None => None,
         };
-        let mut clusters = vec![("management", &self.client)];
-        clusters.extend(reef.as_ref().map(|client| ("reef", client)));
+        let mut clusters = vec![Place { name: "management", client: &self.client, whole: false }];
+        let whole = self.subject == Subject::Reef;
+        clusters.extend(reef.as_ref().map(|client| Place { name: "reef", client, whole }));
         snapshot(self.sandbox, &clusters, &words, &self.names).await
     }
 
@@ -222,6 +231,12 @@ impl Story<'_> {
             let [mut writes, other] = lives.map(|life| life[&format!("{phase:?}")].writes.clone());
             writes.retain(|write| other.contains(write));
             writes.sort();
+            // Without these nobody watches.
+            let mut servers = vec!["Azure", "management"];
+            servers.extend((*phase == Phase::Make).then_some("reef"));
+            for server in servers {
+                assert!(writes.iter().any(|write| write.server == server), "{phase:?}: no write to {server}");
+            }
             let crashes = all(&writes);
             // One that is not reached is made up for by another.
             tries.push(sample(&share(&crashes), most.saturating_mul(3), seed.wrapping_add(n as u64)));
