@@ -156,8 +156,9 @@ pub struct AzureSpec {
 pub struct CredentialSpec {
     /// `WorkloadIdentity`: the ServiceAccount token of the operator, for which the identity has a federated credential.
     /// `ManagedIdentity`: an identity of the Azure machine that the operator runs on. `ClientSecret` and
-    /// `ClientCertificate`: what the Secret of `secretRef` holds. `DeveloperTools`: whoever is signed in with `az` or
-    /// `azd` where the operator runs; for trying it out on one's own machine, not for clusters.
+    /// `ClientCertificate`: what the Secret of `secretRef` holds. `DeveloperTools`: whoever is signed in to the tenant with
+    /// `az` or `azd` where the operator runs, whatever `clientId` says; for trying it out on one's own machine, not for
+    /// clusters.
     #[serde(rename = "type")]
     pub kind: CredentialType,
 

@@ -9,6 +9,7 @@ mod arms;
 mod client;
 mod cloud;
 pub mod compare;
+mod developer;
 mod entra;
 pub mod error;
 pub mod operation;

@@ -16,9 +16,8 @@ use azure_core::{
 };
 use azure_identity::{
     ClientAssertion, ClientAssertionCredential, ClientAssertionCredentialOptions, ClientSecretCredential,
-    ClientSecretCredentialOptions, DeveloperToolsCredential, ManagedIdentityCredential,
-    ManagedIdentityCredentialOptions, UserAssignedId, WorkloadIdentityCredential,
-    WorkloadIdentityCredentialOptions,
+    ClientSecretCredentialOptions, ManagedIdentityCredential, ManagedIdentityCredentialOptions,
+    UserAssignedId, WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
 };
 use rustls::{
     SignatureScheme,
@@ -28,7 +27,7 @@ use rustls::{
 };
 use serde_json::json;
 
-use super::Identity;
+use super::{Identity, developer::Developer};
 
 /// How long an assertion that is signed with a certificate is good for. It is used at once; clocks differ.
 const ASSERTION: Duration = Duration::from_secs(600);
@@ -113,7 +112,7 @@ impl Proof {
                 let options = ClientAssertionCredentialOptions { client_options };
                 ClientAssertionCredential::new(tenant, client, signed, Some(options))?
             }
-            Self::DeveloperTools => DeveloperToolsCredential::new(None)?,
+            Self::DeveloperTools => Arc::new(Developer::new(&tenant, None)?),
         })
     }
 }
