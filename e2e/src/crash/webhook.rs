@@ -157,7 +157,9 @@ async fn review(
     let is_allowed = match due {
         None => true,
         Some(When::Before) => {
-            kill_leader(&reviews.state, pid).await;
+            // In a task of its own: with who asked also this connection ends, and its handler is dropped where it waits.
+            let state = reviews.state.clone();
+            let _ = tokio::spawn(async move { kill_leader(&state, pid).await }).await;
             false
         }
         Some(When::After) => {
