@@ -14,7 +14,7 @@ STORIES ?= 2
 
 .PHONY: help
 help: ## List what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: prerequisites
 prerequisites:
@@ -56,6 +56,11 @@ crash-matrix: tools ## Kill the operator before and after each of its writes (tw
 .PHONY: test-recordings
 test-recordings: prerequisites ## Try client and emulator against recorded traffic: ARM_RECORDINGS=folder
 	RUST_BACKTRACE=0 cargo test --workspace --test recordings --locked -- --nocapture --test-threads 1 client:: emulator::
+
+.PHONY: test-azure
+test-azure: prerequisites ## Run the story on a real subscription, which COSTS MONEY (docs/test-azure.md); CLEAN=1 only cleans up
+	cargo test --package reef-e2e --test stories --locked -- --ignored --exact --nocapture \
+	  real_azure::$(if $(CLEAN),clean_up,from_creation_to_deletion)
 
 .PHONY: generate
 generate: ## Write the CRDs, the chart's copies of them and the API reference

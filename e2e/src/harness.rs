@@ -272,7 +272,7 @@ impl Sandbox {
 
     /// The way to a host through a reef's gateway, by the name of the AKS cluster; none without a Gateway.
     pub fn https<'a>(&self, cluster: &str, host: &'a str, ca: &'a str) -> Option<probe::Call<'a>> {
-        let address = self.gateway(cluster, |name| name.split('/').count() == 2)?;
+        let address = gateway(&self.folder, cluster)?;
         Some(probe::Call { address, host, ca })
     }
 
@@ -285,10 +285,7 @@ impl Sandbox {
 
     /// Where a listener of a reef's gateway is on this machine.
     fn gateway(&self, cluster: &str, means: impl Fn(&str) -> bool) -> Option<SocketAddr> {
-        let path = self.folder.join("reefs").join(format!("{cluster}.gateways.json"));
-        let ports: Value = serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
-        let (_, port) = ports.as_object()?.iter().find(|(name, _)| means(name))?;
-        Some(SocketAddr::from(([127, 0, 0, 1], u16::try_from(port.as_u64()?).ok()?)))
+        listener(&self.folder, cluster, means)
     }
 
     /// The audit log of the management cluster, one event each.
@@ -297,6 +294,18 @@ impl Sandbox {
         let text = std::fs::read_to_string(path).unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
+}
+
+/// Where a reef's gateway is on this machine, by the sandbox's folder and the name of the AKS cluster; none without one.
+pub fn gateway(folder: &Path, cluster: &str) -> Option<SocketAddr> {
+    listener(folder, cluster, |name| name.split('/').count() == 2)
+}
+
+fn listener(folder: &Path, cluster: &str, means: impl Fn(&str) -> bool) -> Option<SocketAddr> {
+    let path = folder.join("reefs").join(format!("{cluster}.gateways.json"));
+    let ports: Value = serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
+    let (_, port) = ports.as_object()?.iter().find(|(name, _)| means(name))?;
+    Some(SocketAddr::from(([127, 0, 0, 1], u16::try_from(port.as_u64()?).ok()?)))
 }
 
 impl Drop for Sandbox {

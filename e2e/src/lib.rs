@@ -97,3 +97,12 @@ impl<T> Context<T> for std::io::Result<T> {
         self.map_err(|source| Error::Io { context: what.into(), source })
     }
 }
+
+/// Bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

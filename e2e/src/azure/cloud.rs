@@ -350,6 +350,9 @@ impl Cloud {
             if request.path.trim_end_matches('/').to_lowercase().ends_with("/resources") {
                 return self.list_subscription(request);
             }
+            if request.path.trim_end_matches('/').to_lowercase().ends_with("/resourcegroups") {
+                return self.list_groups();
+            }
             return Response::json(
                 200,
                 json!({

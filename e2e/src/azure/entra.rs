@@ -1,10 +1,11 @@
 //! The Entra token issuer: exchanges a cluster's ServiceAccount token for an access token where a federated
-//! credential says so, and nowhere else.
+//! credential says so, and an application's password for one, and nothing else.
 //!
 //! Access tokens are signed with ES256; Entra's own are RS256. Everything else that callers look at is alike.
 
 use std::collections::HashMap;
 
+use aws_lc_rs::rand;
 use jsonwebtoken::{
     Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode,
     jwk::{Jwk, JwkSet},
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{ARM_HOST, Cloud, TENANT};
-use crate::Error;
+use crate::{Error, hex};
 
 /// What stands as issuer in the access tokens of a tenant.
 pub const ISSUER: &str = "https://sts.windows.net/{tenant}/";
@@ -30,6 +31,13 @@ pub struct Entra {
     life: u64,
     /// The keys of the clusters, by the issuer in their tokens.
     issuers: HashMap<String, JwkSet>,
+    /// Applications that have a password, by client id.
+    applications: HashMap<String, Application>,
+}
+
+struct Application {
+    password: String,
+    principal: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -94,12 +102,23 @@ impl Entra {
             keys: JwkSet { keys: vec![jwk] },
             life: TOKEN_SECONDS,
             issuers: HashMap::new(),
+            applications: HashMap::new(),
         })
     }
 
     /// Makes the tokens of a cluster verifiable.
     pub fn trust(&mut self, issuer: &str, keys: JwkSet) {
         self.issuers.insert(issuer.to_owned(), keys);
+    }
+
+    /// Makes an application with a password, which is returned.
+    pub fn register(&mut self, client: &str, principal: &str) -> Result<String, Error> {
+        let mut bytes = [0; 20];
+        rand::fill(&mut bytes).map_err(|_| Error::Token("no random numbers".to_owned()))?;
+        let password = hex(&bytes);
+        let application = Application { password: password.clone(), principal: principal.to_owned() };
+        self.applications.insert(client.to_owned(), application);
+        Ok(password)
     }
 
     /// How long tokens live from now on, seconds: what Entra's policies of token lifetimes decide.
@@ -158,7 +177,7 @@ impl Entra {
         Some((data.claims.oid, data.claims.appid))
     }
 
-    /// Answers the token endpoint: client credentials with a federated assertion.
+    /// Answers the token endpoint: client credentials with a federated assertion or a password.
     pub fn exchange(
         &self,
         form: &HashMap<String, String>,
@@ -176,6 +195,14 @@ impl Entra {
             |name: &str| Refusal::new("invalid_request", format!("AADSTS900144: the form lacks '{name}'."));
         let client = field("client_id").ok_or_else(|| missing("client_id"))?;
         let scope = field("scope").ok_or_else(|| missing("scope"))?;
+        if let Some(password) = field("client_secret") {
+            let application = self.applications.get(client).filter(|a| a.password == password);
+            let application = application.ok_or_else(|| {
+                let text = format!("AADSTS7000215: this is not a client secret of application '{client}'.");
+                Refusal::new("invalid_client", text)
+            })?;
+            return self.granted(client, &application.principal, scope, now);
+        }
         let assertion = field("client_assertion").ok_or_else(|| missing("client_assertion"))?;
         let identities = cloud.resources("Microsoft.ManagedIdentity/userAssignedIdentities");
         let identity =
@@ -211,9 +238,12 @@ impl Entra {
             ));
         }
         let principal = identity["properties"]["principalId"].as_str().unwrap_or_default();
-        let token = self
-            .issue(client, principal, scope, now)
-            .map_err(|e| Refusal::new("server_error", e.to_string()))?;
+        self.granted(client, principal, scope, now)
+    }
+
+    fn granted(&self, client: &str, principal: &str, scope: &str, now: u64) -> Result<Value, Refusal> {
+        let token = self.issue(client, principal, scope, now);
+        let token = token.map_err(|e| Refusal::new("server_error", e.to_string()))?;
         Ok(
             json!({ "token_type": "Bearer", "expires_in": self.life, "ext_expires_in": self.life, "access_token": token }),
         )

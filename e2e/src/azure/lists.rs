@@ -21,7 +21,14 @@ impl Cloud {
         Response::json(200, json!({ "value": found.map(|(_, r)| short(r)).collect::<Vec<_>>() }))
     }
 
-    /// The same for the whole subscription, filtered by name and type as `$filter` says.
+    /// The resource groups of the subscription.
+    pub(super) fn list_groups(&self) -> Response {
+        let is_group = |r: &&Value| r["type"] == "Microsoft.Resources/resourceGroups";
+        let found: Vec<_> = self.resources.values().filter(is_group).map(|r| self.shown(r)).collect();
+        Response::json(200, json!({ "value": found }))
+    }
+
+    /// All top-level resources of the subscription, without their properties, filtered by name and type as `$filter` says.
     pub(super) fn list_subscription(&self, request: &Request) -> Response {
         let filter = request.query.get("$filter").map_or("", String::as_str);
         let Some(terms) = terms(filter) else {
@@ -59,6 +66,14 @@ impl Cloud {
         if target.kind() == "microsoft.sql/servers/elasticpools/databases" {
             let in_pool = |r: &&Value| super::defaults::same(&r["properties"]["elasticPoolId"], &parent);
             let found: Vec<_> = self.resources.values().filter(in_pool).map(|r| self.shown(r)).collect();
+            return Response::json(200, json!({ "value": found }));
+        }
+        if target.kind() == "microsoft.authorization/locks" {
+            // Those of what is below as well.
+            let below = format!("{parent}/");
+            let is_lock = |k: &str| k.starts_with(&below) && k.contains("/microsoft.authorization/locks/");
+            let found: Vec<_> =
+                self.resources.iter().filter(|(k, _)| is_lock(k)).map(|(_, r)| self.shown(r)).collect();
             return Response::json(200, json!({ "value": found }));
         }
         let below = format!("{}/", key(&request.path));

@@ -242,16 +242,19 @@ impl Azure {
         Platform { zone_id, client_id }
     }
 
-    /// What a user of the sandbox needs to call ARM: endpoint, CA file, a bearer token, control API.
+    /// What a user of the sandbox needs to call ARM: endpoint, CA file, a bearer token or an application's password, control
+    /// API.
     pub fn access(&self, ca_file: &std::path::Path) -> Result<Value, Error> {
         let user = "00000000-0000-4000-8000-0000000000ff";
         lock(&self.0.cloud).grant((user, roles::OWNER, &format!("/subscriptions/{SUBSCRIPTION}")));
-        let token =
-            lock(&self.0.entra).issue(user, user, &format!("https://{ARM_HOST}/.default"), seconds())?;
+        let mut entra = lock(&self.0.entra);
+        let token = entra.issue(user, user, &format!("https://{ARM_HOST}/.default"), seconds())?;
         Ok(json!({
             "arm": format!("https://{}", self.0.address),
             "ca": ca_file,
             "token": token,
+            "clientId": user,
+            "clientSecret": entra.register(user, user)?,
             "control": format!("http://{}", self.0.control),
             "subscription": SUBSCRIPTION,
             "tenant": TENANT,

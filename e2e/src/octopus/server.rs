@@ -1,11 +1,8 @@
 //! What all parts of a running server share.
 
-use std::{
-    fmt::Write as _,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
 use aws_lc_rs::{
@@ -21,6 +18,7 @@ use super::{
     start::Opened,
     store::{Change, Store, StoreError, Table},
 };
+use crate::hex;
 
 /// Id of the mark that makes a database corrupted. Nothing ever removes it.
 pub(super) const CORRUPTED: &str = "corrupted";
@@ -120,11 +118,4 @@ pub(super) fn guid() -> Result<String, StoreError> {
 /// What is kept of a secret: bound to the installation, so that equal secrets look different elsewhere.
 pub(super) fn hash(installation: &str, secret: &[u8]) -> String {
     hex(digest(&SHA256, &[installation.as_bytes(), b":", secret].concat()).as_ref())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -27,6 +27,7 @@ mod network;
 mod node;
 mod operator;
 mod random_worlds;
+mod real_azure;
 mod reef;
 mod reef_adopted;
 mod reef_troubles;
