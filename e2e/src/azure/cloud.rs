@@ -11,6 +11,7 @@ use super::{
     id::{Target, key, parent_key},
     kinds::{self, Kind, State},
     lineage::Lineage,
+    lists,
     operations::{Effect, Operations, Url},
     put::started,
     records, refuse, roles,
@@ -172,7 +173,7 @@ impl Cloud {
             return refusal;
         }
         let answer = match request.method.as_str() {
-            "GET" | "HEAD" => self.get(&target, request, now),
+            "GET" | "HEAD" => lists::page(request, self.get(&target, request, now)),
             "PUT" => {
                 let snapshot = self.snapshot(&target, request, now);
                 snapshot.unwrap_or_else(|| self.put(&target, request, now))

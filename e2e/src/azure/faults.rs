@@ -66,6 +66,11 @@ pub enum Fault {
     Flip,
     /// It is a list, and leaves out some of its items.
     Omit,
+    /// It is a list, and comes in pages of this size.
+    Pages {
+        /// Items of a page.
+        items: u32,
+    },
     /// It is accepted, and its operation ends in this failure.
     FailLate {
         /// ARM's error code.

@@ -14,6 +14,18 @@ use super::{
     server::{Azure, lock},
 };
 
+/// The first version of the API that leaves subnets alone where a network is sent without them; those before take it that
+/// there are to be none.
+const LEAVES_SUBNETS: &str = "2023-09-01";
+
+/// What a network says of its subnets by saying nothing.
+fn all_subnets(request: &Request, body: &mut Value) {
+    let is_old = request.query.get("api-version").is_some_and(|version| version.as_str() < LEAVES_SUBNETS);
+    if is_old && body["properties"]["subnets"].is_null() {
+        body["properties"]["subnets"] = json!([]);
+    }
+}
+
 impl Cloud {
     pub(super) fn put(&mut self, target: &Target, request: &Request, now: u64) -> Response {
         let Some(kind) = kinds::find(&target.kind()).filter(|_| target.is_resource()) else {
@@ -23,7 +35,10 @@ impl Cloud {
                 format!("The resource type '{}' could not be found.", target.kind()),
             );
         };
-        let body = request.body.clone().unwrap_or_else(|| json!({}));
+        let mut body = request.body.clone().unwrap_or_else(|| json!({}));
+        if kind.name == "Microsoft.Network/virtualNetworks" {
+            all_subnets(request, &mut body);
+        }
         let key = key(&request.path);
         let old = self.resources.get(&key).cloned();
         if let Some(refusal) = self.refuse_put(target, kind, &body, old.as_ref(), &key, request) {

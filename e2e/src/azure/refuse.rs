@@ -142,13 +142,32 @@ impl Cloud {
                 let addresses =
                     properties["publicIpAddresses"].as_array().into_iter().flatten().map(|a| &a["id"]);
                 let missing = of_subnets.chain(addresses).find_map(|id| self.missing(id));
-                missing.map(|id| {
+                let missing = missing.map(|id| {
                     let message = format!("What '{}' refers to was not found: {id}.", target.name());
                     Response::error(400, "InvalidResourceReference", message)
-                })
+                });
+                missing.or_else(|| self.refuse_without(&properties["subnets"], at))
             }
             _ => None,
         }
+    }
+
+    /// A subnet that is in use cannot be left out of its network.
+    fn refuse_without(&self, subnets: &Value, network: &str) -> Option<Response> {
+        let named: Vec<_> = subnets
+            .as_array()?
+            .iter()
+            .map(|s| s["name"].as_str().unwrap_or_default().to_lowercase())
+            .collect();
+        let below = format!("{network}/subnets/");
+        let is_left_out = |at: &&String| {
+            at.strip_prefix(&below)
+                .is_some_and(|name| !name.contains('/') && !named.iter().any(|n| n == name))
+        };
+        self.resources
+            .keys()
+            .filter(is_left_out)
+            .find_map(|at| Target::parse(at).and_then(|subnet| self.refuse_used(&subnet, at)))
     }
 
     fn refuse_sql(&self, target: &Target, body: &Value, at: &str) -> Option<Response> {

@@ -301,6 +301,11 @@ impl Azure {
                 Err(NoAnswer::Hang)
             }
             Some(Fault::Flip) => Ok(cloud.handle_flipped(request, now)),
+            Some(Fault::Pages { items }) => {
+                let mut request = request.clone();
+                request.query.entry("$top".to_owned()).or_insert_with(|| items.to_string());
+                Ok(cloud.handle(&request, now))
+            }
             Some(Fault::Omit) => {
                 let whole = cloud.handle(request, now);
                 Ok(lock(&self.0.faults).omit(whole))
@@ -336,9 +341,12 @@ fn token_fault(azure: &Azure, tenant: &str, client: &str) -> Option<Result<HttpR
             (status, Ok((StatusCode::from_u16(status).unwrap_or_default(), Json(body)).into_response()))
         }
         Fault::Hang => (0, Err(NoAnswer::Hang)),
-        Fault::LostAnswer | Fault::NoAnswer | Fault::FailLate { .. } | Fault::Flip | Fault::Omit => {
-            (0, Err(NoAnswer::Cut))
-        }
+        Fault::LostAnswer
+        | Fault::NoAnswer
+        | Fault::FailLate { .. }
+        | Fault::Flip
+        | Fault::Omit
+        | Fault::Pages { .. } => (0, Err(NoAnswer::Cut)),
     };
     azure.note(("POST", &format!("/{tenant}/oauth2/v2.0/token")), status, client, "");
     Some(answer)

@@ -57,6 +57,15 @@ fn deny(rules: &[&str]) -> Value {
 }
 
 #[test]
+fn a_network_keeps_the_subnet_of_a_cluster() {
+    let mut world = with_files(&deny(&[]));
+    let network = json!({ "location": "westeurope", "properties": { "addressSpace": { "addressPrefixes": ["10.0.0.0/16"] }, "subnets": [] } });
+    let refused = world.put(&format!("{RG}/{NETWORK}"), network);
+    assert_eq!((refused.status, code(&refused)), (400, "InUseSubnetCannotBeDeleted"));
+    assert_eq!(world.get(&subnet()).status, 200);
+}
+
+#[test]
 fn a_share_is_mounted_with_a_key_of_its_account_from_a_subnet_that_is_let_in() {
     let subnet = subnet();
     let mut world = with_files(&deny(&[&subnet.to_uppercase().replace("/SUBSCRIPTIONS", "/subscriptions")]));

@@ -54,10 +54,20 @@ fn a_network_shows_the_subnets_that_came_with_it() {
     let bare = json!({ "location": "westeurope", "properties": { "addressSpace": { "addressPrefixes": ["10.0.0.0/16"] } } });
     world.put(&network, bare.clone());
     assert_eq!(world.get(&format!("{network}/subnets/nodes")).status, 200);
-    let mut empty = bare;
+    let mut empty = bare.clone();
     empty["properties"]["subnets"] = json!([]);
     world.put(&network, empty);
     assert_eq!(world.get(&format!("{network}/subnets/nodes")).status, 404);
+    // Before 2023-09-01 no list was an empty one.
+    for (version, status) in [("2023-09-01", 200), ("2020-11-01", 404)] {
+        let one = json!({ "properties": { "addressPrefix": "10.0.0.0/20" } });
+        assert_eq!(world.put(&format!("{network}/subnets/one"), one).status, 201, "{version}");
+        world.put(&format!("{network}?api-version={version}"), bare.clone());
+        assert_eq!(world.get(&format!("{network}/subnets/one")).status, status, "{version}");
+        world.later(60);
+        world.delete(&format!("{network}/subnets/one"));
+        world.later(60);
+    }
     let reference = json!({ "location": "westeurope", "properties": { "subnets": [{ "name": "s", "properties": { "natGateway": { "id": format!("{RG}/x") } } }] } });
     assert_eq!(code(&world.put(&network, reference)), "InvalidResourceReference");
 }

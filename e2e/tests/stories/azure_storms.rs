@@ -126,7 +126,15 @@ fn surprises() -> Vec<Storm> {
             },
             None,
         ),
-        storm("lists leave things out", Where::Everywhere, || vec![json!({ "fault": "omit" })], None),
+        storm(
+            "lists leave things out, or come in pages of two",
+            Where::Everywhere,
+            || {
+                let pages = json!({ "method": "GET", "fault": { "pages": { "items": 2 } } });
+                vec![json!({ "rate": 0.5, "fault": "omit" }), pages]
+            },
+            None,
+        ),
         storm(
             "what is synchronous is asynchronous, and the other way round, from one call to the next",
             Where::Everywhere,
