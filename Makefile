@@ -58,9 +58,11 @@ test-recordings: prerequisites ## Try client and emulator against recorded traff
 	RUST_BACKTRACE=0 cargo test --workspace --test recordings --locked -- --nocapture --test-threads 1 client:: emulator::
 
 .PHONY: test-azure
-test-azure: prerequisites ## Run the story on a real subscription, which COSTS MONEY (docs/test-azure.md); CLEAN=1 only cleans up
-	cargo test --package reef-e2e --test stories --locked -- --ignored --exact --nocapture \
-	  real_azure::$(if $(CLEAN),clean_up,from_creation_to_deletion)
+# The program itself and not cargo is what Ctrl-C meets: cargo would end at once, and leave it behind while it cleans up.
+test-azure: ## Run the story on a real subscription, which COSTS MONEY (docs/test-azure.md); CLEAN=1 only cleans up
+	@built="$$(cargo test --package reef-e2e --test stories --locked --no-run 2>&1 | tee /dev/stderr)"; \
+	program="$$(sed -n 's/.*Executable tests.stories.main.rs (\(.*\)).*/\1/p' <<<"$$built")"; \
+	exec "$$program" --ignored --exact --nocapture real_azure::$(if $(CLEAN),clean_up,from_creation_to_deletion)
 
 .PHONY: generate
 generate: ## Write the CRDs, the chart's copies of them and the API reference

@@ -377,7 +377,12 @@ impl Cloud {
                 with_etag(Response::json(200, shown), resource)
             }
             None if request.method == "HEAD" => Response { body: None, ..self.not_found(target) },
-            None => self.not_found(target),
+            None => {
+                let is_it =
+                    |group: &Value| group["id"].as_str().is_some_and(|id| key(id) == key(&request.path));
+                let of_nodes = self.node_groups().find(is_it);
+                of_nodes.map_or_else(|| self.not_found(target), |group| Response::json(200, group))
+            }
         }
     }
 

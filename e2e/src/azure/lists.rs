@@ -24,8 +24,23 @@ impl Cloud {
     /// The resource groups of the subscription.
     pub(super) fn list_groups(&self) -> Response {
         let is_group = |r: &&Value| r["type"] == "Microsoft.Resources/resourceGroups";
-        let found: Vec<_> = self.resources.values().filter(is_group).map(|r| self.shown(r)).collect();
+        let mut found: Vec<_> = self.resources.values().filter(is_group).map(|r| self.shown(r)).collect();
+        found.extend(self.node_groups());
         Response::json(200, json!({ "value": found }))
+    }
+
+    /// The groups in which AKS keeps the nodes of its clusters, with the tags of these.
+    pub(super) fn node_groups(&self) -> impl Iterator<Item = Value> {
+        let is_cluster = |r: &&Value| r["type"] == "Microsoft.ContainerService/managedClusters";
+        self.resources.values().filter(is_cluster).filter_map(|cluster| {
+            let name = cluster["properties"]["nodeResourceGroup"].as_str()?;
+            Some(json!({
+                "id": format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{name}"), "name": name,
+                "type": "Microsoft.Resources/resourceGroups", "location": cluster["location"],
+                "tags": cluster["tags"], "managedBy": cluster["id"],
+                "properties": { "provisioningState": "Succeeded" },
+            }))
+        })
     }
 
     /// All top-level resources of the subscription, without their properties, filtered by name and type as `$filter` says.

@@ -178,7 +178,7 @@ async fn prices(settings: &Settings, http: &reqwest::Client, item: &Item) -> Res
     Ok(all)
 }
 
-fn said(error: &reqwest::Error) -> String {
+pub fn said(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(next) = source {

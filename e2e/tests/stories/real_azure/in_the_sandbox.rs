@@ -3,9 +3,12 @@
 use std::{collections::HashMap, sync::Mutex};
 
 use axum::{Json, Router, extract::Query, routing::get};
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use kube::api::PostParams;
+use reef_crds::CloudInstance;
 use reef_e2e::{
     azure::{SUBSCRIPTION, TENANT},
-    harness::{Sandbox, eventually},
+    harness::{Sandbox, eventually, ok},
     install::{AZURE_CA_FILE, NAMESPACE, ZONE},
     reef_harness::scale_operator,
 };
@@ -73,7 +76,7 @@ async fn settings(sandbox: &Sandbox) -> Settings {
 async fn suite(sandbox: &Sandbox) -> Suite {
     let settings = settings(sandbox).await;
     let mut suite = Suite::new(settings, sandbox.client().await).await.unwrap();
-    suite.pause = Duration::from_millis(200);
+    suite.cleaner.azure.pause = Duration::from_millis(200);
     let folder = sandbox.folder().to_owned();
     suite.door = Box::new(move |cluster| reef_e2e::harness::gateway(&folder, cluster));
     suite
@@ -85,7 +88,7 @@ fn plant(sandbox: &Sandbox, suite: &Suite) -> Vec<String> {
     let tags = json!({ "reef-operator-fleet": fleet, "reef-operator-region": "westeurope", "reef-operator-reef": "weu-1" });
     let group = format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/reef-{fleet}-weu-1");
     let lock = format!("{group}/providers/Microsoft.Authorization/locks/keep");
-    let record = format!("{}/A/somebody", suite.settings.zone);
+    let record = format!("{}/A/somebody", suite.cleaner.azure.settings.zone);
     for (id, body) in [
         (&group, json!({ "location": "westeurope", "tags": tags })),
         (&lock, json!({ "properties": { "level": "CanNotDelete" } })),
@@ -106,17 +109,30 @@ fn of_runs(sandbox: &Sandbox) -> Vec<String> {
     ids
 }
 
+/// Waits until a run's instance is in service, in a namespace of its own.
+async fn in_service(suite: &Suite, name: &str) {
+    let instances = Api::<CloudInstance>::namespaced(suite.client.clone(), name);
+    eventually("an instance of the run is Ready", || async {
+        let instance = instances.get_opt(name).await.ok()??;
+        let conditions = instance.status?.conditions;
+        conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True").then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn runs_end_clean_broken_off_or_not() {
     let sandbox = Sandbox::start(env!("CARGO_BIN_EXE_reef-sandbox"), &["--reef-slots=1", "--time-scale=200"]);
     let mut suite = suite(&sandbox).await;
     let others = plant(&sandbox, &suite);
+    // Called like a run's, and nobody's.
+    ok(&sandbox.kubectl(&["create", "namespace", "test-azure-notes"]));
 
     // Who does not agree gets nothing made, and hears what it would cost.
     let refused = suite.run(|_| false).await.unwrap_err();
     assert!(refused.contains("nothing was made"), "{refused}");
     assert!(of_runs(&sandbox).is_empty());
-    let bill = Bill::ask(&suite.settings, &suite.http).await.to_string();
+    let bill = Bill::ask(&suite.cleaner.azure.settings, &suite.http).await.to_string();
     assert!(
         bill.contains("more than 0.75 USD an hour") && bill.contains("unknown: not in the list"),
         "{bill}"
@@ -124,55 +140,84 @@ async fn runs_end_clean_broken_off_or_not() {
 
     a_wrong_setting_is_named(&suite).await;
 
-    // A run is broken off when its cluster is being made, and the operator goes too.
+    // A run is broken off with its instance in service, and the operator goes too, and does not come back.
     let name = run_name(SystemTime::now());
     tokio::select! {
         lived = suite.life(&name) => panic!("{lived:?}"),
-        () = eventually("a cluster of the run", || async {
-            let ids = of_runs(&sandbox);
-            ids.iter().any(|id| id.contains("/managedClusters/")).then_some(())
-        }) => {}
+        () = in_service(&suite, &name) => {}
     }
     let again = suite.run(|_| true).await.unwrap_err();
     assert!(again.contains("CLEAN=1") && again.contains(&name), "{again}");
     scale_operator(&sandbox, 0);
-    suite.going = Duration::from_secs(3);
-    let refused = suite.clean_all(|_| false).await.unwrap_err();
+    let gone = Suite::new(suite.cleaner.azure.settings.clone(), suite.client.clone()).await.err().unwrap();
+    assert!(gone.contains("no available replica"), "{gone}");
+    let refused = suite.cleaner.clean_all(|_| false).await.unwrap_err();
     assert!(refused.contains("nothing was deleted") && !of_runs(&sandbox).is_empty(), "{refused}");
-    let waits = suite.clean_all(|_| true).await.unwrap_err();
-    assert!(waits.contains("objects wait for the operator"), "{waits}");
+    suite.cleaner.clean_all(|_| true).await.unwrap();
     assert_eq!(of_runs(&sandbox), Vec::<String>::new(), "by the tags alone");
+    nothing_is_left(&suite).await;
     scale_operator(&sandbox, 1);
-    suite.going = GOING;
-    suite.clean_all(|_| true).await.unwrap();
+    eventually("the operator is back", || async {
+        operator(&suite.client, &suite.cleaner.azure.settings).await.ok()?.is_available.then_some(())
+    })
+    .await;
 
-    // And one to its end.
+    // One fails, says why, and is cleaned up after with the operator's help.
+    suite.cleaner.azure.settings.kubernetes = "latest".to_owned();
+    let failed = suite.run(|_| true).await.unwrap_err();
+    assert!(failed.contains("kubernetesVersion") && !failed.contains("clean-up"), "{failed}");
+    nothing_is_left(&suite).await;
+
+    // And one comes to its end.
+    suite.cleaner.azure.settings.kubernetes = "1.36".to_owned();
     let asked = Mutex::new(0);
-    suite
-        .run(|_| {
-            *asked.lock().unwrap() += 1;
-            true
-        })
-        .await
-        .unwrap();
+    let counting = |_: &str| {
+        *asked.lock().unwrap() += 1;
+        true
+    };
+    suite.run(counting).await.unwrap();
     assert_eq!(*asked.lock().unwrap(), 1);
+    nothing_is_left(&suite).await;
     assert_eq!(of_runs(&sandbox), Vec::<String>::new());
     for id in others {
         assert_eq!(sandbox.arm("GET", &id, None).0, 200, "{id} is not of a run");
     }
+    ok(&sandbox.kubectl(&["get", "namespace", "test-azure-notes"]));
+}
+
+/// None of the objects, those of the operator among them.
+async fn nothing_is_left(suite: &Suite) {
+    suite.cleaner.is_clean(PREFIX).await.unwrap();
+    let revisions = Api::<ControllerRevision>::namespaced(suite.client.clone(), NAMESPACE);
+    let names: Vec<String> =
+        revisions.list(&ListParams::default()).await.unwrap().iter().map(ResourceExt::name_any).collect();
+    assert!(!names.iter().any(|name| name.starts_with(PREFIX)), "{names:?}");
 }
 
 async fn a_wrong_setting_is_named(suite: &Suite) {
-    let mut other = suite.settings.clone();
+    let settings = &suite.cleaner.azure.settings;
+    let mut other = settings.clone();
     "no-such".clone_into(&mut other.tls.1);
     let error = Suite::new(other, suite.client.clone()).await.err().unwrap();
     assert!(error.contains("REEF_AZURE_TLS_SECRET") && error.contains("no-such"), "{error}");
-    let mut other = suite.settings.clone();
+    let mut other = settings.clone();
     "default".clone_into(&mut other.namespace);
-    let error = Suite::new(other, suite.client.clone()).await.err().unwrap();
+    let error = Suite::new(other.clone(), suite.client.clone()).await.err().unwrap();
     assert!(error.contains("no operator in namespace default"), "{error}");
-    let mut other = suite.settings.clone();
+    let error = Cleaner::new(other, None).await.err().unwrap();
+    assert!(error.contains("REEF_AZURE_FLEET"), "{error}");
+    let mut other = settings.clone();
     other.zone = other.zone.replace(ZONE, "no-such.example");
     let error = Suite::new(other, suite.client.clone()).await.unwrap().check().await.unwrap_err();
     assert!(error.contains("REEF_AZURE_ZONE") && error.contains("no-such.example"), "{error}");
+    let regions = Api::<Region>::all(suite.client.clone());
+    let mut manifest = objects::region(settings, "westeurope");
+    manifest["apiVersion"] = "cloud.octopus.com/v1alpha1".into();
+    manifest["kind"] = "Region".into();
+    let region: Region = serde_json::from_value(manifest).unwrap();
+    regions.create(&PostParams::default(), &region).await.unwrap();
+    let error = suite.check().await.unwrap_err();
+    assert!(error.contains("westeurope") && error.contains("REEF_AZURE_SHARED"), "{error}");
+    let deadline = Instant::now() + Duration::from_secs(120);
+    objects::delete(&regions, "Region", "westeurope", deadline).await.unwrap();
 }

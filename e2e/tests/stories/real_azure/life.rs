@@ -1,7 +1,10 @@
 //! The story of a run: a reef and an instance are made, looked at, resized, and deleted, with the operator's leader killed
 //! on the way.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::api::{
     coordination::v1::Lease,
@@ -18,7 +21,7 @@ use reef_crds::{
 use reef_operator::azure::Class;
 use serde_json::{Value, json};
 
-use super::{Suite, cleaning::Left, objects, say};
+use super::{Suite, bill::said, objects, say};
 
 const GROUPS_API: &str = "2021-04-01";
 const SQL_API: &str = "2023-08-01";
@@ -29,67 +32,81 @@ const ROOM: [(u32, u32); 2] = [(10, 100), (20, 120)];
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// How long each may take. What was seen takes less than half of it.
+/// How long each may take. What was seen takes less than half of it. A resolver may keep for five minutes that a name is not
+/// there.
 const REEF: Duration = MINUTE.saturating_mul(60);
 const INSTANCE: Duration = MINUTE.saturating_mul(40);
+const NAMES: Duration = MINUTE.saturating_mul(15);
 const OTHERS: Duration = MINUTE.saturating_mul(5);
 
-/// How often it is looked for a round without a write.
-const ROUNDS: u32 = 5;
+/// How many rounds of looks there are, and how many in a row have to write nothing.
+const ROUNDS: u32 = 10;
+const QUIET: u32 = 3;
 
 impl Suite {
     /// The whole story of a run with this name.
     pub async fn life(&self, name: &str) -> Result<(), String> {
         let client = || self.client.clone();
+        let settings = &self.cleaner.azure.settings;
         let (regions, classes) = (Api::<Region>::all(client()), Api::<ReefClass>::all(client()));
         let reefs = Api::<Reef>::all(client());
-        objects::apply(&Api::<Namespace>::all(client()), json!({ "metadata": { "name": name } })).await?;
-        objects::apply(&regions, objects::region(&self.settings, name)).await?;
-        objects::apply(&classes, objects::class(&self.settings, name)).await?;
+        let namespace = json!({ "metadata": { "name": name } });
+        objects::apply(&Api::<Namespace>::all(client()), name, namespace).await?;
+        objects::apply(&regions, name, objects::region(settings, name)).await?;
+        objects::apply(&classes, name, objects::class(settings, name)).await?;
         objects::ready(&regions, name, OTHERS).await?;
         objects::ready(&classes, name, OTHERS).await?;
-        objects::apply(&reefs, objects::reef(name)).await?;
+        objects::apply(&reefs, name, objects::reef(name)).await?;
         self.killed_while_making(name).await?;
         let reef = objects::ready(&reefs, name, REEF).await?;
         let instances = Api::<CloudInstance>::namespaced(client(), name);
-        let manifest = |room| objects::instance(&self.settings, name, room);
-        objects::apply(&instances, manifest(ROOM[0])).await?;
+        let manifest = |room| objects::instance(settings, name, room);
+        objects::apply(&instances, name, manifest(ROOM[0])).await?;
+        tokio::time::sleep(self.cleaner.azure.pause).await;
+        self.kill_leader().await?;
         let status = objects::ready(&instances, name, INSTANCE).await?.status.unwrap_or_default();
         let cluster = reef.status.and_then(|status| status.cluster).map(|c| c.name).unwrap_or_default();
         self.serves(&status, &cluster).await?;
         self.is_there_once(name).await?;
         self.rests(name).await?;
-        objects::apply(&instances, manifest(ROOM[1])).await?;
+        objects::apply(&instances, name, manifest(ROOM[1])).await?;
         objects::ready(&instances, name, INSTANCE).await?;
         self.serves(&status, &cluster).await?;
-        objects::delete(&instances, name, INSTANCE).await?;
+        objects::delete(&instances, "CloudInstance", name, Instant::now() + INSTANCE).await?;
         self.is_kept_and_purged(name).await?;
-        objects::delete(&reefs, name, REEF).await?;
-        let left = self.left(name).await?;
-        if !left.is_empty() {
-            return Err(format!("the Reef is gone, and this is not:\n{}", left.lines()));
+        objects::delete(&reefs, "Reef", name, Instant::now() + REEF).await?;
+        let deadline = Instant::now() + OTHERS;
+        loop {
+            // Azure's lists are late.
+            let left = self.cleaner.azure.left(name).await;
+            if left.is_empty() {
+                say("nothing with the reef's tags is left in Azure");
+                break;
+            }
+            if Instant::now() > deadline {
+                return Err(format!("the Reef is gone, and this is not:\n{}", left.lines()));
+            }
+            tokio::time::sleep(self.cleaner.azure.pause).await;
         }
-        say("nothing with the reef's tags is left in Azure");
-        objects::delete_all(&self.client, &self.settings, name, OTHERS).await
-    }
-
-    /// What is left of a run in Azure.
-    pub async fn left(&self, which: &str) -> Result<Left, String> {
-        let left = Left::find(&self.arm, &self.settings, &self.operator.fleet, which).await;
-        left.map_err(|error| format!("looking for what runs made: {error}"))
+        self.cleaner.objects(&self.client).delete(name, Instant::now() + OTHERS).await
     }
 
     /// Waits until something of the reef is in Azure, and kills the operator's leader.
     async fn killed_while_making(&self, name: &str) -> Result<(), String> {
-        let deadline = tokio::time::Instant::now() + REEF;
-        while self.left(name).await?.groups.is_empty() {
-            if tokio::time::Instant::now() > deadline {
+        let deadline = Instant::now() + REEF;
+        while self.cleaner.azure.left(name).await.groups.is_empty() {
+            if Instant::now() > deadline {
                 return Err(format!("Reef {name}: no resource group came into being"));
             }
-            tokio::time::sleep(self.pause).await;
+            tokio::time::sleep(self.cleaner.azure.pause).await;
         }
+        self.kill_leader().await
+    }
+
+    async fn kill_leader(&self) -> Result<(), String> {
         let pod = self.leader().await?;
-        let pods = Api::<Pod>::namespaced(self.client.clone(), &self.settings.namespace);
+        let namespace = &self.cleaner.azure.settings.namespace;
+        let pods = Api::<Pod>::namespaced(self.client.clone(), namespace);
         let now = DeleteParams::default().grace_period(0);
         pods.delete(&pod, &now).await.map_err(|error| format!("pod {pod}: {error}"))?;
         say(&format!("the operator's leader {pod} is killed"));
@@ -97,7 +114,7 @@ impl Suite {
     }
 
     async fn leader(&self) -> Result<String, String> {
-        let leases = Api::<Lease>::namespaced(self.client.clone(), &self.settings.namespace);
+        let leases = Api::<Lease>::namespaced(self.client.clone(), &self.cleaner.azure.settings.namespace);
         let lease = leases.get(&self.operator.lease).await;
         let lease = lease.map_err(|error| format!("Lease {}: {error}", self.operator.lease))?;
         let holder = lease.spec.and_then(|spec| spec.holder_identity).filter(|holder| !holder.is_empty());
@@ -108,40 +125,52 @@ impl Suite {
     async fn serves(&self, status: &CloudInstanceStatus, cluster: &str) -> Result<(), String> {
         let url = format!("{}/api", status.url.clone().unwrap_or_default());
         let host = url.trim_start_matches("https://").trim_end_matches("/api").to_owned();
-        let deadline = tokio::time::Instant::now() + OTHERS;
+        let deadline = Instant::now() + NAMES;
         loop {
+            // Who asks too soon hears for minutes that the name is not there.
+            tokio::time::sleep(self.cleaner.azure.pause).await;
             // A new client each time, which asks for the name anew.
             let why = match self.server_client(&host, cluster)?.get(&url).send().await {
                 Ok(answer) => {
                     let code = answer.status();
                     let body = answer.bytes().await.unwrap_or_default();
                     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-                    if code.is_success() && body["Version"] == self.settings.release.as_str() {
-                        say(&format!("{url} answers {code}, release {}", self.settings.release));
+                    if code.is_success() && body["Version"] == self.cleaner.azure.settings.release.as_str() {
+                        say(&format!(
+                            "{url} answers {code}, release {}",
+                            self.cleaner.azure.settings.release
+                        ));
                         return Ok(());
                     }
                     format!("{code}, release {}", body["Version"])
                 }
-                Err(error) => error.to_string(),
+                Err(error) => said(&error),
             };
-            if tokio::time::Instant::now() > deadline {
+            if Instant::now() > deadline {
                 return Err(format!("{url}: {why}"));
             }
-            tokio::time::sleep(self.pause).await;
         }
     }
 
-    /// Though its leader was killed, the operator made nothing twice.
+    /// Though its leader was killed, the operator made nothing twice, and all has the reef's tags.
     async fn is_there_once(&self, name: &str) -> Result<(), String> {
-        let left = self.left(name).await?;
+        let azure = &self.cleaner.azure;
+        let left = azure.left(name).await;
         let [group] = &left.groups[..] else {
             return Err(format!("not one resource group:\n{}", left.lines()));
         };
-        let list = self.arm.list(&format!("{group}/resources"), GROUPS_API).await;
+        let list = azure.list(&format!("{group}/resources"), GROUPS_API).await;
         let list = list.map_err(|error| format!("{group}: {error}"))?;
         let mut counts = BTreeMap::new();
-        for kind in list.iter().filter_map(|resource| resource["type"].as_str()) {
-            *counts.entry(kind.to_lowercase()).or_insert(0) += 1;
+        for resource in &list {
+            let text = |member: &str| resource[member].as_str().unwrap_or_default().to_lowercase();
+            *counts.entry(text("type")).or_insert(0) += 1;
+            // The system database is the server's own.
+            let is_marked =
+                resource["tags"]["reef-operator-reef"] == name || text("id").ends_with("/databases/master");
+            if !is_marked {
+                return Err(format!("{}: the tag reef-operator-reef is not {name}", resource["id"]));
+            }
         }
         for kind in [
             "microsoft.containerservice/managedclusters",
@@ -170,18 +199,26 @@ impl Suite {
             );
             return Ok(());
         }
-        let mut before = self.writes().await?;
+        let mut before = match self.writes().await {
+            Ok(before) => before,
+            Err(why) => {
+                say(&format!("not looked at: writes to Azure while nothing changes, because of {why}"));
+                return Ok(());
+            }
+        };
+        let mut quiet = 0;
         for round in 0..ROUNDS {
             self.look(&Api::<Reef>::all(self.client.clone()), name, round).await?;
             self.look(&Api::<CloudInstance>::namespaced(self.client.clone(), name), name, round).await?;
             let after = self.writes().await?;
-            if after == before {
-                say("a look at the reef and the instance wrote nothing to Azure");
+            quiet = if after == before { quiet + 1 } else { 0 };
+            if quiet == QUIET {
+                say(&format!("{QUIET} looks in a row at the reef and the instance wrote nothing to Azure"));
                 return Ok(());
             }
             before = after;
         }
-        Err(format!("something is written to Azure in each of {ROUNDS} rounds of looks"))
+        Err(format!("of {ROUNDS} rounds of looks, no {QUIET} in a row wrote nothing to Azure"))
     }
 
     /// Has the operator look at an object, and waits until it has.
@@ -190,8 +227,8 @@ impl Suite {
         let asked = json!({ "metadata": { "annotations": { RECONCILE_REQUESTED_AT: value } } });
         let patched = api.patch(name, &PatchParams::default(), &Patch::Merge(&asked)).await;
         patched.map_err(|error| format!("{name}: {error}"))?;
-        let deadline = tokio::time::Instant::now() + OTHERS;
-        while tokio::time::Instant::now() < deadline {
+        let deadline = Instant::now() + OTHERS;
+        while Instant::now() < deadline {
             let object = api.get(name).await.ok().and_then(|object| serde_json::to_value(object).ok());
             if object.is_some_and(|object| object["status"]["lastHandledReconcileAt"] == value) {
                 return Ok(());
@@ -201,9 +238,9 @@ impl Suite {
         Err(format!("{} {name}: nobody looks at it", K::kind(&())))
     }
 
-    /// Writes to Azure since the operator's leader began.
-    async fn writes(&self) -> Result<u64, String> {
-        let (leader, namespace) = (self.leader().await?, &self.settings.namespace);
+    /// The operator's leader, and its writes to Azure since it began.
+    async fn writes(&self) -> Result<(String, u64), String> {
+        let (leader, namespace) = (self.leader().await?, &self.cleaner.azure.settings.namespace);
         let path = format!("/api/v1/namespaces/{namespace}/pods/{leader}:8080/proxy/metrics");
         let request = http::Request::get(&path).body(Vec::new()).map_err(|error| error.to_string())?;
         let text = self.client.request_text(request).await.map_err(|error| format!("{path}: {error}"))?;
@@ -213,7 +250,8 @@ impl Suite {
         };
         let counts = text.lines().filter(is_write).map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
         let counts: Option<Vec<u64>> = counts.collect();
-        counts.map(|counts| counts.iter().sum()).ok_or_else(|| format!("{path}: not the operator's metrics"))
+        let count = counts.map(|counts| counts.iter().sum());
+        Ok((leader, count.ok_or_else(|| format!("{path}: not the operator's metrics"))?))
     }
 
     /// With the deletion policy `Retain` the data outlives the instance, with the room that it had last; deleting what is
@@ -225,7 +263,7 @@ impl Suite {
         let kept = kept.ok_or_else(|| format!("no RetainedInstance of {name}"))?;
         let (database, share) = (&kept.spec.database.id, &kept.spec.share.id);
         let read = async |id: &str, api: &str| {
-            self.arm.get(id, api).await.map_err(|error| format!("kept data: {id}: {error}"))
+            self.cleaner.azure.get(id, api).await.map_err(|error| format!("kept data: {id}: {error}"))
         };
         let bytes = read(database, SQL_API).await?["properties"]["maxSizeBytes"].as_u64();
         let gib = read(share, STORAGE_API).await?["properties"]["shareQuota"].as_u64();
@@ -235,9 +273,9 @@ impl Suite {
         }
         say("the instance is gone, its data is kept, with the room that it was given later");
         let kept = kept.metadata.name.unwrap_or_default();
-        objects::delete(&all, &kept, INSTANCE).await?;
+        objects::delete(&all, "RetainedInstance", &kept, Instant::now() + INSTANCE).await?;
         for (id, api) in [(database, SQL_API), (share, STORAGE_API)] {
-            match self.arm.get(id, api).await {
+            match self.cleaner.azure.get(id, api).await {
                 Err(error) if error.class() == Class::Missing => {}
                 Err(error) => return Err(format!("{id}: {error}")),
                 Ok(_) => return Err(format!("{id} is there though what was kept was deleted")),

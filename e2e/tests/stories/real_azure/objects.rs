@@ -1,33 +1,47 @@
 //! The objects of a run in the management cluster: made, followed, and taken away again.
 
 use std::{
+    collections::BTreeSet,
     fmt::Debug,
     time::{Duration, Instant},
 };
 
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::{
+    apps::v1::ControllerRevision,
+    core::v1::{Namespace, Secret},
+};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams},
+    api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams},
 };
 use reef_crds::{
     CloudInstance, Reef, ReefClass, Region, RetainedInstance,
-    meta::{CONFIRM_DELETION, CONFIRM_FORCE_DELETION},
+    meta::{CONFIRM_DELETION, CONFIRM_FORCE_DELETION, GROUP, LABEL_CLASS},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::{say, settings::Settings};
+use super::{
+    say,
+    settings::{PREFIX, Settings},
+};
 
-/// Annotation of a Secret with keys: the instance that they are of.
+/// Label of all objects that the suite makes: the run's name.
+pub const RUN: &str = "test-azure/run";
+
+/// Annotation of a Secret with keys: the instance that they are of, with its namespace.
 const KEYS_OF: &str = "reef-operator-instance";
+
+/// How long an object may be Stalled.
+const STALLED: Duration = Duration::from_secs(600);
 
 /// What a kind has to be.
 pub trait Kind: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize {}
 impl<K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize> Kind for K {}
 
-/// Makes or changes an object.
-pub async fn apply<K: Kind>(api: &Api<K>, mut object: Value) -> Result<(), String> {
+/// Makes or changes an object of a run.
+pub async fn apply<K: Kind>(api: &Api<K>, run: &str, mut object: Value) -> Result<(), String> {
+    object["metadata"]["labels"] = json!({ RUN: run });
     object["apiVersion"] = K::api_version(&()).into();
     object["kind"] = K::kind(&()).into();
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
@@ -84,22 +98,32 @@ pub fn instance(settings: &Settings, name: &str, (database, share): (u32, u32)) 
 
 /// Follows an object until it is Ready with the spec that it has now, and says each change.
 pub async fn ready<K: Kind>(api: &Api<K>, name: &str, patience: Duration) -> Result<K, String> {
-    let (deadline, mut last) = (Instant::now() + patience, String::new());
+    let (deadline, mut last, mut stalled) = (Instant::now() + patience, String::new(), None::<Instant>);
     loop {
-        // One that cannot be read now is read later.
-        if let Ok(Some(object)) = api.get_opt(name).await {
-            let value = serde_json::to_value(&object).map_err(|error| error.to_string())?;
-            let (state, text) = state(&value);
-            let text = format!("{} {name}  {text}", K::kind(&()));
-            if text != last {
-                say(&text);
-                last = text;
+        let (found, now, text) = match api.get(name).await {
+            Ok(object) => {
+                let value = serde_json::to_value(&object).map_err(|error| error.to_string())?;
+                let (now, text) = state(&value);
+                (Some(object), now, text)
             }
-            match state {
-                State::Ready => return Ok(object),
-                State::Stalled => return Err(format!("{last} (Stalled)")),
-                State::Underway => {}
+            // One that cannot be read now is read later.
+            Err(error) => (None, State::Underway, error.to_string()),
+        };
+        let text = format!("{} {name}  {text}", K::kind(&()));
+        if text != last {
+            say(&text);
+            last = text;
+        }
+        match (now, found) {
+            (State::Ready, Some(object)) => return Ok(object),
+            (State::Stalled, _) => {
+                // What takes longer than usual is called so too, and may still come.
+                let since = *stalled.get_or_insert_with(Instant::now);
+                if since.elapsed() > STALLED.min(patience) {
+                    return Err(format!("{last} (Stalled)"));
+                }
             }
+            _ => stalled = None,
         }
         if Instant::now() > deadline {
             return Err(format!("not Ready after {} minutes: {last}", patience.as_secs() / 60));
@@ -133,14 +157,16 @@ fn state(object: &Value) -> (State, String) {
 }
 
 /// Deletes an object, with the confirmation, and waits until it is gone.
-pub async fn delete<K: Kind>(api: &Api<K>, name: &str, patience: Duration) -> Result<(), String> {
-    let what = format!("{} {name}", K::kind(&()));
+pub async fn delete<K>(api: &Api<K>, kind: &str, name: &str, deadline: Instant) -> Result<(), String>
+where
+    K: Clone + Debug + DeserializeOwned + Serialize + ResourceExt,
+{
     let mut confirmed = json!({ "metadata": { "annotations": { CONFIRM_DELETION: "true" } } });
-    if K::kind(&()) == "Reef" {
+    if kind == "Reef" {
         // What was deleted on it could still be restored; it was a run's.
         confirmed["metadata"]["annotations"][CONFIRM_FORCE_DELETION] = "true".into();
     }
-    let (deadline, mut last) = (Instant::now() + patience, String::new());
+    let mut last = String::new();
     loop {
         // The order of deletions is the objects' own: a Region waits for its Reefs, a Reef for its instances.
         let asked = async {
@@ -158,81 +184,210 @@ pub async fn delete<K: Kind>(api: &Api<K>, name: &str, patience: Duration) -> Re
             Err(error) => error.to_string(),
         };
         if text != last {
-            say(&format!("deleting {what}  {text}"));
+            say(&format!("deleting {kind} {name}  {text}"));
             last = text;
         }
         if Instant::now() > deadline {
-            return Err(format!("{what} is still there after {} minutes: {last}", patience.as_secs() / 60));
+            return Err(format!("{kind} {name} is still there: {last}"));
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
 
-/// Names of the objects of runs.
-async fn names<K: Kind>(api: &Api<K>, is_ours: impl Fn(&K) -> bool) -> Result<Vec<String>, String> {
-    let list = api.list(&ListParams::default()).await;
-    let list = list.map_err(|error| format!("list of {}: {error}", K::plural(&())))?;
-    Ok(list.items.iter().filter(|one| is_ours(one)).map(ResourceExt::name_any).collect())
+/// Names whose objects are asked for, in the order in which they are deleted: what another one waits for comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Instances,
+    Retained,
+    Reefs,
+    Classes,
+    Regions,
+    Revisions,
+    Keys,
+    Namespaces,
 }
 
-fn by_name<K: Kind>(which: &str) -> impl Fn(&K) -> bool {
-    move |object| object.name_any().starts_with(which)
-}
+const ALL: [What; 8] = [
+    What::Instances,
+    What::Retained,
+    What::Reefs,
+    What::Classes,
+    What::Regions,
+    What::Revisions,
+    What::Keys,
+    What::Namespaces,
+];
 
-/// Deletes all objects of the runs whose names begin like this: instances, what is kept of them, reefs, classes, regions,
-/// namespaces, keys. What cannot be deleted is in the error; the others are deleted all the same.
-pub async fn delete_all(
-    client: &Client,
-    settings: &Settings,
-    which: &str,
-    patience: Duration,
-) -> Result<(), String> {
-    let mut wrong = Vec::new();
-    let mut note = |result: Result<(), String>| wrong.extend(result.err());
-    let namespaces = Api::<Namespace>::all(client.clone());
-    let ours = names(&namespaces, by_name(which)).await?;
-    for namespace in &ours {
-        let instances = Api::<CloudInstance>::namespaced(client.clone(), namespace);
-        for name in names(&instances, |_| true).await? {
-            note(delete(&instances, &name, patience).await);
+impl What {
+    fn resource(self) -> ApiResource {
+        match self {
+            Self::Instances => ApiResource::erase::<CloudInstance>(&()),
+            Self::Retained => ApiResource::erase::<RetainedInstance>(&()),
+            Self::Reefs => ApiResource::erase::<Reef>(&()),
+            Self::Classes => ApiResource::erase::<ReefClass>(&()),
+            Self::Regions => ApiResource::erase::<Region>(&()),
+            Self::Revisions => ApiResource::erase::<ControllerRevision>(&()),
+            Self::Keys => ApiResource::erase::<Secret>(&()),
+            Self::Namespaces => ApiResource::erase::<Namespace>(&()),
         }
     }
-    let retained = Api::<RetainedInstance>::all(client.clone());
-    for name in names(&retained, |kept| kept.spec.origin.namespace.starts_with(which)).await? {
-        note(delete(&retained, &name, patience).await);
+
+    /// Whether an object is of one of these runs. Those that the suite makes have its label; the operator makes the others
+    /// for them.
+    fn is_of(self, object: &DynamicObject, runs: &BTreeSet<String>) -> bool {
+        let labels = object.metadata.labels.as_ref();
+        let label = |name: &str| labels.and_then(|labels| labels.get(name));
+        let run = match self {
+            Self::Retained => object.data["spec"]["regionRef"]["name"].as_str(),
+            Self::Revisions => label(LABEL_CLASS).map(String::as_str),
+            Self::Keys => object.annotations().get(KEYS_OF).and_then(|of| of.split('/').next()),
+            _ => label(RUN).map(String::as_str),
+        };
+        run.is_some_and(|run| runs.contains(run))
     }
-    let reefs = Api::<Reef>::all(client.clone());
-    for name in names(&reefs, by_name(which)).await? {
-        note(delete(&reefs, &name, patience).await);
-    }
-    let classes = Api::<ReefClass>::all(client.clone());
-    for name in names(&classes, by_name(which)).await? {
-        note(delete(&classes, &name, patience).await);
-    }
-    let regions = Api::<Region>::all(client.clone());
-    for name in names(&regions, by_name(which)).await? {
-        note(delete(&regions, &name, patience).await);
-    }
-    let secrets = Api::<Secret>::namespaced(client.clone(), &settings.namespace);
-    let is_keys = |secret: &Secret| secret.annotations().get(KEYS_OF).is_some_and(|of| of.starts_with(which));
-    for name in names(&secrets, is_keys).await? {
-        note(delete(&secrets, &name, patience).await);
-    }
-    for name in &ours {
-        note(delete(&namespaces, name, patience).await);
-    }
-    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
 }
 
-/// The objects of runs by which a run begins and ends.
-pub async fn left(client: &Client, which: &str) -> Result<Vec<String>, String> {
-    let namespaces = names(&Api::<Namespace>::all(client.clone()), by_name(which)).await?;
-    let regions = names(&Api::<Region>::all(client.clone()), by_name(which)).await?;
-    let reefs = names(&Api::<Reef>::all(client.clone()), by_name(which)).await?;
-    let of = |kind: &str, names: Vec<String>| -> Vec<String> {
-        names.into_iter().map(|name| format!("{kind} {name}")).collect()
+/// The objects of runs.
+pub struct Objects<'a> {
+    pub client: &'a Client,
+    /// The operator's namespace.
+    pub namespace: &'a str,
+}
+
+impl Objects<'_> {
+    /// The objects of one sort, by namespace and name, that are of these runs.
+    async fn list(&self, what: What, runs: &BTreeSet<String>) -> Result<Vec<DynamicObject>, String> {
+        let resource = what.resource();
+        let client = self.client.clone();
+        let api = match what {
+            What::Keys | What::Revisions => {
+                Api::<DynamicObject>::namespaced_with(client, self.namespace, &resource)
+            }
+            _ => Api::all_with(client, &resource),
+        };
+        match api.list(&ListParams::default()).await {
+            Ok(list) => Ok(list.items.into_iter().filter(|one| what.is_of(one, runs)).collect()),
+            // Its definition is not installed (any more).
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
+            Err(error) => Err(format!("list of {}: {error}", resource.plural)),
+        }
+    }
+
+    /// The runs of which there are objects, whose names begin like this.
+    async fn runs(&self, which: &str) -> Result<BTreeSet<String>, String> {
+        let mut runs = BTreeSet::new();
+        if which != PREFIX {
+            runs.insert(which.to_owned());
+        }
+        for what in [What::Namespaces, What::Regions, What::Reefs, What::Classes, What::Instances] {
+            let api = Api::<DynamicObject>::all_with(self.client.clone(), &what.resource());
+            let found = match api.list(&ListParams::default().labels(RUN)).await {
+                Ok(list) => list.items,
+                Err(kube::Error::Api(status)) if status.code == 404 => continue,
+                Err(error) => return Err(format!("{what:?}: {error}")),
+            };
+            let names = found.iter().filter_map(|one| one.labels().get(RUN).cloned());
+            runs.extend(names.filter(|run| run.starts_with(which)));
+        }
+        Ok(runs)
+    }
+
+    /// All objects of the runs whose names begin like this, one line for each.
+    pub async fn lines(&self, which: &str) -> Result<Vec<String>, String> {
+        let (runs, mut lines) = (self.runs(which).await?, Vec::new());
+        for what in ALL {
+            let found = self.list(what, &runs).await?;
+            lines.extend(found.iter().map(|one| format!("  {} {}", what.resource().kind, full_name(one))));
+        }
+        Ok(lines)
+    }
+
+    fn api(&self, what: What, object: &DynamicObject) -> Api<DynamicObject> {
+        match object.namespace() {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), &namespace, &what.resource()),
+            None => Api::all_with(self.client.clone(), &what.resource()),
+        }
+    }
+
+    /// Deletes all objects of the runs whose names begin like this, and waits for each until then. What is still there is
+    /// in the error; its deletion is asked for all the same.
+    pub async fn delete(&self, which: &str, deadline: Instant) -> Result<(), String> {
+        let (runs, mut wrong) = (self.runs(which).await?, Vec::new());
+        for what in ALL {
+            match self.list(what, &runs).await {
+                Ok(found) => {
+                    for object in found {
+                        let name = object.name_any();
+                        let kind = what.resource().kind;
+                        wrong.extend(delete(&self.api(what, &object), &kind, &name, deadline).await.err());
+                    }
+                }
+                Err(error) => wrong.push(error),
+            }
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+    }
+
+    /// Lets go of objects that wait for the operator, once nothing of them is left in Azure.
+    pub async fn release(&self, which: &str) -> Result<(), String> {
+        let runs = self.runs(which).await?;
+        for what in ALL {
+            for object in self.list(what, &runs).await? {
+                let kept: Vec<&String> = object
+                    .finalizers()
+                    .iter()
+                    .filter(|name| !name.starts_with(&format!("{GROUP}/")))
+                    .collect();
+                if kept.len() == object.finalizers().len() {
+                    continue;
+                }
+                let name = object.name_any();
+                say(&format!("{} {name} waits for nobody any more", what.resource().kind));
+                let without = json!({ "metadata": { "finalizers": kept } });
+                let api = self.api(what, &object);
+                match api.patch(&name, &PatchParams::default(), &Patch::Merge(&without)).await {
+                    Ok(_) => {}
+                    Err(kube::Error::Api(status)) if status.code == 404 => {}
+                    Err(error) => return Err(format!("{} {name}: {error}", what.resource().kind)),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn full_name(object: &DynamicObject) -> String {
+    object.namespace().map_or_else(|| object.name_any(), |of| format!("{of}/{}", object.name_any()))
+}
+
+#[test]
+fn only_objects_with_a_runs_mark_are_its_own() {
+    let object = |metadata: Value, spec: Value| -> DynamicObject {
+        serde_json::from_value(json!({ "apiVersion": "v1", "kind": "X", "metadata": metadata, "spec": spec }))
+            .unwrap()
     };
-    Ok([of("Namespace", namespaces), of("Region", regions), of("Reef", reefs)].concat())
+    let runs = BTreeSet::from(["test-azure-1".to_owned()]);
+    let named = |labels: Value| object(json!({ "name": "test-azure-1", "labels": labels }), Value::Null);
+    for (what, object, expect) in [
+        (What::Namespaces, named(json!({})), false),
+        (What::Namespaces, named(json!({ RUN: "test-azure-1" })), true),
+        (What::Namespaces, named(json!({ RUN: "test-azure-2" })), false),
+        (What::Instances, named(json!({})), false),
+        (What::Regions, named(json!({ RUN: "test-azure-1" })), true),
+        (What::Revisions, named(json!({ LABEL_CLASS: "test-azure-1" })), true),
+        (What::Revisions, named(json!({ LABEL_CLASS: "standard" })), false),
+        (What::Retained, object(json!({}), json!({ "regionRef": { "name": "test-azure-1" } })), true),
+        (What::Retained, object(json!({}), json!({ "regionRef": { "name": "westeurope" } })), false),
+        (
+            What::Keys,
+            object(json!({ "annotations": { KEYS_OF: "test-azure-1/test-azure-1" } }), json!({})),
+            true,
+        ),
+        (What::Keys, object(json!({ "annotations": { KEYS_OF: "test-azure-10/x" } }), json!({})), false),
+        (What::Keys, object(json!({ "name": "test-azure-1" }), json!({})), false),
+    ] {
+        assert_eq!(what.is_of(&object, &runs), expect, "{what:?} {object:?}");
+    }
 }
 
 #[test]

@@ -42,6 +42,10 @@ pub struct Settings {
     pub server_ca: Option<PathBuf>,
     /// URL of Azure's list of retail prices.
     pub prices: String,
+    /// The fleet, where no operator says it.
+    pub fleet: Option<String>,
+    /// Whether the operator may be one that has other regions.
+    pub shared: bool,
     /// Whether what it costs was agreed to beforehand.
     pub agreed: bool,
     /// Whether what was made stays when something went wrong.
@@ -76,6 +80,7 @@ const KUBERNETES: Variable = Variable("REEF_AZURE_KUBERNETES", "a Kubernetes ver
 const RELEASE: Variable = Variable("REEF_AZURE_RELEASE", "a release of Octopus Server", "2026.2.4213");
 const NAMESPACE: Variable =
     Variable("REEF_AZURE_OPERATOR_NAMESPACE", "the operator's namespace", "reef-operator");
+const FLEET: Variable = Variable("REEF_AZURE_FLEET", "the operator's fleet", "");
 
 impl Settings {
     /// Reads the variables. An error names each that is missing or wrong, its value, and what it should be.
@@ -105,7 +110,7 @@ impl Settings {
             subscription: needed(&SUBSCRIPTION, is_uuid),
             tenant: needed(&TENANT, is_uuid),
             location: needed(&LOCATION, |v| v.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())),
-            zone: needed(&ZONE, is_zone),
+            zone: zone(&needed(&ZONE, |v| zone(v).is_some())).unwrap_or_default(),
             tls: (namespace.to_owned(), name.to_owned()),
             cloud: cloud(&cloud_name).unwrap_or_default(),
             cloud_name,
@@ -118,6 +123,8 @@ impl Settings {
             azure_ca: None,
             server_ca: given("REEF_AZURE_SERVER_CA").map(PathBuf::from),
             prices: "https://prices.azure.com".to_owned(),
+            fleet: given(FLEET.0).map(|value| check(&FLEET, value, is_word)),
+            shared: given("REEF_AZURE_SHARED").is_some_and(|v| v == "yes"),
             agreed: given("REEF_AZURE_YES").is_some_and(|v| v == "yes"),
             keeps: given("REEF_AZURE_KEEP").is_some_and(|v| v == "yes"),
         };
@@ -158,10 +165,15 @@ fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
-fn is_zone(id: &str) -> bool {
+/// The id of a zone as a Region takes it: `az` writes parts of it in lower case.
+fn zone(id: &str) -> Option<String> {
     let parts: Vec<&str> = id.split('/').collect();
-    matches!(parts[..], ["", "subscriptions", subscription, "resourceGroups", group, "providers", "Microsoft.Network", "dnsZones", zone]
-        if is_uuid(subscription) && !group.is_empty() && is_word(zone) && zone.contains('.'))
+    let ["", _, subscription, _, group, _, _, _, name] = parts[..] else { return None };
+    let whole = format!(
+        "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Network/dnsZones/{name}"
+    );
+    let is_good = is_uuid(subscription) && !group.is_empty() && is_word(name) && name.contains('.');
+    (is_good && whole.eq_ignore_ascii_case(id)).then_some(whole)
 }
 
 /// Variables with which all is right.
@@ -186,7 +198,10 @@ fn five_variables_are_enough() {
     assert_eq!(read.zone_name(), "octopus.example");
     assert_eq!(read.tls, ("reef-operator".to_owned(), "wildcard-tls".to_owned()));
     assert_eq!((read.cloud.clone(), read.own.1.clone()), (Cloud::public(), Proof::DeveloperTools));
-    assert!(!read.agreed && !read.keeps, "nothing is made without being asked for");
+    assert!(
+        !read.agreed && !read.keeps && !read.shared && read.fleet.is_none(),
+        "nothing is made without being asked for"
+    );
 }
 
 #[test]
@@ -208,6 +223,14 @@ fn each_bad_variable_is_named_with_its_value() {
         assert_eq!(error.lines().count(), 1, "{error}");
     }
     assert_eq!(Settings::read(|_| None).unwrap_err().lines().count(), 5, "all at once");
+}
+
+#[test]
+fn a_zone_may_be_spelt_as_az_does() {
+    let spelt = |name: &str| {
+        good(name).map(|v| v.replace("resourceGroups", "resourcegroups").replace("dnsZones", "dnszones"))
+    };
+    assert_eq!(Settings::read(spelt).unwrap().zone, good("REEF_AZURE_ZONE").unwrap());
 }
 
 #[test]
