@@ -49,7 +49,7 @@ random-worlds: tools ## Try SEEDS=20 new random worlds (about two minutes each);
 	$(if $(SEED),REEF_SEED=$(SEED),REEF_SEEDS=$(or $(SEEDS),20)) cargo test --package reef-e2e --test stories --locked -- --nocapture random_worlds::
 
 .PHONY: crash-matrix
-crash-matrix: tools ## Kill the operator before and after each of its writes (two hours; SHARD=2/3 for a part)
+crash-matrix: tools ## Kill the operator before and after each of its writes (about 80 minutes; SHARD=2/3 for a part)
 	REEF_CRASHES=$(or $(CRASHES),all) $(if $(SHARD),REEF_SHARD=$(SHARD)) $(if $(SEED),REEF_SEED=$(SEED)) \
 	  RUST_TEST_THREADS=$(STORIES) cargo test --package reef-e2e --test stories --locked -- --nocapture crash_matrix::
 
