@@ -12,11 +12,12 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Breaker, Bucket, Outcome, Rate, Refused};
+use super::{Breaker, Bucket, Outcome, Rate, Refused, limits::Verb};
 use crate::metrics::{ByCell, ByReef, Metrics};
 
-/// Calls to Azure at once for one reef.
-const CALLS: usize = 32;
+/// Reads, writes and deletes of one reef that are made or wait for their turn at once. Apart from each other: where writes
+/// have to wait, reads go on, and who reads may be who deletes next.
+const CALLS: [usize; 3] = [20, 8, 4];
 
 /// Who gives up a call after less knows nothing of the service. Nearly all reads are answered within two seconds.
 const LONG: Duration = Duration::from_secs(4);
@@ -46,7 +47,7 @@ pub struct Cell {
     name: String,
     origin: Instant,
     looks: Semaphore,
-    calls: Semaphore,
+    calls: [Semaphore; 3],
     breakers: Mutex<BTreeMap<Service, Breaker>>,
     /// What is left of the routine calls that may wait for another cycle.
     spare: Mutex<Option<Bucket>>,
@@ -60,7 +61,7 @@ impl Cell {
             name: name.to_owned(),
             origin: all.origin,
             looks: Semaphore::new(all.looks),
-            calls: Semaphore::new(CALLS),
+            calls: CALLS.map(Semaphore::new),
             breakers: Mutex::default(),
             spare: Mutex::default(),
             metrics: all.metrics.clone(),
@@ -88,9 +89,15 @@ impl Cell {
         permit
     }
 
-    /// Waits until another call to Azure may be made for this reef.
-    pub async fn call(&self) -> Option<SemaphorePermit<'_>> {
-        self.calls.acquire().await.ok()
+    /// Waits until another call of this kind may be made to Azure for this reef.
+    pub async fn call(&self, verb: Verb) -> Option<SemaphorePermit<'_>> {
+        let [reads, writes, deletes] = &self.calls;
+        let calls = match verb {
+            Verb::Read => reads,
+            Verb::Write => writes,
+            Verb::Delete => deletes,
+        };
+        calls.acquire().await.ok()
     }
 
     /// Whether there is room for a routine call that could as well be made later.
