@@ -155,10 +155,11 @@ pub struct AzureSpec {
 )]
 pub struct CredentialSpec {
     /// `WorkloadIdentity`: the ServiceAccount token of the operator, for which the identity has a federated credential.
-    /// `ManagedIdentity`: an identity of the Azure machine that the operator runs on. `ClientSecret` and
-    /// `ClientCertificate`: what the Secret of `secretRef` holds. `DeveloperTools`: whoever is signed in to the tenant with
-    /// `az` or `azd` where the operator runs, whatever `clientId` says; for trying it out on one's own machine, not for
-    /// clusters.
+    /// `ManagedIdentity`: an identity of the Azure machine that the operator runs on, for which the chart's
+    /// `networkPolicy.extraEgress` has to let it reach the machine's metadata service, 169.254.169.254 port 80.
+    /// `ClientSecret` and `ClientCertificate`: what the Secret of `secretRef` holds. `DeveloperTools`: whoever is signed in
+    /// to the tenant with `az` or `azd` where the operator runs, whatever `clientId` says; for trying it out on one's own
+    /// machine, not for clusters.
     #[serde(rename = "type")]
     pub kind: CredentialType,
 

@@ -175,6 +175,7 @@ impl Story<'_> {
                 let status = instances(&self.client).get("wreck").await.unwrap().status.unwrap();
                 self.words = vec!["wreck".to_owned(), hash_of(&status)];
             }
+            self.tell_calls(*phase, mark.1);
             // Nobody looks at what is gone.
             let looking = if *phase == Phase::Delete { "region" } else { self.subject.controller() };
             settled(&self.client, looking, 2.0, async || {
@@ -187,6 +188,20 @@ impl Story<'_> {
             all.insert(format!("{phase:?}"), Seen { writes, end: self.snapshot().await });
         }
         all
+    }
+
+    /// Says how many calls to Azure were about it since a moment of the journal.
+    fn tell_calls(&self, phase: Phase, since: usize) {
+        let journal = self.sandbox.azure_journal();
+        let is_its = |path: &str| self.words.iter().any(|word| path.contains(word.as_str()));
+        let its = journal.iter().skip(since).filter(|call| call["path"].as_str().is_some_and(is_its));
+        let (reads, writes): (Vec<_>, Vec<_>) = its.partition(|call| call["method"] == "GET");
+        println!(
+            "{:?} {phase:?}: {} writes and {} reads of its own at Azure",
+            self.subject,
+            writes.len(),
+            reads.len()
+        );
     }
 
     /// One phase with a crash: whether it came to that, and what is not as without.

@@ -62,6 +62,8 @@ pub struct Account {
 pub struct Arms {
     pub(super) args: AzureArgs,
     pub(super) http: reqwest::Client,
+    /// For the metadata service of the machine, which is on the machine's own link: no proxy reaches it.
+    pub(super) metadata: reqwest::Client,
     pub(super) metrics: Arc<Metrics>,
     pub(super) actor: Actor,
     /// The way of all calls, whoever makes them.
@@ -92,6 +94,13 @@ impl Arms {
             builder = builder.tls_certs_only(certificates);
         }
         let http = builder.build().map_err(|e| Error::Http(causes(&e)))?;
+        let metadata = reqwest::Client::builder()
+            .no_proxy()
+            .connect_timeout(Duration::from_secs(5))
+            .read_timeout(Duration::from_secs(10))
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|e| Error::Http(causes(&e)))?;
         let rates = Rates {
             reads_per_second: args.azure_reads_per_second,
             writes_per_second: args.azure_writes_per_second,
@@ -99,6 +108,7 @@ impl Arms {
         Ok(Self {
             args,
             http,
+            metadata,
             metrics,
             actor,
             gate: Gate::new(rates),

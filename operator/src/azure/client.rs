@@ -13,7 +13,7 @@ use serde_json::Value;
 use tracing::{Instrument, field::Empty};
 
 use super::{
-    ArmError, Begun, Class, Cloud, Operation, Progress,
+    ArmError, Begun, Class, Cloud, Operation, Progress, Proof,
     action::Actions,
     arms::{Arms, Identity},
     entra::Entra,
@@ -80,7 +80,11 @@ impl Arm {
             ..ClientOptions::default()
         };
         let cloud = identity.cloud.clone();
-        let entra = Entra::new(identity, arms.args.azure_federated_token_file.clone(), options.clone())?;
+        let mut signing_in = options.clone();
+        if identity.proof == Proof::ManagedIdentity {
+            signing_in.transport = Some(Transport::new(Arc::new(arms.metadata.clone())));
+        }
+        let entra = Entra::new(identity, arms.args.azure_federated_token_file.clone(), signing_in)?;
         let pipeline = Pipeline::new(
             Some("reef-operator"),
             Some(env!("CARGO_PKG_VERSION")),

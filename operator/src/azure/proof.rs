@@ -184,12 +184,57 @@ impl ClientAssertion for Signed {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use azure_core::http::{AsyncRawResponse, HttpClient, Request, StatusCode, Transport, headers::Headers};
+
     use super::*;
     use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256};
 
     fn pair(key: &KeyPair) -> (Vec<u8>, Vec<u8>) {
         let certificate = CertificateParams::new(Vec::<String>::new()).unwrap().self_signed(key).unwrap();
         (certificate.pem().into_bytes(), key.serialize_pem().into_bytes())
+    }
+
+    /// The metadata service of a machine; notes what it is asked.
+    #[derive(Debug, Default)]
+    struct Metadata(Mutex<Vec<(String, bool)>>);
+
+    #[async_trait::async_trait]
+    impl HttpClient for Metadata {
+        async fn execute_request(&self, request: &Request) -> azure_core::Result<AsyncRawResponse> {
+            let is_told = request.headers().get_optional_str(&"metadata".into()) == Some("true");
+            self.0.lock().unwrap().push((request.url().to_string(), is_told));
+            let answer = r#"{"access_token":"of the machine","expires_on":"4102444800","token_type":"Bearer","resource":"r"}"#;
+            Ok(AsyncRawResponse::from_bytes(StatusCode::Ok, Headers::new(), answer))
+        }
+    }
+
+    #[tokio::test]
+    async fn the_machine_is_asked_for_the_identity_that_is_meant() {
+        let metadata = Arc::new(Metadata::default());
+        let options =
+            ClientOptions { transport: Some(Transport::new(metadata.clone())), ..ClientOptions::default() };
+        let identity = Identity {
+            cloud: crate::azure::Cloud::public(),
+            tenant: "t".to_owned(),
+            client: "00000000-0000-4000-8000-0000000000c1".to_owned(),
+            proof: Proof::ManagedIdentity,
+        };
+        let credential = identity.proof.credential(&identity, Path::new("/none"), &options).unwrap();
+        for _ in 0..2 {
+            let token = credential.get_token(&["https://management.azure.com/.default"], None).await.unwrap();
+            assert_eq!(token.token.secret(), "of the machine");
+        }
+        let asked = metadata.0.lock().unwrap();
+        let [(url, is_told)] = &asked[..] else { panic!("not once: {asked:?}") };
+        assert!(
+            url.starts_with("http://169.254.169.254/metadata/identity/oauth2/token?") && *is_told,
+            "{url}"
+        );
+        let has = |query: &str| url.contains(query);
+        assert!(has("client_id=00000000-0000-4000-8000-0000000000c1"), "{url}");
+        assert!(has("resource=https%3A%2F%2Fmanagement.azure.com"), "{url}");
     }
 
     #[test]
