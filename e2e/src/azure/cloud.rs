@@ -352,7 +352,7 @@ impl Cloud {
                 return self.list_subscription(request);
             }
             if request.path.trim_end_matches('/').to_lowercase().ends_with("/resourcegroups") {
-                return self.list_groups();
+                return self.list_groups(request);
             }
             return Response::json(
                 200,

@@ -22,7 +22,10 @@ impl Cloud {
     }
 
     /// The resource groups of the subscription.
-    pub(super) fn list_groups(&self) -> Response {
+    pub(super) fn list_groups(&self, request: &Request) -> Response {
+        if request.query.contains_key("$filter") {
+            return Response::error(400, "InvalidFilterInQueryString", "Groups are not filtered here.");
+        }
         let is_group = |r: &&Value| r["type"] == "Microsoft.Resources/resourceGroups";
         let mut found: Vec<_> = self.resources.values().filter(is_group).map(|r| self.shown(r)).collect();
         found.extend(self.node_groups());
@@ -105,16 +108,20 @@ impl Cloud {
     }
 }
 
-/// Most items of a list that come at once, unless `$top` asks for fewer: record sets (the provider's default), and what
-/// Resource Manager lists itself.
-const MOST: [(&str, usize); 2] = [("/recordsets", 100), ("", 1000)];
+/// Most items of a list that come at once, unless `$top` asks for fewer: of a zone's record sets (the provider's default),
+/// and of anything else (Resource Manager's).
+const MOST: [usize; 2] = [100, 1000];
 
 /// A list page by page: what comes after this one is behind its `nextLink`.
 pub(super) fn page(request: &Request, mut whole: Response) -> Response {
-    let path = request.path.trim_end_matches('/').to_lowercase();
-    let most = MOST.iter().find(|(end, _)| path.ends_with(end)).map_or(1000, |(_, most)| *most);
-    let number = |name: &str| request.query.get(name).and_then(|text| text.parse::<usize>().ok());
-    let (from, top) = (number("$skiptoken").unwrap_or(0), number("$top").filter(|top| *top > 0));
+    let [of_zones, others] = MOST;
+    let most = if request.path.to_lowercase().contains("/dnszones/") { of_zones } else { others };
+    let number = |name: &str| request.query.get(name).map(|text| text.parse::<usize>());
+    let (Ok(from), Ok(top)) = (number("$skiptoken").unwrap_or(Ok(0)), number("$top").unwrap_or(Ok(0))) else {
+        let message = "$top or $skiptoken is none of ours.";
+        return Response::error(400, "InvalidQueryParameterValue", message);
+    };
+    let top = Some(top).filter(|top| *top > 0);
     let most = top.map_or(most, |top| top.min(most));
     let Some(body) = whole.body.as_mut() else { return whole };
     let Some(items) = body.get_mut("value").and_then(Value::as_array_mut) else { return whole };

@@ -160,7 +160,14 @@ impl Story<'_> {
         let mut clusters = vec![Place { name: "management", client: &self.client, whole: false }];
         let whole = self.subject == Subject::Reef;
         clusters.extend(reef.as_ref().map(|client| Place { name: "reef", client, whole }));
-        snapshot(self.sandbox, &clusters, &words, &self.names).await
+        let mut flat = snapshot(self.sandbox, &clusters, &words, &self.names).await;
+        if self.subject == Subject::Instance {
+            // What others would find taken.
+            let home = Api::<Reef>::all(self.client.clone()).get("weu-1").await.unwrap();
+            let kept = home.status.map(|status| status.reservations.len());
+            flat.insert("management Reef weu-1 reservations".to_owned(), format!("{kept:?}"));
+        }
+        flat
     }
 
     /// Makes, resizes and deletes it without a crash.
@@ -315,7 +322,13 @@ impl Story<'_> {
             wrong.len()
         );
         assert!(wrong.is_empty(), "{wrong:#?}");
-        assert!(reached.iter().all(|reached| *reached > 0), "{same}; not reached: {missed:#?}");
+        let is_tried = |n: usize| !tries[n].is_empty();
+        let is_left_out = (0..phases.len()).any(|n| is_tried(n) && reached[n] == 0);
+        assert!(!is_left_out, "{same}; not reached: {missed:#?}");
+        // How many statuses and Events there are differs from life to life; other writes are made in each.
+        let needed: Vec<_> =
+            missed.iter().filter(|m| !m.contains("/status ") && !m.contains("/events ")).collect();
+        assert!(most < usize::MAX || needed.is_empty(), "not reached: {needed:#?}");
     }
 }
 

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Instant};
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, Pod, Secret};
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, DynamicObject, ListParams, PostParams},
+    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
     core::{ApiResource, GroupVersionKind},
 };
 use reef_crds::{CloudInstance, CloudInstanceStatus, Reef};
@@ -330,10 +330,31 @@ async fn what_is_lost_is_made_again_only_when_confirmed(sandbox: &Sandbox, clien
     ]));
 }
 
+/// Takes the owner from the input of the agent's Job that made the settings, as a crash would have left it, and returns its
+/// name.
+async fn an_input_without_an_owner(cluster: &Client, hash: &str) -> String {
+    let secrets = Api::<Secret>::namespaced(cluster.clone(), "reef-system");
+    let params = ListParams::default().labels("cloud.octopus.com/step=configure");
+    let all = secrets.list(&params).await.unwrap();
+    let name = all.iter().map(ResourceExt::name_any).find(|name| name.contains(hash)).unwrap();
+    let orphaned = json!({ "metadata": { "ownerReferences": null } });
+    secrets.patch(&name, &PatchParams::default(), &Patch::Merge(&orphaned)).await.unwrap();
+    name
+}
+
 async fn what_can_change_changes(sandbox: &Sandbox, client: &Client, all: &All) {
+    let cluster = sandbox.reef_client(&cluster_of(client, &all["acme"]).await.unwrap()).await;
+    scale_operator(sandbox, 0);
+    let input = an_input_without_an_owner(&cluster, &hash_of(&all["acme"])).await;
     let edit = r#"{"spec":{"taskCap":10,"quota":{"share":"150Gi","database":"20Gi"}}}"#;
     ok(&sandbox.kubectl(&["-n", CUSTOMERS, "patch", "ci", "acme", "--type=merge", "-p", edit]));
+    scale_operator(sandbox, 2);
     instance_ready(client, "acme").await;
+    eventually("the old input goes with its Job", || async {
+        let secret = Api::<Secret>::namespaced(cluster.clone(), "reef-system").get_opt(&input).await.ok()?;
+        secret.is_none_or(|secret| !secret.owner_references().is_empty()).then_some(())
+    })
+    .await;
     let hash = hash_of(&all["acme"]);
     let ids = sandbox.azure_ids();
     let get = |part: String| sandbox.arm("GET", ids.iter().find(|id| id.contains(&part)).unwrap(), None).1;

@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -18,7 +18,6 @@ use azure_identity::{
     AzureCliCredential, AzureCliCredentialOptions, AzureDeveloperCliCredential,
     AzureDeveloperCliCredentialOptions, Executor,
 };
-use tokio::sync::Mutex;
 
 /// So long before its end a token is not used any more.
 const MARGIN: Duration = Duration::from_secs(300);
@@ -27,6 +26,8 @@ const MARGIN: Duration = Duration::from_secs(300);
 pub struct Developer {
     tools: [Arc<dyn TokenCredential>; 2],
     tokens: Mutex<HashMap<String, AccessToken>>,
+    /// One at a time asks; who has a token need not wait for that.
+    asks: tokio::sync::Mutex<()>,
 }
 
 impl Developer {
@@ -41,7 +42,12 @@ impl Developer {
         let developer_cli = AzureDeveloperCliCredentialOptions { tenant_id, executor };
         let tools: [Arc<dyn TokenCredential>; 2] =
             [AzureCliCredential::new(Some(cli))?, AzureDeveloperCliCredential::new(Some(developer_cli))?];
-        Ok(Self { tools, tokens: Mutex::default() })
+        Ok(Self { tools, tokens: Mutex::default(), asks: tokio::sync::Mutex::default() })
+    }
+
+    fn known(&self, scope: &str) -> Option<AccessToken> {
+        let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        tokens.get(scope).filter(|token| is_fresh(token, SystemTime::now())).cloned()
     }
 }
 
@@ -63,16 +69,20 @@ impl TokenCredential for Developer {
         scopes: &[&str],
         options: Option<TokenRequestOptions<'_>>,
     ) -> azure_core::Result<AccessToken> {
-        // While one caller asks, the others wait for the same token.
-        let mut tokens = self.tokens.lock().await;
         let scope = scopes.join(" ");
-        if let Some(token) = tokens.get(&scope).filter(|token| is_fresh(token, SystemTime::now())) {
-            return Ok(token.clone());
+        if let Some(token) = self.known(&scope) {
+            return Ok(token);
+        }
+        // Who waited for another one's question finds the answer.
+        let _asks = self.asks.lock().await;
+        if let Some(token) = self.known(&scope) {
+            return Ok(token);
         }
         let mut refusals = Vec::new();
         for tool in &self.tools {
             match tool.get_token(scopes, options.clone()).await {
                 Ok(token) => {
+                    let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
                     tokens.insert(scope, token.clone());
                     return Ok(token);
                 }
@@ -90,7 +100,6 @@ mod tests {
         io,
         os::unix::process::ExitStatusExt,
         process::{ExitStatus, Output},
-        sync::{Mutex, PoisonError},
     };
 
     use super::*;

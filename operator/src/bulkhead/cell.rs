@@ -17,7 +17,7 @@ use crate::metrics::{ByCell, ByReef, Metrics};
 
 /// Reads, writes and deletes of one reef that are made or wait for their turn at once. Apart from each other: where writes
 /// have to wait, reads go on, and who reads may be who deletes next.
-const CALLS: [usize; 3] = [20, 8, 4];
+const CALLS: [usize; 3] = [32, 32, 16];
 
 /// Who gives up a call after less knows nothing of the service. Nearly all reads are answered within two seconds.
 const LONG: Duration = Duration::from_secs(4);

@@ -91,6 +91,15 @@ impl Azure {
         self.patiently(async || self.arm.list(path, api).await).await
     }
 
+    /// Whether a resource group is certainly not there.
+    pub async fn is_gone(&self, group: &str) -> Result<bool, String> {
+        match self.get(group, GROUPS_API).await {
+            Ok(_) => Ok(false),
+            Err(error) if error.is_absence() => Ok(true),
+            Err(error) => Err(format!("{group}: {error}")),
+        }
+    }
+
     async fn patiently<T>(&self, read: impl AsyncFn() -> Result<T, ArmError>) -> Result<T, ArmError> {
         let mut tries = 0;
         loop {
@@ -125,7 +134,7 @@ impl Azure {
         {
             let mut there = Vec::new();
             for id in std::mem::take(ids) {
-                if !matches!(self.get(&id, api).await, Err(error) if error.class() == Class::Missing) {
+                if !matches!(self.get(&id, api).await, Err(error) if error.is_absence()) {
                     there.push(id);
                 }
             }

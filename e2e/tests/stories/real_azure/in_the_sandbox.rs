@@ -69,7 +69,8 @@ async fn settings(sandbox: &Sandbox) -> Settings {
     settings.azure_ca = Some(sandbox.folder().join(AZURE_CA_FILE));
     settings.prices = prices().await;
     let here = field("arm").replace("127.0.0.1", "localhost");
-    settings.cloud = Cloud { resource_manager: here.clone(), authority: here, ..settings.cloud };
+    settings.cloud =
+        Cloud { resource_manager: here.clone(), authority: here, hosts: Vec::new(), ..settings.cloud };
     settings
 }
 

@@ -18,7 +18,6 @@ use reef_crds::{
     CloudInstance, CloudInstanceStatus, Reef, ReefClass, Region, RetainedInstance,
     meta::RECONCILE_REQUESTED_AT,
 };
-use reef_operator::azure::Class;
 use serde_json::{Value, json};
 
 use super::{Suite, bill::said, objects, say};
@@ -276,7 +275,7 @@ impl Suite {
         objects::delete(&all, "RetainedInstance", &kept, Instant::now() + INSTANCE).await?;
         for (id, api) in [(database, SQL_API), (share, STORAGE_API)] {
             match self.cleaner.azure.get(id, api).await {
-                Err(error) if error.class() == Class::Missing => {}
+                Err(error) if error.is_absence() => {}
                 Err(error) => return Err(format!("{id}: {error}")),
                 Ok(_) => return Err(format!("{id} is there though what was kept was deleted")),
             }

@@ -16,7 +16,10 @@ use std::{
     fmt::Display,
     io::Write,
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -44,6 +47,9 @@ const GOING: Duration = Duration::from_secs(3600);
 
 /// How long what is in Azure may take to go without the operator, and objects without it.
 const GOING_WITHOUT: Duration = Duration::from_secs(3600);
+
+/// How long it is tried to have all objects deleted.
+const ASKING: Duration = Duration::from_secs(600);
 
 /// What cleans up after runs.
 struct Cleaner {
@@ -75,9 +81,17 @@ struct Operator {
     is_available: bool,
 }
 
+/// Whether a user is told, and not the output of a test.
+static IS_TOLD: AtomicBool = AtomicBool::new(false);
+
 /// Tells the user; who closed the terminal still gets everything cleaned up.
 fn say(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{}  {text}", jiff::Zoned::now().strftime("%H:%M:%S"));
+    let line = format!("{}  {text}", jiff::Zoned::now().strftime("%H:%M:%S"));
+    if IS_TOLD.load(Ordering::Relaxed) {
+        let _ = writeln!(std::io::stdout(), "{line}");
+    } else {
+        println!("{line}");
+    }
 }
 
 impl Cleaner {
@@ -88,6 +102,11 @@ impl Cleaner {
             None => Err("there is no management cluster".to_owned()),
         };
         let fleet = match (settings.fleet.clone(), found) {
+            (Some(fleet), Ok(of_operator)) if fleet != of_operator => {
+                return Err(format!(
+                    "REEF_AZURE_FLEET is {fleet}, and the operator's fleet is {of_operator}"
+                ));
+            }
             (Some(fleet), _) | (None, Ok(fleet)) => fleet,
             (None, Err(why)) => {
                 return Err(format!("{why}; set REEF_AZURE_FLEET to clean up without the operator"));
@@ -118,15 +137,47 @@ impl Cleaner {
             if let Err(why) = self.objects(client).delete(which, Instant::now() + patience).await {
                 say(&why);
             }
+            self.all_are_going(&self.objects(client), which).await?;
         }
         self.azure.remove(which, Instant::now() + GOING_WITHOUT).await?;
         say("nothing is left in Azure");
         if let Some(client) = &self.client {
             let objects = self.objects(client);
+            self.is_gone(&objects, which).await?;
             objects.release(which).await?;
             objects.delete(which, Instant::now() + GOING_WITHOUT.min(self.going)).await?;
         }
         self.is_clean(which).await
+    }
+
+    /// Asks for the deletion of each object: what is deleted in Azure behind a Reef that stays would be made again.
+    async fn all_are_going(&self, objects: &Objects<'_>, which: &str) -> Result<(), String> {
+        let deadline = Instant::now() + ASKING;
+        loop {
+            let why = match objects.are_going(which).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => objects.delete(which, Instant::now()).await.err().unwrap_or_default(),
+                Err(why) => why,
+            };
+            if Instant::now() > deadline {
+                return Err(format!("objects cannot be deleted, so nothing was deleted in Azure: {why}"));
+            }
+            tokio::time::sleep(self.azure.pause).await;
+        }
+    }
+
+    /// Before the last that knows of them goes: the groups that the Reefs name are certainly not there. A list is short if
+    /// who asks may not see all, or asks in another subscription.
+    async fn is_gone(&self, objects: &Objects<'_>, which: &str) -> Result<(), String> {
+        let Azure { settings, fleet, .. } = &self.azure;
+        for group in objects.groups(which, fleet, &settings.subscription).await? {
+            if !self.azure.is_gone(&group).await? {
+                return Err(format!(
+                    "{group} is there and was not in Azure's lists: objects wait, nothing was let go of"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Whether nothing is left of runs with names like this, else what is.
@@ -168,12 +219,6 @@ impl Suite {
             return Err(format!(
                 "the operator is of version {}, and this is {ours}: take the one that goes with it",
                 operator.version
-            ));
-        }
-        if let Some(fleet) = settings.fleet.as_ref().filter(|fleet| **fleet != operator.fleet) {
-            return Err(format!(
-                "REEF_AZURE_FLEET is {fleet}, and the operator's fleet is {}",
-                operator.fleet
             ));
         }
         let (namespace, name) = &settings.tls;
@@ -357,6 +402,7 @@ fn ask(question: &str) -> bool {
 }
 
 fn from_environment() -> Result<Settings, String> {
+    IS_TOLD.store(true, Ordering::Relaxed);
     let settings = Settings::read(|name| std::env::var(name).ok())?;
     if settings.own.1 == Proof::DeveloperTools {
         println!(

@@ -328,11 +328,41 @@ impl Objects<'_> {
         if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
     }
 
-    /// Lets go of objects that wait for the operator, once nothing of them is left in Azure.
+    /// Whether the deletion of each object of these runs was asked for: an operator that comes back makes nothing again.
+    pub async fn are_going(&self, which: &str) -> Result<bool, String> {
+        let runs = self.runs(which).await?;
+        for what in ALL {
+            let found = self.list(what, &runs).await?;
+            if found.iter().any(|object| object.metadata.deletion_timestamp.is_none()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The resource groups of the Reefs of these runs, as their objects name them.
+    pub async fn groups(&self, which: &str, fleet: &str, subscription: &str) -> Result<Vec<String>, String> {
+        let runs = self.runs(which).await?;
+        let group = |reef: &DynamicObject| {
+            let text = |of: &str, member: &str| reef.data[of][member].as_str().map(str::to_owned);
+            let of_reef = text("status", "subscriptionId").or_else(|| text("spec", "subscriptionId"));
+            let subscription = of_reef.unwrap_or_else(|| subscription.to_owned());
+            let name = text("status", "resourceGroup");
+            let name = name.unwrap_or_else(|| format!("reef-{fleet}-{}", reef.name_any()));
+            format!("/subscriptions/{subscription}/resourceGroups/{name}")
+        };
+        Ok(self.list(What::Reefs, &runs).await?.iter().map(group).collect())
+    }
+
+    /// Lets go of objects that wait for the operator, once nothing of them is left in Azure. Those that nobody deletes are
+    /// left alone.
     pub async fn release(&self, which: &str) -> Result<(), String> {
         let runs = self.runs(which).await?;
         for what in ALL {
             for object in self.list(what, &runs).await? {
+                if object.metadata.deletion_timestamp.is_none() {
+                    continue;
+                }
                 let kept: Vec<&String> = object
                     .finalizers()
                     .iter()

@@ -3,10 +3,16 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
-use kube::{Api, Client, ResourceExt, api::ListParams};
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{Pod, Secret},
+};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, ListParams, PartialObjectMeta, Patch, PatchParams},
+};
 use reef_crds::condition::Reason;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     bodies::Inputs,
@@ -54,6 +60,9 @@ pub async fn run(
         return Err(Verdict::Working(format!("the reef's agent works at: {}", work.step.as_str())));
     }
     others.retain(of_step);
+    if let Err(error) = tidy(client, inputs, work, &others).await {
+        tracing::warn!(step = work.step.as_str(), %error, "inputs of the agent without an owner");
+    }
     let newest = mine.pop();
     let before = mine.pop().filter(|job| state(job, now) != State::Succeeded);
     let Some(job) = newest else { return begin(context, client, inputs, work, agent, 1).await };
@@ -117,6 +126,29 @@ async fn give(
 ) -> Result<(), Verdict> {
     let uid = job.and_then(ResourceExt::uid);
     keep_one(context, client, &work.secret(inputs, attempt, uid.as_deref())).await.map(drop)
+}
+
+/// Inputs that are not wanted any more, and that a crash left without an owner before there was another spec: they go with
+/// their Jobs, and at once if there are none.
+async fn tidy(client: &Client, inputs: &Inputs, work: &Work, others: &[Job]) -> Result<(), kube::Error> {
+    let secrets = Api::<Secret>::namespaced(client.clone(), NAMESPACE);
+    let of_step = format!("{},{LABEL_STEP}={}", Work::selector(inputs), work.step.as_str());
+    let all = secrets.list_metadata(&ListParams::default().labels(&of_step)).await?;
+    let is_left = |secret: &PartialObjectMeta<Secret>| {
+        secret.owner_references().is_empty() && secret.labels().get(LABEL_INPUTS) != Some(&work.inputs)
+    };
+    for name in all.iter().filter(|secret| is_left(secret)).map(ResourceExt::name_any) {
+        match others.iter().find(|job| job.name_any() == name) {
+            Some(job) => {
+                let owner =
+                    json!([{ "apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job.uid() }]);
+                let patch = json!({ "metadata": { "ownerReferences": owner } });
+                secrets.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+            }
+            None => drop(secrets.delete(&name, &DeleteParams::default()).await?),
+        }
+    }
+    Ok(())
 }
 
 /// Whether the same step was done for other inputs since: who edits there and back wants it done again. In doubt it is
@@ -185,7 +217,6 @@ fn unreadable(error: &str) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn a_job_says_how_it_stands() {
