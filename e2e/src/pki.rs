@@ -1,6 +1,6 @@
 //! Certificates of the sandbox: each cluster has an authority of its own, as on AKS.
 
-use std::{fs, io, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{fs, io, path::Path};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
@@ -92,9 +92,12 @@ impl Identity {
     }
 }
 
-/// Writes a file that only its owner may read.
+/// Writes a file that only its owner may read, at once: who waits for it never finds half of it.
 pub fn write_secret(path: &Path, content: &[u8]) -> io::Result<()> {
     use io::Write;
-    let mut file = fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
-    file.write_all(content)
+    let folder = path.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidFilename))?;
+    let mut half = tempfile::NamedTempFile::new_in(folder)?;
+    half.write_all(content)?;
+    half.persist(path)?;
+    Ok(())
 }
