@@ -26,6 +26,7 @@ use crate::{
     azure::server::{Azure, Platform},
     cluster::Cluster,
     dir::Dir,
+    kstatus::{State, state},
     pki::{Authority, Subject, write_secret},
     tools::Tools,
 };
@@ -216,20 +217,16 @@ impl Sample {
                 return false;
             }
         };
-        let status = &object.data["status"];
-        let current = status["observedGeneration"].as_i64() == object.metadata.generation;
-        let empty = Vec::new();
-        let conditions = status["conditions"].as_array().unwrap_or(&empty);
-        let is = |type_: &str| conditions.iter().any(|c| c["type"] == type_ && c["status"] == "True");
-        let ready = conditions.iter().find(|c| c["type"] == "Ready");
-        let text = |key: &str| ready.and_then(|c| c[key].as_str()).unwrap_or("-").to_owned();
-        let said = format!("{} {}  {}  {}", self.kind, self.name, text("reason"), text("message"));
-        if said != self.said && ready.is_some() {
+        // What the API server sent is JSON.
+        let (state, said) = state(&serde_json::to_value(&object).unwrap_or_default());
+        if let Some(said) = said.map(|said| format!("{} {}  {said}", self.kind, self.name))
+            && said != self.said
+        {
             println!("{:5.1} s  {said}", began.elapsed().as_secs_f32());
             self.said = said;
         }
-        self.ready = current && is("Ready");
-        current && is("Stalled")
+        self.ready = state == State::Ready;
+        state == State::Stalled
     }
 }
 

@@ -15,6 +15,7 @@ pub mod gateway;
 pub mod harness;
 pub mod install;
 pub mod instance_harness;
+pub mod kstatus;
 pub mod net;
 pub mod node;
 pub mod octopus;

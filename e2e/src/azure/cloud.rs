@@ -370,19 +370,19 @@ impl Cloud {
         if target.provider.is_some() && !target.is_resource() {
             return self.list(target, request, now);
         }
-        match self.resources.get(&key(&request.path)) {
-            Some(_) if request.method == "HEAD" => Response::empty(204),
-            Some(resource) => {
-                let shown = self.snapshot_of(request).unwrap_or_else(|| self.shown(resource));
-                with_etag(Response::json(200, shown), resource)
-            }
-            None if request.method == "HEAD" => Response { body: None, ..self.not_found(target) },
-            None => {
-                let is_it =
-                    |group: &Value| group["id"].as_str().is_some_and(|id| key(id) == key(&request.path));
-                let of_nodes = self.node_groups().find(is_it);
-                of_nodes.map_or_else(|| self.not_found(target), |group| Response::json(200, group))
-            }
+        let found = self.resources.get(&key(&request.path)).map(|resource| {
+            let shown = self.snapshot_of(request).unwrap_or_else(|| self.shown(resource));
+            with_etag(Response::json(200, shown), resource)
+        });
+        let of_nodes = || {
+            let is_it = |group: &Value| group["id"].as_str().is_some_and(|id| key(id) == key(&request.path));
+            self.node_groups().find(is_it).map(|group| Response::json(200, group))
+        };
+        match (found.or_else(of_nodes), request.method.as_str()) {
+            (Some(_), "HEAD") => Response::empty(204),
+            (None, "HEAD") => Response { body: None, ..self.not_found(target) },
+            (Some(answer), _) => answer,
+            (None, _) => self.not_found(target),
         }
     }
 

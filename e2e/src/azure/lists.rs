@@ -108,14 +108,15 @@ impl Cloud {
     }
 }
 
-/// Most items of a list that come at once, unless `$top` asks for fewer: of a zone's record sets (the provider's default),
-/// and of anything else (Resource Manager's).
-const MOST: [usize; 2] = [100, 1000];
+/// Most items that come at once unless `$top` asks for fewer: of a zone's record sets (the provider's default), and of any
+/// other list (Resource Manager's).
+const RECORD_SETS_OF_A_PAGE: usize = 100;
+const ITEMS_OF_A_PAGE: usize = 1000;
 
 /// A list page by page: what comes after this one is behind its `nextLink`.
 pub(super) fn page(request: &Request, mut whole: Response) -> Response {
-    let [of_zones, others] = MOST;
-    let most = if request.path.to_lowercase().contains("/dnszones/") { of_zones } else { others };
+    let of_a_zone = request.path.to_lowercase().contains("/dnszones/");
+    let most = if of_a_zone { RECORD_SETS_OF_A_PAGE } else { ITEMS_OF_A_PAGE };
     let number = |name: &str| request.query.get(name).map(|text| text.parse::<usize>());
     let (Ok(from), Ok(top)) = (number("$skiptoken").unwrap_or(Ok(0)), number("$top").unwrap_or(Ok(0))) else {
         let message = "$top or $skiptoken is none of ours.";

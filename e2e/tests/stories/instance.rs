@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Instant};
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, Pod, Secret};
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams, PostParams},
     core::{ApiResource, GroupVersionKind},
 };
 use reef_crds::{CloudInstance, CloudInstanceStatus, Reef};
@@ -208,7 +208,7 @@ async fn nothing_else_can_be_mounted(cluster: &Client, namespace: &str) {
     }
     let volumes = Api::<PersistentVolume>::all(cluster.clone());
     let mut volume = volumes.list(&ListParams::default()).await.unwrap().items.remove(0);
-    volume.metadata = kube::api::ObjectMeta { name: Some("probe".to_owned()), ..Default::default() };
+    volume.metadata = ObjectMeta { name: Some("probe".to_owned()), ..Default::default() };
     volume.spec.as_mut().unwrap().claim_ref = None;
     let refused = volumes.create(&dry, &volume).await.unwrap_err().to_string();
     assert!(refused.contains("must name the claim data"), "{refused}");
@@ -330,29 +330,37 @@ async fn what_is_lost_is_made_again_only_when_confirmed(sandbox: &Sandbox, clien
     ]));
 }
 
-/// Takes the owner from the input of the agent's Job that made the settings, as a crash would have left it, and returns its
-/// name.
-async fn an_input_without_an_owner(cluster: &Client, hash: &str) -> String {
+/// Takes the owner from the input of the agent's Job that made the settings, and adds another input whose Job was never made,
+/// both as a crash would have left them; their names.
+async fn inputs_without_an_owner(cluster: &Client, hash: &str) -> [String; 2] {
     let secrets = Api::<Secret>::namespaced(cluster.clone(), "reef-system");
     let params = ListParams::default().labels("cloud.octopus.com/step=configure");
     let all = secrets.list(&params).await.unwrap();
-    let name = all.iter().map(ResourceExt::name_any).find(|name| name.contains(hash)).unwrap();
+    let input = all.into_iter().find(|secret| secret.name_any().contains(hash)).unwrap();
+    let name = input.name_any();
     let orphaned = json!({ "metadata": { "ownerReferences": null } });
     secrets.patch(&name, &PatchParams::default(), &Patch::Merge(&orphaned)).await.unwrap();
-    name
+    let jobless = format!("{name}-jobless");
+    let labels = input.metadata.labels;
+    let metadata = ObjectMeta { name: Some(jobless.clone()), labels, ..ObjectMeta::default() };
+    let other = Secret { metadata, data: input.data, ..Secret::default() };
+    secrets.create(&PostParams::default(), &other).await.unwrap();
+    [name, jobless]
 }
 
 async fn what_can_change_changes(sandbox: &Sandbox, client: &Client, all: &All) {
     let cluster = sandbox.reef_client(&cluster_of(client, &all["acme"]).await.unwrap()).await;
     scale_operator(sandbox, 0);
-    let input = an_input_without_an_owner(&cluster, &hash_of(&all["acme"])).await;
+    let [input, jobless] = inputs_without_an_owner(&cluster, &hash_of(&all["acme"])).await;
     let edit = r#"{"spec":{"taskCap":10,"quota":{"share":"150Gi","database":"20Gi"}}}"#;
     ok(&sandbox.kubectl(&["-n", CUSTOMERS, "patch", "ci", "acme", "--type=merge", "-p", edit]));
     scale_operator(sandbox, 2);
     instance_ready(client, "acme").await;
-    eventually("the old input goes with its Job", || async {
-        let secret = Api::<Secret>::namespaced(cluster.clone(), "reef-system").get_opt(&input).await.ok()?;
-        secret.is_none_or(|secret| !secret.owner_references().is_empty()).then_some(())
+    let secrets = Api::<Secret>::namespaced(cluster, "reef-system");
+    eventually("the old input goes with its Job, and the one without a Job is gone", || async {
+        let secret = secrets.get_opt(&input).await.ok()?;
+        let is_owned = secret.is_none_or(|secret| !secret.owner_references().is_empty());
+        (is_owned && secrets.get_opt(&jobless).await.ok()?.is_none()).then_some(())
     })
     .await;
     let hash = hash_of(&all["acme"]);

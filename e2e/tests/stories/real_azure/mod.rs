@@ -3,7 +3,8 @@
 //!
 //! What it needs: a management cluster of the user's with the operator installed (KUBECONFIG), and the variables of
 //! [`settings`]. Everything that it makes has names with one prefix, which the operator puts into its tags; by these the
-//! clean-up finds what a run left, also when the run or the operator is no more.
+//! clean-up finds what a run left in Azure, also when the run or the operator is no more. Its objects in the management
+//! cluster have a label of their own ([`objects::RUN`]): a name alone says nothing of who made them.
 
 mod azure;
 mod bill;

@@ -18,6 +18,7 @@ use reef_crds::{
     CloudInstance, Reef, ReefClass, Region, RetainedInstance,
     meta::{CONFIRM_DELETION, CONFIRM_FORCE_DELETION, GROUP, LABEL_CLASS},
 };
+use reef_e2e::kstatus::{State, state};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -102,8 +103,7 @@ pub async fn ready<K: Kind>(api: &Api<K>, name: &str, patience: Duration) -> Res
     loop {
         let (found, now, text) = match api.get(name).await {
             Ok(object) => {
-                let value = serde_json::to_value(&object).map_err(|error| error.to_string())?;
-                let (now, text) = state(&value);
+                let (now, text) = standing(&object)?;
                 (Some(object), now, text)
             }
             // One that cannot be read now is read later.
@@ -132,28 +132,11 @@ pub async fn ready<K: Kind>(api: &Api<K>, name: &str, patience: Duration) -> Res
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum State {
-    Ready,
-    Stalled,
-    Underway,
-}
-
-/// How an object stands, and its reason and message.
-fn state(object: &Value) -> (State, String) {
-    let status = &object["status"];
-    let none = Vec::new();
-    let conditions = status["conditions"].as_array().unwrap_or(&none);
-    let is = |type_: &str| conditions.iter().any(|c| c["type"] == type_ && c["status"] == "True");
-    let ready = conditions.iter().find(|c| c["type"] == "Ready");
-    let word = |name: &str| ready.and_then(|c| c[name].as_str()).unwrap_or("-").to_owned();
-    let is_current = status["observedGeneration"] == object["metadata"]["generation"];
-    let state = match (is_current, is("Ready"), is("Stalled")) {
-        (true, _, true) => State::Stalled,
-        (true, true, false) => State::Ready,
-        _ => State::Underway,
-    };
-    (state, format!("{}  {}", word("reason"), word("message")))
+/// How an object stands, and what it says of that.
+fn standing<K: Serialize>(object: &K) -> Result<(State, String), String> {
+    let value = serde_json::to_value(object).map_err(|error| error.to_string())?;
+    let (state, said) = state(&value);
+    Ok((state, said.unwrap_or_else(|| "-".into())))
 }
 
 /// Deletes an object, with the confirmation, and waits until it is gone.
@@ -179,7 +162,7 @@ where
         };
         let text = match asked.await {
             Ok(None) => return Ok(()),
-            Ok(Some(object)) => state(&serde_json::to_value(&object).map_err(|e| e.to_string())?).1,
+            Ok(Some(object)) => standing(&object)?.1,
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
             Err(error) => error.to_string(),
         };
@@ -418,23 +401,4 @@ fn only_objects_with_a_runs_mark_are_its_own() {
     ] {
         assert_eq!(what.is_of(&object, &runs), expect, "{what:?} {object:?}");
     }
-}
-
-#[test]
-fn only_what_is_said_of_the_present_spec_counts() {
-    let object = |observed: i64, type_: &str| {
-        json!({ "metadata": { "generation": 2 }, "status": { "observedGeneration": observed, "conditions": [
-            { "type": type_, "status": "True", "reason": "R", "message": "m" },
-        ] } })
-    };
-    for (observed, type_, expect) in [
-        (2, "Ready", State::Ready),
-        (1, "Ready", State::Underway),
-        (2, "Stalled", State::Stalled),
-        (1, "Stalled", State::Underway),
-        (2, "Reconciling", State::Underway),
-    ] {
-        assert_eq!(state(&object(observed, type_)).0, expect, "{observed} {type_}");
-    }
-    assert_eq!(state(&json!({ "metadata": { "generation": 1 } })).0, State::Underway);
 }

@@ -9,7 +9,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, ListParams, PartialObjectMeta, Patch, PatchParams},
+    api::{DeleteParams, ListParams, PartialObjectMeta, Patch, PatchParams, Preconditions},
 };
 use reef_crds::condition::Reason;
 use serde_json::{Value, json};
@@ -137,15 +137,17 @@ async fn tidy(client: &Client, inputs: &Inputs, work: &Work, others: &[Job]) -> 
     let is_left = |secret: &PartialObjectMeta<Secret>| {
         secret.owner_references().is_empty() && secret.labels().get(LABEL_INPUTS) != Some(&work.inputs)
     };
-    for name in all.iter().filter(|secret| is_left(secret)).map(ResourceExt::name_any) {
-        match others.iter().find(|job| job.name_any() == name) {
-            Some(job) => {
-                let owner =
-                    json!([{ "apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job.uid() }]);
-                let patch = json!({ "metadata": { "ownerReferences": owner } });
-                secrets.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
-            }
-            None => drop(secrets.delete(&name, &DeleteParams::default()).await?),
+    for secret in all.iter().filter(|secret| is_left(secret)) {
+        let name = secret.name_any();
+        if let Some(job) = others.iter().find(|job| job.name_any() == name) {
+            let owner = json!([{ "apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job.uid() }]);
+            let patch = json!({ "metadata": { "uid": secret.uid(), "ownerReferences": owner } });
+            secrets.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+        } else {
+            // The one that was looked at, and no other.
+            let (uid, resource_version) = (secret.uid(), secret.resource_version());
+            let params = DeleteParams::default().preconditions(Preconditions { uid, resource_version });
+            secrets.delete(&name, &params).await?;
         }
     }
     Ok(())
