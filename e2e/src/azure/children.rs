@@ -1,5 +1,5 @@
-//! Resources that their parents' requests and answers carry inline: subnets of a network, agent pools of
-//! a cluster. They are resources of their own all the same.
+//! Resources that their parents' requests and answers carry inline: subnets of a network, rules of a security group, agent
+//! pools of a cluster. They are resources of their own all the same.
 
 use serde_json::{Map, Value, json};
 
@@ -11,7 +11,7 @@ use super::{
 
 /// Whether resources of this type may come inline.
 pub fn is_inline(kind: &Kind) -> bool {
-    kind.name.ends_with("/subnets") || kind.name.ends_with("/agentPools")
+    ["/subnets", "/securityRules", "/agentPools"].iter().any(|segment| kind.name.ends_with(segment))
 }
 
 /// By which member subnets name what they use.
@@ -36,21 +36,25 @@ impl Cloud {
         if kind == "microsoft.network/publicipaddresses" {
             return self.shown_address(resource);
         }
-        if let Some(member) = subnet_member(&kind) {
-            return self.shown_with_subnets(resource, member);
-        }
         if kind == "microsoft.network/dnszones" {
             let mut shown = resource.clone();
             let sets = self.record_sets(resource["id"].as_str().unwrap_or_default()).len();
             shown["properties"]["numberOfRecordSets"] = json!(sets);
             return shown;
         }
-        let Some((segment, property)) = defaults::inline_children(&kind) else { return resource.clone() };
+        let mut shown = resource.clone();
+        if let Some(member) = subnet_member(&kind) {
+            self.show_subnets(&mut shown, member);
+        }
+        if kind == "microsoft.network/networksecuritygroups" {
+            let rules = defaults::security_rules(resource);
+            shown["properties"]["defaultSecurityRules"] = rules;
+        }
+        let Some((segment, property)) = defaults::inline_children(&kind) else { return shown };
         let below =
             format!("{}/{}/", key(resource["id"].as_str().unwrap_or_default()), segment.to_lowercase());
         let children = self.resources.iter().filter(|(k, _)| k.starts_with(&below));
         let items: Vec<_> = children.map(|(_, child)| defaults::inline(property, child)).collect();
-        let mut shown = resource.clone();
         shown["properties"][property] = json!(items);
         shown
     }
@@ -110,19 +114,17 @@ impl Cloud {
     }
 
     /// What subnets use shows them, once they do.
-    fn shown_with_subnets(&self, resource: &Value, member: &str) -> Value {
-        let id = key(resource["id"].as_str().unwrap_or_default());
+    fn show_subnets(&self, shown: &mut Value, member: &str) {
+        let id = key(shown["id"].as_str().unwrap_or_default());
         let subnets = self.resources("Microsoft.Network/virtualNetworks/subnets");
         let users: Vec<Value> = subnets
             .iter()
             .filter(|subnet| defaults::same(&subnet["properties"][member]["id"], &id))
             .map(|subnet| json!({ "id": subnet["id"] }))
             .collect();
-        let mut shown = resource.clone();
         if !users.is_empty() {
             shown["properties"]["subnets"] = json!(users);
         }
-        shown
     }
 
     /// An address shows who has it, and nothing of itself before it is made.

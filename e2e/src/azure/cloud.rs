@@ -198,6 +198,9 @@ impl Cloud {
             self.now = operation.done_at;
             let now = self.now;
             match operation.effect {
+                // What was given up stays as far as it came.
+                Effect::Provisioned(_) if operation.canceled => {}
+                Effect::Canceled(key) => self.show(&key, "Canceled"),
                 Effect::Provisioned(key) => self.provisioned(&key, operation.fails.is_none()),
                 Effect::Deleted(key) if operation.fails.is_none() => self.remove(&key, now),
                 Effect::FailedOver { link, forced } if operation.fails.is_none() => self.swap(&link, forced),
@@ -427,6 +430,10 @@ impl Cloud {
         match target.kind().as_str() {
             "microsoft.storage/storageaccounts/fileservices/shares/restore" => {
                 return self.undelete(target, request, now);
+            }
+            "microsoft.containerservice/managedclusters/abort"
+            | "microsoft.containerservice/managedclusters/agentpools/abort" => {
+                return self.abort(target, request, now);
             }
             "microsoft.sql/servers/databases/replicationlinks/failover" => {
                 return self.fail_over(target, request, false, now);

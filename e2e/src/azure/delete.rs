@@ -6,6 +6,7 @@ use super::{
     Cloud, Request, Response,
     id::{Target, key},
     kinds::{self, State, Style},
+    lineage::is_first_version,
     operations::{Effect, Url},
     put::{notified, operation_name, precondition, started, with_retry_after},
 };
@@ -27,7 +28,11 @@ impl Cloud {
             return Response::empty(200);
         }
         let status = if matches!(kind.delete, Style::Sync(_)) { 202 } else { 200 };
-        let (style, seconds) = self.style(kind.delete, kind.delete_seconds, status);
+        let is_link = kind.name == "Microsoft.Sql/servers/databases/replicationLinks";
+        let (style, seconds) = match kind.delete {
+            _ if is_link && is_first_version(request) => (Style::Sync(200), 0),
+            delete => self.style(delete, kind.delete_seconds, status),
+        };
         let wait = match style {
             Style::Both(wait) | Style::Body(wait) => wait,
             Style::Location(wait) => Some(wait),

@@ -134,7 +134,7 @@ const fn record(name: &'static str) -> Kind {
 }
 
 /// Every type.
-pub const KINDS: [Kind; 35] = [
+pub const KINDS: [Kind; 36] = [
     Kind {
         delete: Style::Location(15),
         delete_seconds: 16,
@@ -144,6 +144,12 @@ pub const KINDS: [Kind; 35] = [
     network("Microsoft.Network/virtualNetworks", true, 3),
     Kind { update: Style::Body(Some(3)), ..network("Microsoft.Network/virtualNetworks/subnets", false, 2) },
     Kind { delete: Style::Both(Some(1)), ..network("Microsoft.Network/networkSecurityGroups", true, 3) },
+    Kind {
+        update: Style::Body(Some(1)),
+        delete: Style::Both(Some(1)),
+        update_seconds: 2,
+        ..network("Microsoft.Network/networkSecurityGroups/securityRules", false, 2)
+    },
     network("Microsoft.Network/publicIPAddresses", true, 3),
     network("Microsoft.Network/natGateways", true, 3),
     sync("Microsoft.ManagedIdentity/userAssignedIdentities", true),

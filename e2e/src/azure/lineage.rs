@@ -20,6 +20,9 @@ use crate::sql::Origin;
 const DATABASE: &str = "Microsoft.Sql/servers/databases";
 const LINK: &str = "Microsoft.Sql/servers/databases/replicationLinks";
 
+/// Words for a database that follows another.
+const SECONDARY: [&str; 3] = ["secondary", "onlinesecondary", "nonreadablesecondary"];
+
 /// How long a new replica takes to have all that its primary has, milliseconds of the cloud's time.
 const SEEDING: u64 = 30_000;
 
@@ -36,8 +39,8 @@ const RESTORE: u32 = 520;
 /// Which content each database has.
 #[derive(Default)]
 pub struct Lineage {
-    /// What databases that are being made are made of, by key.
-    begun: HashMap<String, Begun>,
+    /// What databases that are being made are made of, and since when, by key.
+    begun: HashMap<String, (Begun, u64)>,
     /// Of databases whose content is not their own: by database id, what names it and whether they only follow it.
     contents: BTreeMap<String, (String, bool)>,
     /// What contents were made of.
@@ -109,20 +112,14 @@ impl Cloud {
         let (source, how) = match (mode.to_lowercase().as_str(), is_new) {
             ("default", _) => return Ok(None),
             ("copy", true) => (self.live(properties, at, false)?, How::Copy),
+            // Who sends again what a secondary was made of changes the secondary.
+            (mode, false) if SECONDARY.contains(&mode) && self.follows(properties, at) => return Ok(None),
+            (mode, true) if SECONDARY.contains(&mode) => (self.primary(properties, at)?, How::Replica),
             ("pointintimerestore", true) => self.past(properties, at)?,
             ("restore", true) => self.dropped(properties, at)?,
-            ("secondary" | "onlinesecondary" | "nonreadablesecondary", true) => {
-                (self.primary(properties, at)?, How::Replica)
-            }
-            (
-                "copy"
-                | "pointintimerestore"
-                | "restore"
-                | "secondary"
-                | "onlinesecondary"
-                | "nonreadablesecondary",
-                false,
-            ) => {
+            (mode, false)
+                if ["copy", "pointintimerestore", "restore"].contains(&mode) || SECONDARY.contains(&mode) =>
+            {
                 let message = "A database is never overwritten by another: choose a name that is free.";
                 return Err(refuse(409, "DatabaseAlreadyExists", message));
             }
@@ -175,13 +172,25 @@ impl Cloud {
         Ok((source.clone(), How::Past(moment)))
     }
 
-    /// A replica is on another server, under the name of its primary, which follows nobody itself.
+    /// Whether a database follows the one that is named.
+    fn follows(&self, properties: &Value, at: &str) -> bool {
+        let source = properties["sourceDatabaseId"].as_str().and_then(|id| self.resources.get(&key(id)));
+        let own = self.resources.get(at).map(|own| self.content(own));
+        let of = source.map(|source| self.content(source).0);
+        own.is_some_and(|(content, follows)| follows && Some(content) == of)
+    }
+
+    /// A replica is on another server, or a named one, and its primary follows nobody itself.
     fn primary(&self, properties: &Value, at: &str) -> Result<Value, Response> {
         let source = self.live(properties, at, false)?;
         let id = key(source["id"].as_str().unwrap_or_default());
-        let [name, of] = [&id, at].map(|path| path.rsplit('/').next().unwrap_or_default().to_owned());
-        if parent_key(&id) == parent_key(at) || name != of {
-            let message = "A secondary has the name of its primary and is on another server.";
+        let is_named = properties["secondaryType"] == "Named";
+        if parent_key(&id) == parent_key(at) && !is_named {
+            let message = "A secondary is on another server than its primary.";
+            return Err(refuse(400, "InvalidSecondaryDatabase", message));
+        }
+        if is_named && source["sku"]["tier"] != "Hyperscale" {
+            let message = "Only a Hyperscale database has named replicas.";
             return Err(refuse(400, "InvalidSecondaryDatabase", message));
         }
         if self.content(&source).1 {
@@ -202,13 +211,13 @@ impl Cloud {
     /// Remembers what a database that is being made is made of.
     pub(super) fn descends(&mut self, at: &str, begun: Option<Begun>) {
         if let Some(begun) = begun {
-            self.lineage.begun.insert(at.to_owned(), begun);
+            self.lineage.begun.insert(at.to_owned(), (begun, self.now));
         }
     }
 
     /// A database is made, or is not: it has its content, and a replica its links.
     pub(super) fn descended(&mut self, at: &str, well: bool) {
-        let Some(Begun { source, how }) = self.lineage.begun.remove(at) else { return };
+        let Some((Begun { source, how }, since)) = self.lineage.begun.remove(at) else { return };
         let Some(made) = self.resources.get(at).filter(|_| well).cloned() else { return };
         let own = database_id(&made);
         let (from, _) = self.content(&source);
@@ -217,7 +226,7 @@ impl Cloud {
             How::Past(at) => self.lineage.origins.push(Origin { key: own, from, at }),
             How::Replica => {
                 self.lineage.contents.insert(own, (from, true));
-                self.link(&source, &made);
+                self.link(&source, &made, since);
             }
         }
     }
@@ -238,9 +247,10 @@ impl Cloud {
         all
     }
 
-    fn link(&mut self, primary: &Value, secondary: &Value) {
+    /// Two databases are linked; the secondary has begun to get what the primary has at that moment.
+    fn link(&mut self, primary: &Value, secondary: &Value, since: u64) {
         let name = kinds::uuid(self.seed, &format!("link {} {}", primary["id"], secondary["id"]));
-        let since = started(self.now);
+        let since = started(since);
         for (mine, partner, roles) in
             [(primary, secondary, ["Primary", "Secondary"]), (secondary, primary, ["Secondary", "Primary"])]
         {
@@ -250,7 +260,8 @@ impl Cloud {
             let properties = json!({
                 "partnerServer": server, "partnerDatabase": partner["name"], "partnerDatabaseId": partner["id"],
                 "partnerLocation": partner["location"], "role": roles[0], "partnerRole": roles[1],
-                "replicationMode": "ASYNC", "startTime": since, "percentComplete": 100, "linkType": "GEO",
+                "replicationMode": "ASYNC", "startTime": since, "percentComplete": 100,
+                "linkType": if secondary["properties"]["secondaryType"] == "Named" { "NAMED" } else { "GEO" },
                 "replicationState": "CATCH_UP", "isTerminationAllowed": true,
             });
             let link = json!({ "id": id, "name": name, "type": LINK, "properties": properties });
@@ -327,10 +338,13 @@ impl Cloud {
         let id = self.begin(kind, effect, FAILOVER, Some(15), now);
         let database = self.resources.get(&parent_key(&at)).cloned().unwrap_or_default();
         let url = |of| self.url(kind, &database, &id, of, request, now);
-        let verb = if forced { "ForceFailoverAllowDataLoss" } else { "Failover" };
+        let verb = if forced { "ForceFailoverAllowDataLoss" } else { "FailoverContinuousCopy" };
         let answer = Response::json(202, json!({ "operation": verb, "startTime": started(now) }))
-            .header("location", url(Url::Result))
-            .header("azure-asyncoperation", url(Url::Status));
+            .header("location", url(Url::Result));
+        if is_first_version(request) {
+            return answer;
+        }
+        let answer = answer.header("azure-asyncoperation", url(Url::Status));
         with_retry_after(answer, Some(15), self.scale)
     }
 
@@ -354,7 +368,31 @@ impl Cloud {
                 link["properties"]["partnerRole"] = json!(roles[1]);
             }
         }
+        self.take_over(&old, &new);
     }
+
+    /// Who else followed the old primary follows the new one, by another link.
+    fn take_over(&mut self, old: &Value, new: &Value) {
+        let below = format!("{}/replicationlinks/", key(old["id"].as_str().unwrap_or_default()));
+        let is_others = |(at, link): &(&String, &Value)| {
+            at.starts_with(&below) && link["properties"]["role"] == "Primary"
+        };
+        let links: Vec<String> = self.resources.iter().filter(is_others).map(|(at, _)| at.clone()).collect();
+        let (content, _) = self.content(new);
+        for at in links {
+            let Some(partner) = self.partner(&at) else { continue };
+            let Some(secondary) = self.resources.get(&parent_key(&partner)).cloned() else { continue };
+            self.resources.remove(&at);
+            self.resources.remove(&partner);
+            self.lineage.contents.insert(database_id(&secondary), (content.clone(), true));
+            self.link(new, &secondary, self.now.saturating_sub(SEEDING));
+        }
+    }
+}
+
+/// Whether this is the API's first version, which has other manners, and which Azure's own tools use for links to this day.
+pub(super) fn is_first_version(request: &Request) -> bool {
+    request.query.get("api-version").is_some_and(|version| version.starts_with("2014-04-01"))
 }
 
 fn database_id(database: &Value) -> String {

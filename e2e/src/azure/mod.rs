@@ -3,6 +3,7 @@
 //! [`cloud`] is the state and its rules, with the time as a parameter; [`server`] puts it behind HTTPS.
 //! Status codes, headers, bodies and the styles of long-running operations follow recorded traffic.
 
+mod abort;
 mod actions;
 mod children;
 pub mod cloud;
@@ -42,14 +43,18 @@ pub use cloud::Cloud;
 pub use put::started;
 
 /// What is asked of a resource, or listed in it, without being a type of its own.
-const OF_PARENTS: [&str; 7] = [
+const OF_PARENTS: [&str; 11] = [
+    "abort",
     "all",
     "databases",
+    "failover",
+    "forcefailoverallowdataloss",
     "listclusteradmincredential",
     "listclusterusercredential",
     "listkeys",
     "recordsets",
     "restorabledroppeddatabases",
+    "restore",
 ];
 
 /// The type of the resource that a path names, in lower case; empty where it names an operation, or a subscription.

@@ -8,6 +8,7 @@ use super::{
     Cloud, Request, Response, SUBSCRIPTION,
     id::Target,
     kinds::{self, Kind},
+    lineage::is_first_version,
     put::started,
 };
 
@@ -25,6 +26,8 @@ pub enum Effect {
         /// Whether what was not replicated yet is lost.
         forced: bool,
     },
+    /// What ran on the resource with this key is given up.
+    Canceled(String),
     /// Nothing; this is what an action answers.
     Told(Value),
 }
@@ -38,6 +41,8 @@ pub enum Told {
     Aks,
     /// The status alone.
     Network,
+    /// Nothing but where to ask.
+    Plain,
     /// The status alone, with 202 and its URLs as long as it runs.
     Dns,
 }
@@ -49,8 +54,14 @@ impl Told {
             "Microsoft.Sql" => Self::Sql,
             "Microsoft.ContainerService" => Self::Aks,
             _ if kind.contains("dnsZones") => Self::Dns,
-            _ => Self::Network,
+            "Microsoft.Network" => Self::Network,
+            _ => Self::Plain,
         }
+    }
+
+    /// Whether Location says in the end that there is nothing to show; elsewhere it is an empty 200.
+    fn has_gone_by_no_content(self) -> bool {
+        matches!(self, Self::Aks | Self::Network)
     }
 }
 
@@ -67,6 +78,8 @@ pub struct Operation {
     pub done_at: u64,
     /// Whether its effect has taken place.
     pub settled: bool,
+    /// Whether somebody wished its end.
+    pub canceled: bool,
     /// Code and message of the failure it ends in, if it does.
     pub fails: Option<(String, String)>,
     /// Retry-After while it runs, seconds.
@@ -141,6 +154,7 @@ impl Operations {
             words,
             done_at,
             settled,
+            canceled: false,
             fails: None,
             retry_after,
             told,
@@ -171,6 +185,18 @@ impl Operations {
         }
     }
 
+    /// Ends what runs on the resource with this key; whether there was something.
+    pub fn cancel(&mut self, key: &str, now: u64) -> bool {
+        let runs =
+            |o: &&mut Operation| !o.settled && matches!(&o.effect, Effect::Provisioned(at) if at == key);
+        let Some(operation) = self.0.values_mut().find(runs) else { return false };
+        let message = "The operation was canceled.";
+        operation.fails = Some(("Canceled".to_owned(), message.to_owned()));
+        operation.canceled = true;
+        operation.done_at = now;
+        true
+    }
+
     /// The operations whose time has come, the oldest first; each only once.
     pub fn due(&mut self, now: u64) -> Vec<Operation> {
         let mut due: Vec<&mut Operation> =
@@ -187,9 +213,10 @@ impl Operations {
     /// The key of the resource that an operation is about.
     pub fn resource(&self, id: &str) -> Option<&str> {
         self.0.get(id).and_then(|operation| match &operation.effect {
-            Effect::Provisioned(key) | Effect::Deleted(key) | Effect::FailedOver { link: key, .. } => {
-                Some(key.as_str())
-            }
+            Effect::Provisioned(key)
+            | Effect::Deleted(key)
+            | Effect::Canceled(key)
+            | Effect::FailedOver { link: key, .. } => Some(key.as_str()),
             Effect::Told(_) => None,
         })
     }
@@ -247,7 +274,12 @@ impl Operations {
                 wait(answer.header("location", own.replace("Statuses", "Results")))
             }
             (Url::Status, false, fails) => {
-                let mut told = operation.told(id, if fails.is_some() { "Failed" } else { "Succeeded" }, now);
+                let word = match (fails, operation.canceled) {
+                    (None, _) => "Succeeded",
+                    (Some(_), true) => "Canceled",
+                    (Some(_), false) => "Failed",
+                };
+                let mut told = operation.told(id, word, now);
                 if let Some((code, message)) = fails {
                     told["error"] = json!({ "code": code, "message": message });
                 }
@@ -258,6 +290,10 @@ impl Operations {
             (Url::Result, false, Some((code, message))) => Response::error(409, code, message.as_str()),
             (Url::Result, false, None) => match &operation.effect {
                 Effect::Told(body) => Response::json(200, body.clone()),
+                Effect::Deleted(_) | Effect::Canceled(_) if operation.told.has_gone_by_no_content() => {
+                    Response::empty(204).header("location", own(request, base))
+                }
+                Effect::FailedOver { .. } if is_first_version(request) => Response::empty(204),
                 _ => Response::empty(200),
             },
         }

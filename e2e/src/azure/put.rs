@@ -18,11 +18,19 @@ use super::{
 /// there are to be none.
 const LEAVES_SUBNETS: &str = "2023-09-01";
 
-/// What a network says of its subnets by saying nothing.
-fn all_subnets(request: &Request, body: &mut Value) {
+/// The first version of the API that shows a file service when it was sent.
+const SHOWS_SERVICES: &str = "2024-01-01";
+
+/// What a resource says of the children that come with it by saying nothing.
+fn all_children(kind: &Kind, request: &Request, body: &mut Value) {
     let is_old = request.query.get("api-version").is_some_and(|version| version.as_str() < LEAVES_SUBNETS);
-    if is_old && body["properties"]["subnets"].is_null() {
-        body["properties"]["subnets"] = json!([]);
+    let none = match kind.name {
+        "Microsoft.Network/virtualNetworks" if is_old => "subnets",
+        "Microsoft.Network/networkSecurityGroups" => "securityRules",
+        _ => return,
+    };
+    if body["properties"][none].is_null() {
+        body["properties"][none] = json!([]);
     }
 }
 
@@ -36,9 +44,7 @@ impl Cloud {
             );
         };
         let mut body = request.body.clone().unwrap_or_else(|| json!({}));
-        if kind.name == "Microsoft.Network/virtualNetworks" {
-            all_subnets(request, &mut body);
-        }
+        all_children(kind, request, &mut body);
         let key = key(&request.path);
         let old = self.resources.get(&key).cloned();
         if let Some(refusal) = self.refuse_put(target, kind, &body, old.as_ref(), &key, request) {
@@ -64,7 +70,7 @@ impl Cloud {
         if let Style::Sync(status) = style {
             let resource = self.at_once(kind, &key, resource, (&body, old.is_none()));
             self.descended(&key, true);
-            return self.done(target, &resource, (status, &body));
+            return self.done(target, &resource, (status, &body), request);
         }
         self.store(kind, &key, &mut resource, (&body, old.is_some()), seconds);
         let wait = match style {
@@ -94,7 +100,12 @@ impl Cloud {
         let Some(old) = self.resources.get(&key(&request.path)) else { return self.not_found(target) };
         let mut body = self.shown(old);
         merge(&mut body, request.body.as_ref().unwrap_or(&Value::Null));
-        self.put(target, &Request { body: Some(body), ..request.clone() }, now)
+        let answer = self.put(target, &Request { body: Some(body), ..request.clone() }, now);
+        if target.kind() != "microsoft.storage/storageaccounts/fileservices/shares" || answer.status != 200 {
+            return answer;
+        }
+        let Some(resource) = self.resources.get(&key(&request.path)) else { return answer };
+        self.done(target, resource, (200, &Value::Null), request)
     }
 
     /// Stores what is done at once, with all that comes with it.
@@ -147,16 +158,29 @@ impl Cloud {
     }
 
     /// The answer to a PUT that is done.
-    fn done(&self, target: &Target, resource: &Value, (status, sent): (u16, &Value)) -> Response {
+    fn done(
+        &self,
+        target: &Target,
+        resource: &Value,
+        (status, sent): (u16, &Value),
+        request: &Request,
+    ) -> Response {
+        let is_new_version =
+            request.query.get("api-version").is_some_and(|version| version.as_str() >= SHOWS_SERVICES);
+        // As it was sent, not as it is.
+        let as_sent = |sent: &Value| {
+            let properties = sent["properties"].as_object().cloned().unwrap_or_default();
+            json!({
+                "id": resource["id"], "name": resource["name"], "type": resource["type"], "properties": properties,
+            })
+        };
         let body = match target.kind().as_str() {
+            "microsoft.storage/storageaccounts/fileservices" if is_new_version => as_sent(sent),
             "microsoft.storage/storageaccounts/fileservices" => json!({ "name": "default" }),
-            // As it was sent, not as it is.
-            "microsoft.storage/storageaccounts/fileservices/shares" if status == 201 => {
-                let properties = sent["properties"].as_object().cloned().unwrap_or_default();
-                json!({
-                    "id": resource["id"], "name": resource["name"], "type": resource["type"], "properties": properties,
-                })
+            "microsoft.storage/storageaccounts/fileservices/shares" if request.method == "PATCH" => {
+                as_sent(request.body.as_ref().unwrap_or(&Value::Null))
             }
+            "microsoft.storage/storageaccounts/fileservices/shares" if status == 201 => as_sent(sent),
             "microsoft.authorization/roleassignments" => {
                 let mut new = resource.clone();
                 new["properties"]["createdBy"] = Value::Null;
@@ -393,7 +417,6 @@ pub(super) fn precondition(request: &Request, old: Option<&Value>) -> Option<Res
     (none_match_fails || match_fails).then(|| {
         let message = "If-Match or If-None-Match does not hold.";
         Response::json(412, json!({ "code": "PreconditionFailed", "message": message }))
-            .header("x-ms-failure-cause", "service")
     })
 }
 

@@ -141,8 +141,15 @@ impl Cloud {
                     subnets.flat_map(|s| [&s["networkSecurityGroup"]["id"], &s["natGateway"]["id"]]);
                 let addresses =
                     properties["publicIpAddresses"].as_array().into_iter().flatten().map(|a| &a["id"]);
-                let missing = of_subnets.chain(addresses).find_map(|id| self.missing(id));
-                let missing = missing.map(|id| {
+                let mut addresses = addresses;
+                if let Some(id) = addresses.find_map(|id| self.missing(id)) {
+                    // Of an address the provider says so as if it had been asked for.
+                    let message = format!("Resource {id} not found.");
+                    let error = json!({ "code": "NotFound", "message": message, "details": [] });
+                    return Some(Response::json(404, json!({ "error": error })));
+                }
+                let mut of_subnets = of_subnets;
+                let missing = of_subnets.find_map(|id| self.missing(id)).map(|id| {
                     let message = format!("What '{}' refers to was not found: {id}.", target.name());
                     Response::error(400, "InvalidResourceReference", message)
                 });
@@ -218,7 +225,8 @@ impl Cloud {
             }
             "microsoft.sql/servers/virtualnetworkrules" => {
                 let subnet = &properties["virtualNetworkSubnetId"];
-                let lacks = self.subnet_lacks(subnet, "Microsoft.Sql");
+                let may_lack = properties["ignoreMissingVnetServiceEndpoint"] == true;
+                let lacks = if may_lack { None } else { self.subnet_lacks(subnet, "Microsoft.Sql") };
                 lacks.map(|why| Response::error(400, "VirtualNetworkRuleBadRequest", why))
             }
             _ => None,

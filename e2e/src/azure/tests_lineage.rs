@@ -115,15 +115,13 @@ fn a_replica_has_links_on_both_sides_and_a_failover_changes_their_roles() {
         ["role", "partnerRole", "partnerServer", "replicationState"]
             .map(|name| link["properties"][name].clone())
     };
-    assert_eq!(roles(&mine), ["Secondary", "Primary", "reef", "SEEDING"]);
-    assert_eq!(roles(&other), ["Primary", "Secondary", "reef-2", "SEEDING"]);
+    assert_eq!(roles(&mine), ["Secondary", "Primary", "reef", "CATCH_UP"]);
+    assert_eq!(roles(&other), ["Primary", "Secondary", "reef-2", "CATCH_UP"]);
     assert_eq!(mine["name"], other["name"]);
     let path = |link: &Value| link["id"].as_str().unwrap().to_owned();
     let failover =
         |world: &mut World, of: &Value, how: &str| world.call("POST", &format!("{}/{how}", path(of)), None);
-    assert_eq!(code(&failover(&mut world, &mine, "failover")), "ReplicationNotInCatchUpState");
     assert_eq!(code(&failover(&mut world, &other, "failover")), "InvalidReplicationRole");
-    world.later(30);
     for how in ["failover", "forceFailoverAllowDataLoss"] {
         let of = if how == "failover" { &mine } else { &other };
         let begun = failover(&mut world, of, how);
@@ -140,4 +138,62 @@ fn a_replica_has_links_on_both_sides_and_a_failover_changes_their_roles() {
         assert_eq!(links(&mut world, of)["value"], json!([]));
         assert_eq!(world.get(of).status, 200);
     }
+
+    // One that is there at once has not all of its primary yet.
+    let quick = format!("{}-2/databases/quick", server());
+    let request = World::request("PUT", &quick, Some(ask));
+    assert_eq!(world.cloud.handle_flipped(&request, world.now).status, 201);
+    let mine = links(&mut world, &quick)["value"][0].clone();
+    assert_eq!(mine["properties"]["replicationState"], "SEEDING");
+    assert_eq!(code(&failover(&mut world, &mine, "failover")), "ReplicationNotInCatchUpState");
+    world.later(30);
+    assert_eq!(failover(&mut world, &mine, "failover").status, 202);
+}
+
+#[test]
+fn who_follows_the_old_primary_follows_the_new_one_after_a_failover() {
+    let mut world = world();
+    let replicas = ["one", "two"].map(|name| format!("{}-2/databases/{name}", server()));
+    let mut ask = sent("Secondary", &json!({}));
+    ask["location"] = json!("northeurope");
+    for replica in &replicas {
+        assert_eq!(world.put(replica, ask.clone()).status, 202);
+        world.later(67);
+        // Again, with something else: the same replica, changed.
+        let again = world.put(replica, ask.clone());
+        assert_eq!(body(&again)["operation"], "UpdateLogicalDatabase", "{}", body(&again));
+        world.later(67);
+    }
+    let named = sent("Secondary", &json!({ "secondaryType": "Named" }));
+    assert_eq!(code(&world.put(&database("named"), named)), "InvalidSecondaryDatabase");
+    let links = |world: &mut World, of: &str| {
+        let list = body(&world.get(&format!("{of}/replicationLinks"))).clone();
+        let mut partners: Vec<_> = list["value"].as_array().unwrap().clone();
+        partners.sort_by_key(|link| link["properties"]["partnerDatabase"].to_string());
+        partners
+    };
+    let partners = |links: &[Value]| {
+        let of = |link: &Value| {
+            [&link["properties"]["partnerDatabase"], &link["properties"]["role"]].map(Value::to_string)
+        };
+        links.iter().map(of).collect::<Vec<_>>()
+    };
+    let text = |words: [&str; 2]| words.map(|word| json!(word).to_string());
+    let all = links(&mut world, &database("db"));
+    assert_eq!(partners(&all), [text(["one", "Primary"]), text(["two", "Primary"])]);
+    // The API's first version tells of Location alone, and in the end has nothing to show.
+    let mine = links(&mut world, &replicas[0])[0]["id"].as_str().unwrap().to_owned();
+    let begun = world.call("POST", &format!("{mine}/failover?api-version=2014-04-01"), None);
+    assert_eq!(super::tests::header(&begun, "azure-asyncoperation"), None);
+    let poll = super::tests::header(&begun, "location").unwrap().to_owned();
+    world.later(40);
+    assert_eq!(world.get(&poll).status, 204);
+    let all = links(&mut world, &replicas[0]);
+    assert_eq!(partners(&all), [text(["db", "Primary"]), text(["two", "Primary"])]);
+    assert_eq!(partners(&links(&mut world, &database("db"))), [text(["one", "Secondary"])]);
+    assert_eq!(partners(&links(&mut world, &replicas[1])), [text(["one", "Secondary"])]);
+    assert_eq!(all[1]["properties"]["replicationState"], "CATCH_UP");
+    let link = all[1]["id"].as_str().unwrap();
+    assert_eq!(world.delete(&format!("{link}?api-version=2014-04-01")).status, 200);
+    assert_eq!(partners(&links(&mut world, &replicas[1])), Vec::<[String; 2]>::new());
 }

@@ -72,6 +72,17 @@ fn a_network_shows_the_subnets_that_came_with_it() {
     assert_eq!(code(&world.put(&network, reference)), "InvalidResourceReference");
 }
 
+fn slot() -> Slot {
+    let text = |text: &str| text.to_owned();
+    Slot {
+        name: text("slot-1"),
+        port: 1,
+        ca: text("ca"),
+        issuer: text("https://i/"),
+        version: text("1.36.3"),
+    }
+}
+
 #[test]
 fn a_sql_server_is_not_seen_before_it_is_made() {
     let mut world = world();
@@ -194,8 +205,10 @@ fn a_storage_account_has_keys_when_it_is_made_and_keeps_deleted_shares() {
 
     let service = format!("{account}/fileServices/default");
     let policy = json!({ "properties": { "shareDeleteRetentionPolicy": { "enabled": true, "days": 14 } } });
-    let answer = world.put(&service, policy);
+    let answer = world.put(&format!("{service}?api-version=2023-01-01"), policy.clone());
     assert_eq!((answer.status, body(&answer)), (200, &json!({ "name": "default" })));
+    let answer = world.put(&service, policy.clone());
+    assert_eq!((answer.status, &body(&answer)["properties"]), (200, &policy["properties"]));
     let share = format!("{service}/shares/one");
     let sent =
         json!({ "properties": { "shareQuota": 100, "enabledProtocols": "SMB", "metadata": { "a": "b" } } });
@@ -230,14 +243,7 @@ fn an_aks_cluster_gets_a_slot_and_gives_it_back() {
     let pool = json!({ "name": "system", "mode": "System", "minCount": 2, "vnetSubnetID": format!("{RG}/{NETWORK}/subnets/nodes") });
     let sent = json!({ "location": "westeurope", "properties": { "dnsPrefix": "reef", "oidcIssuerProfile": { "enabled": true }, "kubernetesVersion": "1.36", "agentPoolProfiles": [pool] } });
     assert_eq!(code(&world.put(&cluster, sent.clone())), "ManagedClusterCountExceedsQuotaLimit");
-    let text = |t: &str| t.to_owned();
-    world.cloud.slots.add(Slot {
-        name: text("slot-1"),
-        port: 1,
-        ca: text("ca"),
-        issuer: text("https://i/"),
-        version: text("1.36.3"),
-    });
+    world.cloud.slots.add(slot());
     let mut old = sent.clone();
     old["properties"]["kubernetesVersion"] = json!("1.20");
     assert_eq!(code(&world.put(&cluster, old)), "K8sVersionNotSupported");
@@ -317,4 +323,71 @@ fn what_is_synchronous_becomes_asynchronous_and_back() {
     assert_eq!((asked.status, world.get(&result).status), (202, 202));
     world.later(6);
     assert_eq!(body(&world.get(&result))["keys"].as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn what_is_given_up_stays_as_far_as_it_came_and_can_be_asked_for_again() {
+    let mut world = world();
+    world.cloud.slots.add(slot());
+    let cluster = format!("{RG}/providers/Microsoft.ContainerService/managedClusters/reef");
+    let sent = json!({ "location": "westeurope", "properties": { "dnsPrefix": "reef", "agentPoolProfiles": [{ "name": "system", "mode": "System" }] } });
+    let made = world.put(&cluster, sent.clone());
+    let poll = header(&made, "azure-asyncoperation").unwrap().to_owned();
+    let abort = |world: &mut World| world.call("POST", &format!("{cluster}/abort"), None);
+    let begun = abort(&mut world);
+    assert_eq!((begun.status, &body(&begun)["properties"]["provisioningState"]), (202, &json!("Canceling")));
+    let ended = body(&world.get(&poll)).clone();
+    assert_eq!((&ended["status"], ended["error"].is_object()), (&json!("Canceled"), true));
+    let [status, result] =
+        ["azure-asyncoperation", "location"].map(|name| header(&begun, name).unwrap().to_owned());
+    assert_eq!(world.get(&result).status, 202);
+    world.later(5);
+    assert_eq!(body(&world.get(&status))["status"], "Succeeded");
+    assert_eq!(world.get(&result).status, 204);
+    for of in [&cluster, &format!("{cluster}/agentPools/system")] {
+        assert_eq!(body(&world.get(of))["properties"]["provisioningState"], "Canceled", "{of}");
+    }
+    assert_eq!(code(&abort(&mut world)), "OperationNotAllowed", "nothing runs");
+    assert_eq!(world.put(&cluster, sent).status, 200);
+    world.later(270);
+    for of in [&cluster, &format!("{cluster}/agentPools/system")] {
+        assert_eq!(body(&world.get(of))["properties"]["provisioningState"], "Succeeded", "{of}");
+    }
+}
+
+#[test]
+fn a_security_group_shows_its_rules_and_those_that_every_one_has() {
+    let mut world = world();
+    let group = format!("{RG}/providers/Microsoft.Network/networkSecurityGroups/nsg");
+    let rule = |priority: u32| json!({ "priority": priority, "direction": "Inbound", "access": "Allow", "protocol": "Tcp", "sourceAddressPrefix": "*", "sourcePortRange": "*", "destinationAddressPrefix": "*", "destinationPortRange": "443" });
+    let sent = json!({ "location": "westeurope", "properties": { "securityRules": [{ "name": "web", "properties": rule(100) }] } });
+    assert_eq!(world.put(&group, sent).status, 201);
+    world.later(3);
+    assert_eq!(
+        world.put(&format!("{group}/securityRules/more"), json!({ "properties": rule(101) })).status,
+        201
+    );
+    world.later(3);
+    let shown = body(&world.get(&group)).clone();
+    let names = |list: &str| {
+        let rules = shown["properties"][list].as_array().unwrap();
+        rules.iter().map(|rule| rule["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names("securityRules"), ["more", "web"]);
+    let own = names("defaultSecurityRules");
+    assert_eq!((own.len(), own[0].as_str()), (6, "AllowVnetInBound"));
+    assert_eq!(body(&world.get(&format!("{group}/securityRules/web")))["properties"]["priority"], 100);
+    assert_eq!(world.delete(&format!("{group}/securityRules/more")).status, 202);
+    world.later(11);
+    // Who sends no rules wants none.
+    world.put(&group, json!({ "location": "westeurope" }));
+    world.later(3);
+    assert_eq!(body(&world.get(&group))["properties"]["securityRules"], json!([]));
+    assert_eq!(world.get(&format!("{group}/securityRules/web")).status, 404);
+
+    let gateway = format!("{RG}/providers/Microsoft.Network/natGateways/nat");
+    let address = format!("{RG}/providers/Microsoft.Network/publicIPAddresses/none");
+    let sent = json!({ "location": "westeurope", "sku": { "name": "Standard" }, "properties": { "publicIpAddresses": [{ "id": address }] } });
+    let refused = world.put(&gateway, sent);
+    assert_eq!((refused.status, code(&refused)), (404, "NotFound"));
 }

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -95,6 +96,8 @@ impl Record {
 pub struct Recording {
     /// File name without its ending.
     pub name: String,
+    /// When it began, if it says so.
+    pub began: Option<Timestamp>,
     /// All exchanges in order.
     pub records: Vec<Record>,
 }
@@ -110,7 +113,10 @@ impl Recording {
             let record = serde_json::from_str(line);
             records.push(record.map_err(|e| format!("{} line {}: {e}", path.display(), number + 1))?);
         }
-        Ok(Self { name, records })
+        let meta: Value =
+            text.lines().next().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default();
+        let began = meta["meta"]["t0"].as_str().and_then(|t0| t0.parse().ok());
+        Ok(Self { name, began, records })
     }
 
     /// Reads all recordings of a folder, by name; none if there is no such folder.
@@ -210,7 +216,7 @@ mod tests {
         let of = |paths: &[&str]| {
             let record = |path: &&str| serde_json::json!({ "method": "GET", "path": path, "status": 200 });
             let records = paths.iter().map(|path| serde_json::from_value(record(path)).unwrap()).collect();
-            Recording { name: "r".to_owned(), records }.is_ours()
+            Recording { name: "r".to_owned(), began: None, records }.is_ours()
         };
         let vault = "/subscriptions/s/resourceGroups/g/providers/Microsoft.KeyVault/vaults/v";
         assert!(of(&["/subscriptions/s/resourceGroups/g"]));

@@ -246,7 +246,11 @@ mod tests {
                 json!({ "method": method, "path": path, "status": status, "repeat": repeat }),
             )
         };
-        Recording { name: "r".to_owned(), records: exchanges.iter().map(|e| record(e).unwrap()).collect() }
+        Recording {
+            name: "r".to_owned(),
+            began: None,
+            records: exchanges.iter().map(|e| record(e).unwrap()).collect(),
+        }
     }
 
     #[test]

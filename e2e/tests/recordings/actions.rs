@@ -10,7 +10,7 @@ use super::client::client;
 
 fn recording(records: &[Value]) -> Recording {
     let read = |record: &Value| serde_json::from_value::<Record>(record.clone()).unwrap();
-    Recording { name: "action".to_owned(), records: records.iter().map(read).collect() }
+    Recording { name: "action".to_owned(), began: None, records: records.iter().map(read).collect() }
 }
 
 const ACTION: &str = "/c/listKeys";
@@ -70,4 +70,18 @@ async fn an_action_whose_answer_comes_later_is_asked_for_it() {
     assert_eq!(arm.post(ACTION, "v").await, Ok(json!({ "keys": [2] })));
     assert_eq!(arm.post(ACTION, "v").await, Err(ArmError::NotYet { wait: None }));
     assert!(matches!(arm.post(ACTION, "v").await, Err(ArmError::NoAnswer(_))));
+
+    // Nothing is said, at once and later.
+    server.play(&recording(&[
+        json!({ "method": "POST", "path": "/c/listKeys?api-version=v", "status": 200 }),
+        json!({
+            "method": "POST", "path": "/c/listKeys?api-version=v", "status": 202,
+            "headers": { "location": RESULT },
+        }),
+        poll(200, Value::Null),
+    ]));
+    let arm = client(&server, folder.path(), Proof::WorkloadIdentity);
+    assert_eq!(arm.post(ACTION, "v").await, Ok(Value::Null));
+    assert_eq!(arm.post(ACTION, "v").await, Err(ArmError::NotYet { wait: None }));
+    assert_eq!(arm.post(ACTION, "v").await, Ok(Value::Null));
 }

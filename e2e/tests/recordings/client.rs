@@ -206,6 +206,14 @@ impl Drive<'_> {
         }
         let polls = self.polls_of(record);
         match begun {
+            // The client has followed an action to its answer.
+            Begun::Done(body) if record.method == "POST" && record.status == 202 => {
+                self.done.operations += 1;
+                let last = polls.last().map(|&last| &self.recording.records[last]);
+                if body != last.and_then(|last| last.resp.clone()).unwrap_or_default() {
+                    self.wrong(record, "another answer");
+                }
+            }
             Begun::Done(body) => {
                 // Azure's SDK for Python polls also what was done at once.
                 // An update that says so is done, although one may poll it for a while.

@@ -11,7 +11,7 @@ fn group() -> Recording {
     let record =
         json!({ "method": "GET", "path": "/g?api-version=v", "status": 200, "resp": { "id": "/g" } });
     let record: Record = serde_json::from_value(record).unwrap();
-    Recording { name: "group".to_owned(), records: vec![record] }
+    Recording { name: "group".to_owned(), began: None, records: vec![record] }
 }
 
 #[tokio::test]

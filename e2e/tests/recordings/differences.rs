@@ -5,14 +5,31 @@ use reef_e2e::recordings::folder;
 const FILE: &str = include_str!("differences.txt");
 
 /// One line of the file: type, method and what differs, each with `*` for anything, in one recording only if it begins
-/// with `@` and that one's name. The reason goes before it.
+/// with `@` and that one's name, of others than the project's own folder if it begins with `+`, and only at other versions of the API than those after a `!`. The reason goes before it.
 struct Line {
     recording: Option<String>,
+    /// Versions at which it is a difference all the same.
+    compared: Vec<String>,
     kind: String,
     method: String,
     what: String,
     reason: String,
+    /// Whether recordings of the folder show it.
+    elsewhere: bool,
     used: usize,
+}
+
+/// What differs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Difference {
+    /// Of which type, in lower case.
+    pub kind: String,
+    /// In the answer to which method; of a poll, with ` poll` after it.
+    pub method: String,
+    /// At which version of the API.
+    pub version: String,
+    /// What, in words.
+    pub what: String,
 }
 
 /// All of them.
@@ -29,9 +46,17 @@ impl Differences {
                 continue;
             }
             assert!(!reason.is_empty(), "differences.txt: {line}: the reason goes before it");
+            let (elsewhere, line) = match line.strip_prefix('+') {
+                Some(rest) => (true, rest.trim()),
+                None => (false, line),
+            };
             let (recording, line) = match line.strip_prefix('@').and_then(|rest| rest.split_once(' ')) {
                 Some((recording, rest)) => (Some(recording.to_owned()), rest.trim()),
                 None => (None, line),
+            };
+            let (compared, line) = match line.strip_prefix('!').and_then(|rest| rest.split_once(' ')) {
+                Some((versions, rest)) => (versions.split(',').map(str::to_owned).collect(), rest.trim()),
+                None => (Vec::new(), line),
             };
             let mut words = line.splitn(3, char::is_whitespace).map(str::trim);
             let mut word = || words.next().unwrap_or_default().to_owned();
@@ -40,17 +65,31 @@ impl Differences {
             // What is there and should not be, or the other way round, is never a matter of taste.
             let is_wide = recording.is_none() && what.contains("answered");
             assert!(!is_wide, "differences.txt: {line}: only of one recording, with @NAME before it");
-            lines.push(Line { recording, kind, method, what, reason: reason.clone(), used: 0 });
+            let elsewhere = elsewhere || !compared.is_empty();
+            lines.push(Line {
+                elsewhere,
+                recording,
+                compared,
+                kind,
+                method,
+                what,
+                reason: reason.clone(),
+                used: 0,
+            });
         }
         Self(lines)
     }
 
     /// Whether a difference is one of them.
-    pub fn knows(&mut self, recording: &str, (kind, method, what): (&str, &str, &str)) -> bool {
+    pub fn knows(&mut self, recording: &str, difference: &Difference) -> bool {
+        let Difference { kind, method, version, what } = difference;
         let method = method.replace(' ', "-");
         let is_status = what.contains("answered");
         let line = self.0.iter_mut().find(|line| {
             line.recording.as_ref().is_none_or(|of| of == recording)
+                && !line.compared.contains(version)
+                // By it clients decide, at every version.
+                && (line.compared.is_empty() || !what.contains("provisioningState"))
                 && (!is_status || line.what.contains("answered"))
                 && glob(&line.kind, kind)
                 && glob(&line.method, &method)
@@ -80,7 +119,7 @@ impl Differences {
         let stale: Vec<_> = self
             .0
             .iter()
-            .filter(|l| l.used == 0)
+            .filter(|l| l.used == 0 && !l.elsewhere)
             .map(|l| format!("{} {} {}", l.kind, l.method, l.what))
             .collect();
         assert!(stale.is_empty(), "differences.txt: these differ no more:\n{}", stale.join("\n"));

@@ -4,13 +4,10 @@
 //! operations end.
 //! Differences that stay are listed in `differences.txt`, with a reason each.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::BTreeSet;
 
 use reef_e2e::{
-    azure::{Cloud, Request, Response, SUBSCRIPTION, TENANT, faults::Fault, is_known, roles, slots::Slot},
+    azure::{Cloud, Response, SUBSCRIPTION, faults::Fault, is_known, roles, slots::Slot},
     recordings::{Record, Recording, key},
 };
 use serde_json::Value;
@@ -18,18 +15,13 @@ use serde_json::Value;
 use super::{
     Verdict,
     client::{followed, followed_by},
-    differences::Differences,
+    differences::{Difference, Differences},
     recordings, report,
     said::Said,
     seed::before,
+    sent::{OWNER, milliseconds, moments_into, ours, request, sent},
     shape::shape,
 };
-
-/// The caller.
-pub const OWNER: &str = "owner";
-
-/// The subscription and tenant of all recordings.
-const RECORDED: &str = "00000000-0000-0000-0000-000000000000";
 
 /// Between calls of a recording without a clock, and between polls without Retry-After, milliseconds.
 const STEP: u64 = 12_000;
@@ -58,13 +50,17 @@ fn the_emulator_answers_as_arm_did() {
     differences.none_is_stale();
 }
 
+/// Type, method and API version of an answer.
+type Of<'a> = (&'a str, &'a str, &'a str);
+
 struct Drive<'a> {
     recording: &'a Recording,
     cloud: Cloud,
     /// Milliseconds of the cloud's time.
     now: u64,
-    /// Kind, method, and what differs.
-    found: Vec<(String, String, String)>,
+    found: Vec<Difference>,
+    /// Ids of what the recording makes, in lower case.
+    made: BTreeSet<String>,
     calls: usize,
     asked_for: usize,
     operations: usize,
@@ -89,6 +85,7 @@ impl<'a> Drive<'a> {
             cloud,
             now: 0,
             found: Vec::new(),
+            made: made_by(recording),
             calls: 0,
             asked_for: 0,
             operations: 0,
@@ -143,13 +140,15 @@ impl<'a> Drive<'a> {
         let mut known = 0;
         self.found.sort();
         self.found.dedup();
-        for (kind, method, what) in &self.found {
-            if differences.knows(&self.recording.name, (kind, method, what)) {
+        for difference in &self.found {
+            if differences.knows(&self.recording.name, difference) {
                 known += 1;
             } else {
+                let Difference { kind, method, what, .. } = difference;
                 wrong.push(format!("{kind} {method} {what}"));
             }
         }
+        wrong.dedup();
         let did = format!(
             "{} calls, {} operations, {} refusals asked for, {known} reviewed differences",
             self.calls, self.operations, self.asked_for
@@ -158,15 +157,16 @@ impl<'a> Drive<'a> {
         Verdict { name: self.recording.name.clone(), wrong, did, not_spoken, is_ours }
     }
 
-    fn differs(&mut self, kind: &str, method: &str, what: impl Into<String>) {
-        self.found.push((kind.to_owned(), method.to_owned(), what.into()));
+    fn differs(&mut self, (kind, method, version): Of<'_>, what: impl Into<String>) {
+        let [kind, method, version] = [kind, method, version].map(str::to_owned);
+        self.found.push(Difference { kind, method, version, what: what.into() });
     }
 
     fn exchange(&mut self, at: usize, record: &Record, kind: &str) {
         self.calls += 1;
         while let Some(over) = self.running.iter().position(|operation| operation.last == at) {
-            let operation = self.running.swap_remove(over);
-            self.end(operation);
+            let mut operation = self.running.swap_remove(over);
+            self.end(&mut operation);
         }
         let code = record.code().unwrap_or_default();
         let is_passing = record.status == 429
@@ -191,6 +191,7 @@ impl<'a> Drive<'a> {
         } else {
             let mut request = sent(record);
             self.said.put_into(&mut request);
+            moments_into(&mut request, self.recording.began);
             self.cloud.handle(&request, self.now)
         };
         if let (Some(theirs), Some(ours), false) = (&record.resp, &answer.body, is_passing) {
@@ -198,37 +199,30 @@ impl<'a> Drive<'a> {
         }
         // Of a refusal that was asked for, all is made up.
         if !is_passing {
-            self.compare(kind, &record.method, record, &answer);
+            self.compare((kind, &record.method, &record.query().1), record, &answer);
         }
         if record.status < 300 && answer.status < 300 {
             self.began(at, record, kind, &answer);
         }
     }
 
-    fn compare(&mut self, kind: &str, method: &str, record: &Record, answer: &Response) {
+    fn compare(&mut self, of: Of<'_>, record: &Record, answer: &Response) {
         let status = record.status;
         if status != answer.status {
             let ours = answer.body.as_ref().map(Value::to_string).unwrap_or_default();
             let ours: String = ours.chars().take(160).collect();
             let code = record.code().unwrap_or_default();
-            return self.differs(kind, method, format!("{status} {code}: answered {} {ours}", answer.status));
+            return self.differs(of, format!("{status} {code}: answered {} {ours}", answer.status));
         }
         let (theirs, mine) = (settled(record.resp.as_ref()), settled(answer.body.as_ref()));
         if status < 300 && theirs != mine && theirs.is_some() && mine.is_some() {
-            self.differs(
-                kind,
-                method,
-                format!(
-                    "{status} state {} instead of {}",
-                    mine.unwrap_or_default(),
-                    theirs.unwrap_or_default()
-                ),
-            );
+            let (mine, theirs) = (mine.unwrap_or_default(), theirs.unwrap_or_default());
+            self.differs(of, format!("{status} state {mine} instead of {theirs}"));
         }
         if let Some(code) = record.code().filter(|_| status >= 400) {
             let ours = code_of(answer);
             if ours != code {
-                self.differs(kind, method, format!("{status} {code}: code {ours}"));
+                self.differs(of, format!("{status} {code}: code {ours}"));
             }
         }
         let theirs: BTreeSet<&str> = record.headers.keys().map(String::as_str).collect();
@@ -238,25 +232,36 @@ impl<'a> Drive<'a> {
         let is_lost = |name: &str| name == "retry-after" && !self.has_waits;
         let mine: BTreeSet<&str> = mine.into_iter().filter(|name| !is_lost(name)).collect();
         for name in theirs.difference(&mine) {
-            self.differs(kind, method, format!("{status} lacks header {name}"));
+            self.differs(of, format!("{status} lacks header {name}"));
         }
         for name in mine.difference(&theirs) {
-            self.differs(kind, method, format!("{status} has header {name}"));
+            self.differs(of, format!("{status} has header {name}"));
         }
-        let (theirs, mine) = (record.resp.as_ref().map(shape), answer.body.as_ref().map(shape));
+        let theirs = record.resp.as_ref().map(|body| shape(&self.own(record, body)));
+        let mine = answer.body.as_ref().map(shape);
         match (theirs, mine) {
             (Some(theirs), Some(mine)) => {
                 for part in theirs.difference(&mine) {
-                    self.differs(kind, method, format!("{status} lacks {part}"));
+                    self.differs(of, format!("{status} lacks {part}"));
                 }
                 for part in mine.difference(&theirs) {
-                    self.differs(kind, method, format!("{status} has {part}"));
+                    self.differs(of, format!("{status} has {part}"));
                 }
             }
             (None, None) => {}
-            (Some(_), None) => self.differs(kind, method, format!("{status} lacks a body")),
-            (None, Some(_)) => self.differs(kind, method, format!("{status} has a body")),
+            (Some(_), None) => self.differs(of, format!("{status} lacks a body")),
+            (None, Some(_)) => self.differs(of, format!("{status} has a body")),
         }
+    }
+
+    /// Of a list of the subscription, what the recording made: others' things are in it too.
+    fn own(&self, record: &Record, body: &Value) -> Value {
+        let mut body = body.clone();
+        let is_wide = !record.resource().to_lowercase().contains("/resourcegroups/");
+        if is_wide && let Some(items) = body.get_mut("value").and_then(Value::as_array_mut) {
+            items.retain(|item| item["id"].as_str().is_some_and(|id| self.made.contains(&id.to_lowercase())));
+        }
+        body
     }
 
     /// Remembers the operation that a write began. It ends when the recording's was last polled, at once if it never was.
@@ -277,7 +282,13 @@ impl<'a> Drive<'a> {
         let next = || {
             let mut later = self.recording.records.iter().enumerate().skip(at + 1);
             let same = |r: &Record| r.resource().eq_ignore_ascii_case(record.resource());
-            later.find(|(_, r)| same(r) && (r.is_write() || r.status == 404)).map(|(at, _)| at)
+            let below = format!("{}/", record.resource().to_lowercase());
+            let is_gone = |r: &Record| {
+                record.method == "DELETE"
+                    && r.status == 404
+                    && r.resource().to_lowercase().starts_with(&below)
+            };
+            later.find(|(_, r)| is_gone(r) || same(r) && (r.is_write() || r.status == 404)).map(|(at, _)| at)
         };
         self.operations += 1;
         let fails = |record: &&(usize, &Record)| {
@@ -287,8 +298,10 @@ impl<'a> Drive<'a> {
             self.cloud.fail_operation(answer, &failure.code().unwrap_or_default(), "asked for");
         }
         let polled = polls.last().map(|(at, _)| *at);
-        let is_whole = polls.last().is_some_and(|(_, poll)| is_end(&state(poll.status, poll.resp.as_ref())));
+        let is_over = |(_, poll): &&(usize, &Record)| is_end(&state(poll.status, poll.resp.as_ref()));
+        let is_whole = polls.last().as_ref().is_some_and(is_over);
         let last = if is_whole { polled } else { next().or(polled) }.unwrap_or(usize::MAX);
+        let ends = polls.iter().find(is_over).map_or(last, |(at, _)| *at);
         let theirs = polls.iter().map(|(_, poll)| state(poll.status, poll.resp.as_ref())).collect();
         // It takes as long as the recorded one took.
         if last != usize::MAX {
@@ -298,7 +311,9 @@ impl<'a> Drive<'a> {
             answer: answer.clone(),
             kind: kind.to_owned(),
             method: record.method.clone(),
+            version: record.query().1,
             urls,
+            ends,
             last,
             theirs,
             mine: Vec::new(),
@@ -316,17 +331,28 @@ impl<'a> Drive<'a> {
         self.calls += 1;
         let mut operation = self.running.swap_remove(found);
         operation.urls.sort_by_key(|(of, _)| of != path);
-        let answer = self.look(&mut operation);
+        let mut answer = self.look(&mut operation);
+        if operation.ends <= at && !operation.is_over() {
+            answer = self.end(&mut operation);
+        }
         if operation.last == at {
-            let answer = if operation.is_over() { answer } else { self.end(operation.clone()) };
             if is_end(&state(record.status, record.resp.as_ref())) {
-                self.compare(&operation.kind, &format!("{} poll", operation.method), record, &answer);
+                self.compare(
+                    (&operation.kind, &format!("{} poll", operation.method), &operation.version),
+                    record,
+                    &answer,
+                );
             }
             return;
         }
         // What passes is not the operation's.
-        if !operation.is_over() && record.status != 429 && record.status < 500 {
-            self.compare(&operation.kind, &format!("{} poll", operation.method), record, &answer);
+        let is_end = is_end(&state(record.status, record.resp.as_ref()));
+        if operation.is_over() == is_end && record.status != 429 && record.status < 500 {
+            self.compare(
+                (&operation.kind, &format!("{} poll", operation.method), &operation.version),
+                record,
+                &answer,
+            );
         }
         self.running.push(operation);
     }
@@ -338,21 +364,22 @@ impl<'a> Drive<'a> {
     }
 
     /// Lets time go by until an operation is over; the last answer.
-    fn end(&mut self, mut operation: Operation) -> Response {
+    fn end(&mut self, operation: &mut Operation) -> Response {
         let until = self.now + LONGEST;
         self.cloud.release_operation(&operation.answer, self.now);
-        let mut answer = self.look(&mut operation);
+        let mut answer = self.look(operation);
         while !operation.is_over() && self.now < until {
             let wait = answer.headers.iter().find(|(name, _)| *name == "retry-after");
             let wait = wait.and_then(|(_, value)| value.parse::<u64>().ok()).unwrap_or(STEP / 1000).max(1);
             self.now += wait * 1000;
-            answer = self.look(&mut operation);
+            answer = self.look(operation);
         }
         // Thinned recordings, and tests that end, leave the last polls out.
-        let theirs = operation.theirs.last().filter(|last| is_end(last));
+        let theirs = operation.theirs.iter().find(|state| is_end(state));
         if theirs.is_some() && theirs != operation.mine.last() {
             let (mine, theirs) = (operation.mine.join(" "), operation.theirs.join(" "));
-            self.differs(&operation.kind, &operation.method, format!("states {mine} instead of {theirs}"));
+            let of = (operation.kind.as_str(), operation.method.as_str(), operation.version.as_str());
+            self.differs(of, format!("states {mine} instead of {theirs}"));
         }
         answer
     }
@@ -365,8 +392,11 @@ struct Operation {
     answer: Response,
     kind: String,
     method: String,
+    version: String,
     /// The recorded one's URLs and those that stand for them.
     urls: Vec<(String, String)>,
+    /// Which record is the first poll that says that it is over.
+    ends: usize,
     /// Which record is the last poll.
     last: usize,
     theirs: Vec<String>,
@@ -393,10 +423,6 @@ fn is_end(state: &str) -> bool {
     ["Succeeded", "Failed", "Canceled", "200", "204"].contains(&state)
 }
 
-fn milliseconds(seconds: f64) -> u64 {
-    Duration::try_from_secs_f64(seconds).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
-}
-
 fn state(status: u16, body: Option<&Value>) -> String {
     body.and_then(|body| body["status"].as_str()).map_or_else(|| status.to_string(), str::to_owned)
 }
@@ -409,42 +435,8 @@ fn code_of(answer: &Response) -> String {
 /// The headers that name operations.
 const URLS: [&str; 2] = ["azure-asyncoperation", "location"];
 
-/// A recorded text with the emulator's subscription and tenant.
-fn ours(text: &str) -> String {
-    text.replace(&format!("ubscriptions/{RECORDED}"), &format!("ubscriptions/{SUBSCRIPTION}"))
-        .replace(RECORDED, TENANT)
-}
-
-/// A recorded request for the emulator.
-fn sent(record: &Record) -> Request {
-    let body = record.req.as_ref().map(|body| serde_json::from_str(&ours(&body.to_string())).unwrap());
-    let (query, version) = record.query();
-    let mut request =
-        request(&record.method, &ours(&format!("{}{query}", record.resource())), &version, body);
-    let header = |name: &str| {
-        record.req_headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone())
-    };
-    request.if_match = header("if-match");
-    request.if_none_match = header("if-none-match");
-    request
-}
-
-/// A request of the caller.
-pub fn request(method: &str, path: &str, version: &str, body: Option<Value>) -> Request {
-    let path = path.strip_prefix("https://management.azure.com").unwrap_or(path);
-    let (path, query) = path.split_once('?').unwrap_or((path, ""));
-    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    let mut query: BTreeMap<String, String> =
-        pairs.map(|(name, value)| (name.replace("%24", "$").to_lowercase(), value.to_owned())).collect();
-    query.entry("api-version".to_owned()).or_insert_with(|| version.to_owned());
-    Request {
-        method: method.to_owned(),
-        path: path.to_owned(),
-        query,
-        if_match: None,
-        if_none_match: None,
-        snapshot: None,
-        body,
-        principal: OWNER.to_owned(),
-    }
+/// What a recording makes.
+fn made_by(recording: &Recording) -> BTreeSet<String> {
+    let puts = recording.records.iter().filter(|record| record.method == "PUT");
+    puts.map(|record| record.resource().to_lowercase()).collect()
 }

@@ -15,6 +15,7 @@ mod errors;
 mod fuzz;
 mod said;
 mod seed;
+mod sent;
 mod shape;
 mod written;
 

@@ -34,9 +34,13 @@ impl Said {
                     }
                 }
             }
-            // What stands where in a longer list is not known.
-            (Value::Array(theirs), Value::Array(ours)) if theirs.len() == 1 && ours.len() == 1 => {
-                theirs.iter().zip(ours).for_each(|(theirs, ours)| self.learn(theirs, ours));
+            // Lists have no order: which of ours is meant shows by what both say.
+            (Value::Array(theirs), Value::Array(ours)) if theirs.len() == ours.len() => {
+                for theirs in theirs {
+                    if let Some(ours) = most_alike(theirs, ours) {
+                        self.learn(theirs, ours);
+                    }
+                }
             }
             _ => {}
         }
@@ -68,6 +72,27 @@ impl Said {
     }
 }
 
+/// The item that has most in common with another; none if several have as much.
+fn most_alike<'a>(theirs: &Value, ours: &'a [Value]) -> Option<&'a Value> {
+    let likeness = |item: &Value| in_common(theirs, item);
+    let most = ours.iter().map(likeness).max()?;
+    let mut best = ours.iter().filter(|item| likeness(item) == most);
+    best.next().filter(|_| best.next().is_none())
+}
+
+/// How many values two bodies have in common.
+fn in_common(one: &Value, other: &Value) -> usize {
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) => {
+            one.iter().filter_map(|(name, value)| Some(in_common(value, other.get(name)?))).sum()
+        }
+        (Value::Array(one), Value::Array(other)) => {
+            one.iter().zip(other).map(|(one, other)| in_common(one, other)).sum()
+        }
+        _ => usize::from(one == other),
+    }
+}
+
 /// Ids and names are the caller's, but for those of links and of what was deleted.
 fn is_made_up(member: &str, value: &str) -> bool {
     let last = value.rsplit('/').next().unwrap_or(value);
@@ -89,7 +114,7 @@ fn what_azure_made_up_is_said_in_the_emulators_words() {
         &serde_json::json!({ "value": [{ "name": "99999999-2222-4333-8444-555555555555", "properties": { "deletionDate": "2026-01-01T00:00:01Z", "state": "y" } }] }),
     );
     let body = serde_json::json!({ "at": "2023-02-25T01:06:00.620Z", "state": "x" });
-    let mut request = super::emulator::request(
+    let mut request = super::sent::request(
         "PUT",
         "/subscriptions/s/replicationLinks/11111111-2222-4333-8444-555555555555",
         "v",
@@ -98,4 +123,23 @@ fn what_azure_made_up_is_said_in_the_emulators_words() {
     said.put_into(&mut request);
     assert_eq!(request.path, "/subscriptions/s/replicationLinks/99999999-2222-4333-8444-555555555555");
     assert_eq!(request.body.unwrap(), serde_json::json!({ "at": "2026-01-01T00:00:01Z", "state": "x" }));
+}
+
+#[test]
+fn an_item_of_a_list_is_known_by_what_it_says() {
+    let [first, second, third, fourth] =
+        ["1", "2", "3", "4"].map(|n| format!("{n}1111111-2222-4333-8444-555555555555"));
+    let link =
+        |name: &str, partner: &str| serde_json::json!({ "name": name, "properties": { "partner": partner } });
+    let mut said = Said::default();
+    said.learn(
+        &serde_json::json!([link(&first, "a"), link(&second, "b")]),
+        &serde_json::json!([link(&third, "b"), link(&fourth, "a")]),
+    );
+    let expect = [(first.clone(), fourth), (second, third)];
+    assert_eq!(said.0, BTreeMap::from(expect));
+    let mut said = Said::default();
+    let alike = serde_json::json!([link("x", "c"), link("y", "c")]);
+    said.learn(&serde_json::json!([link(&first, "c"), link("z", "d")]), &alike);
+    assert_eq!(said.0, BTreeMap::new(), "one of two that say the same is not chosen");
 }

@@ -34,7 +34,7 @@ pub fn before(recording: &Recording) -> Vec<(String, Value)> {
         for mut path in named {
             // What has a first record of its own has been decided on.
             while is_known(&kind_of(&path)) && !first.contains_key(&path.to_lowercase()) {
-                all.entry(path.to_lowercase()).or_insert_with(|| (path.clone(), here.clone()));
+                all.entry(path.to_lowercase()).or_insert_with(|| (path.clone(), parent_of(record, &here)));
                 path = parent(&path);
             }
         }
@@ -43,6 +43,17 @@ pub fn before(recording: &Recording) -> Vec<(String, Value)> {
     let mut all: Vec<_> = all.into_values().collect();
     all.sort_by_key(|(path, _)| path.split('/').count());
     all
+}
+
+/// What is known of the resource that a recorded one is in: a service shows its account's size.
+fn parent_of(record: &Record, here: &Value) -> Value {
+    let mut body = here.clone();
+    if record.kind().ends_with("/fileservices")
+        && let Some(sku) = record.resp.as_ref().map(|shown| &shown["sku"]).filter(|sku| sku.is_object())
+    {
+        body["sku"] = sku.clone();
+    }
+    body
 }
 
 /// The path of the resource that a call is about: an action is about what it is called on, and a list about what it is in.
@@ -56,6 +67,8 @@ fn resource(record: &Record) -> String {
 /// Whether the first that is said of a resource shows that it existed.
 fn was_there(record: &Record) -> bool {
     match record.method.as_str() {
+        // A link comes with its secondary.
+        "POST" | "DELETE" if resource(record).to_lowercase().contains("/replicationlinks/") => false,
         "GET" | "HEAD" | "POST" | "PATCH" => record.status < 300,
         "DELETE" => [200, 202].contains(&record.status),
         // Some providers answer so also to what is new.

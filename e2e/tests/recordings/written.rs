@@ -15,7 +15,7 @@ use reef_operator::{
 };
 use serde_json::{Value, json};
 
-use super::emulator::{OWNER, request};
+use super::sent::{OWNER, request};
 
 /// Worlds that are tried.
 const WORLDS: usize = 60;

@@ -20,7 +20,7 @@ pub type Actions = Arc<Mutex<HashMap<String, Operation>>>;
 
 impl Arm {
     /// Calls an action of a resource that changes nothing, for example `.../listClusterUserCredential`. While its answer is
-    /// to come, that is the error, and the next call of the same action asks for it.
+    /// to come, that is the error, and the next call of the same action asks for it. Null if the answer is empty.
     pub async fn post(&self, action: &str, api_version: &str) -> Result<Value, ArmError> {
         let url = self.url(action, api_version);
         let began = self.waiting().remove(&url);
@@ -28,7 +28,7 @@ impl Arm {
             let answer = self.call(Method::Post, &url, action, None, Unless::Never).await?;
             return match operation::action(&answer, self.cloud()) {
                 Some(operation) => Err(self.wait_for(url, operation)),
-                None => json(&answer),
+                None => content(&answer),
             };
         };
         let Some(status) = operation.url() else { return Err(gone(action)) };
@@ -57,7 +57,7 @@ impl Arm {
                 let result = json(answer)?["properties"].take();
                 if result.is_null() { Err(gone(action)) } else { Ok(result) }
             }
-            Ok(Progress::Succeeded) => json(answer),
+            Ok(Progress::Succeeded) => content(answer),
             Ok(Progress::Failed(error)) => Err(error),
             // The next call begins it anew: it changes nothing.
             Ok(Progress::Lost) => Err(gone(action)),
@@ -77,6 +77,11 @@ impl Arm {
     fn waiting(&self) -> MutexGuard<'_, HashMap<String, Operation>> {
         self.actions.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Some actions have nothing to say.
+fn content(answer: &Answer) -> Result<Value, ArmError> {
+    if answer.body.trim_ascii().is_empty() { Ok(Value::Null) } else { json(answer) }
 }
 
 fn gone(action: &str) -> ArmError {

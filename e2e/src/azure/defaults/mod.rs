@@ -7,6 +7,8 @@ mod network;
 mod sql;
 mod storage;
 
+pub(super) use network::security_rules;
+
 use super::{
     id::{Target, key},
     kinds::uuid,
@@ -182,18 +184,22 @@ pub fn database_kind(sku: &Value) -> &'static str {
     }
 }
 
+/// The member of a cluster with its pools.
+const POOLS: &str = "agentPoolProfiles";
+
 /// The children that a PUT of this resource brings with it: their type and the property that lists them.
 pub fn inline_children(kind: &str) -> Option<(&'static str, &'static str)> {
     match kind {
         "microsoft.network/virtualnetworks" => Some(("subnets", "subnets")),
-        "microsoft.containerservice/managedclusters" => Some(("agentPools", "agentPoolProfiles")),
+        "microsoft.network/networksecuritygroups" => Some(("securityRules", "securityRules")),
+        "microsoft.containerservice/managedclusters" => Some(("agentPools", POOLS)),
         _ => None,
     }
 }
 
 /// An inline child as it would have been PUT on its own: networks nest `properties`, AKS does not.
 pub fn child_body(property: &str, item: &Value) -> Value {
-    if property == "subnets" {
+    if property != POOLS {
         return json!({ "properties": item["properties"] });
     }
     let mut properties = item.clone();
@@ -205,7 +211,7 @@ pub fn child_body(property: &str, item: &Value) -> Value {
 
 /// A child as its parent shows it.
 pub fn inline(property: &str, child: &Value) -> Value {
-    if property == "subnets" {
+    if property != POOLS {
         return child.clone();
     }
     let mut item = child["properties"].clone();

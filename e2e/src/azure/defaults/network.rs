@@ -5,6 +5,42 @@ use serde_json::{Value, json};
 use super::Made;
 use crate::azure::{id::Target, kinds::uuid};
 
+/// Lists that a rule always shows.
+const RANGES: [&str; 4] =
+    ["sourcePortRanges", "destinationPortRanges", "sourceAddressPrefixes", "destinationAddressPrefixes"];
+
+/// The rules that each security group has of itself: name, from, to, whether it lets in or out, priority.
+const OWN_RULES: [(&str, &str, &str, &str, u32); 6] = [
+    ("AllowVnetInBound", "VirtualNetwork", "VirtualNetwork", "Allow", 65_000),
+    ("AllowAzureLoadBalancerInBound", "AzureLoadBalancer", "*", "Allow", 65_001),
+    ("DenyAllInBound", "*", "*", "Deny", 65_500),
+    ("AllowVnetOutBound", "VirtualNetwork", "VirtualNetwork", "Allow", 65_000),
+    ("AllowInternetOutBound", "*", "Internet", "Allow", 65_001),
+    ("DenyAllOutBound", "*", "*", "Deny", 65_500),
+];
+
+/// The rules that a security group has of itself.
+pub(in crate::azure) fn security_rules(group: &Value) -> Value {
+    let id = group["id"].as_str().unwrap_or_default();
+    let rules = OWN_RULES.iter().map(|(name, from, to, access, priority)| {
+        let direction = if name.ends_with("InBound") { "Inbound" } else { "Outbound" };
+        let mut properties = json!({
+            "provisioningState": group["properties"]["provisioningState"],
+            "description": format!("{access}: {direction}"), "protocol": "*", "sourcePortRange": "*",
+            "destinationPortRange": "*", "sourceAddressPrefix": from, "destinationAddressPrefix": to,
+            "access": access, "priority": priority, "direction": direction,
+        });
+        for list in RANGES {
+            properties[list] = json!([]);
+        }
+        json!({
+            "name": name, "id": format!("{id}/defaultSecurityRules/{name}"), "etag": group["etag"],
+            "type": "Microsoft.Network/networkSecurityGroups/defaultSecurityRules", "properties": properties,
+        })
+    });
+    rules.collect()
+}
+
 pub(super) fn properties(made: &mut Made<'_>, target: &Target, kind: &str, id: &str, seed: u64) {
     match kind {
         "microsoft.network/virtualnetworks" => {
@@ -12,17 +48,23 @@ pub(super) fn properties(made: &mut Made<'_>, target: &Target, kind: &str, id: &
                 "resourceGuid": uuid(seed, id), "virtualNetworkPeerings": [], "enableDdosProtection": false,
                 "privateEndpointVNetPolicies": "Disabled",
             }));
+            if let Some(options) = made.map.get_mut("dhcpOptions").filter(|options| options.is_object())
+                && options["dnsServers"].is_null()
+            {
+                options["dnsServers"] = json!([]);
+            }
             // Subnets are resources of their own; see `children`.
             made.hide("subnets");
         }
         "microsoft.network/virtualnetworks/subnets" => subnet(made, id, seed),
         "microsoft.network/networksecuritygroups" => {
             made.add("resourceGuid", json!(uuid(seed, id)));
-            let rules = made.map.get_mut("securityRules").and_then(Value::as_array_mut);
-            for rule in rules.into_iter().flatten() {
-                rule["id"] =
-                    json!(format!("{id}/securityRules/{}", rule["name"].as_str().unwrap_or_default()));
-                rule["properties"]["provisioningState"] = json!("Succeeded");
+            // Rules are resources of their own too.
+            made.hide("securityRules");
+        }
+        "microsoft.network/networksecuritygroups/securityrules" => {
+            for list in RANGES {
+                made.map.entry(list).or_insert_with(|| json!([]));
             }
         }
         "microsoft.network/natgateways" => {

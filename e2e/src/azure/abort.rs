@@ -1,0 +1,47 @@
+//! What runs on a cluster or a pool is given up at somebody's wish, and the resource stays as far as it came.
+
+use serde_json::json;
+
+use super::{
+    Cloud, Request, Response,
+    id::{Target, key, parent_key},
+    kinds,
+    operations::{Effect, Url},
+};
+
+/// How long AKS takes to give up, seconds (recorded: 5).
+const SECONDS: u32 = 5;
+
+impl Cloud {
+    /// Answers POST `.../abort`.
+    pub(super) fn abort(&mut self, target: &Target, request: &Request, now: u64) -> Response {
+        let at = parent_key(&format!("{}/x", key(&request.path)));
+        let Some(mut resource) = self.resources.get(&at).cloned() else { return self.not_found(target) };
+        let Some(kind) = resource["type"].as_str().and_then(kinds::find) else {
+            return self.not_found(target);
+        };
+        if !self.operations.cancel(&at, now) {
+            let message = "There is no operation to abort.";
+            return Response::json(409, json!({ "code": "OperationNotAllowed", "message": message }));
+        }
+        self.show(&at, "Canceling");
+        resource["properties"]["provisioningState"] = json!("Canceling");
+        let id = self.begin(kind, Effect::Canceled(at), SECONDS, None, now);
+        let url = |of| self.url(kind, &resource, &id, of, request, now);
+        Response::json(202, self.shown(&resource))
+            .header("location", url(Url::Result))
+            .header("azure-asyncoperation", url(Url::Status))
+    }
+
+    /// Gives a resource and what came inline with it a state.
+    pub(super) fn show(&mut self, at: &str, state: &str) {
+        let below = format!("{at}/");
+        for (key, resource) in &mut self.resources {
+            let is_inline = key.strip_prefix(&below).is_some_and(|rest| rest.matches('/').count() == 1)
+                && resource["type"].as_str().and_then(kinds::find).is_some_and(super::children::is_inline);
+            if key == at || is_inline {
+                resource["properties"]["provisioningState"] = json!(state);
+            }
+        }
+    }
+}
