@@ -9,8 +9,8 @@ DENY_VERSION := 0.20.2
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 SANDBOX := $(BUILT)/reef-sandbox
 DIR ?= .reef-sandbox
-# End-to-end stories at a time: each has a sandbox of its own, of about 2 GB and more than one core.
-STORIES ?= 2
+# End-to-end stories at a time: each has a sandbox of its own, of about 2 GB, and waits for most of its time.
+STORIES ?= 3
 
 .PHONY: help
 help: ## List what can be made

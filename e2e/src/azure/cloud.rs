@@ -245,7 +245,8 @@ impl Cloud {
     pub(super) fn born_with(&mut self, id: &str, kind: &str, location: &Value) {
         let children = match kind {
             "Microsoft.Sql/servers" => {
-                vec![("databases/master", json!({ "location": location, "sku": { "name": "System" } }))]
+                let body = json!({ "location": location, "sku": { "name": "System" }, "managedBy": id });
+                vec![("databases/master", body)]
             }
             "Microsoft.Sql/servers/databases" => vec![
                 ("backupShortTermRetentionPolicies/default", json!({})),

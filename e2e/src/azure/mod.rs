@@ -42,19 +42,22 @@ mod throttle;
 pub use cloud::Cloud;
 pub use put::started;
 
-/// What is asked of a resource, or listed in it, without being a type of its own.
-const OF_PARENTS: [&str; 11] = [
-    "abort",
-    "all",
-    "databases",
-    "failover",
-    "forcefailoverallowdataloss",
-    "listclusteradmincredential",
-    "listclusterusercredential",
-    "listkeys",
-    "recordsets",
-    "restorabledroppeddatabases",
-    "restore",
+/// What is listed in a resource, or asked of it, without being a type of its own.
+const OF_PARENTS: [&str; 14] = [
+    "microsoft.containerservice/managedclusters/abort",
+    "microsoft.containerservice/managedclusters/agentpools/abort",
+    "microsoft.containerservice/managedclusters/listclusteradmincredential",
+    "microsoft.containerservice/managedclusters/listclusterusercredential",
+    "microsoft.network/dnszones/all",
+    "microsoft.network/dnszones/recordsets",
+    "microsoft.sql/servers/databases/replicationlinks/failover",
+    "microsoft.sql/servers/databases/replicationlinks/forcefailoverallowdataloss",
+    "microsoft.sql/servers/elasticpools/databases",
+    "microsoft.sql/servers/restorabledroppeddatabases",
+    "microsoft.storage/storageaccounts/fileservices/shares/restore",
+    "microsoft.storage/storageaccounts/listkeys",
+    "microsoft.resources/resourcegroups/providers",
+    "microsoft.resources/resourcegroups/resources",
 ];
 
 /// The type of the resource that a path names, in lower case; empty where it names an operation, or a subscription.
@@ -84,11 +87,13 @@ pub fn kind_of(path: &str) -> String {
     if is_operation || (target.provider.is_none() && target.group.is_none()) {
         return String::new();
     }
-    let kind = target.kind();
+    let mut kind = target.kind();
+    if let (None, [_, _, _, _, action]) = (&target.provider, &parts[..]) {
+        // Of a group.
+        kind = format!("{kind}/{action}");
+    }
     match kind.rsplit_once('/') {
-        Some((parent, last)) if !is_known(&kind) && is_known(parent) && OF_PARENTS.contains(&last) => {
-            parent.to_owned()
-        }
+        Some((parent, _)) if OF_PARENTS.contains(&kind.as_str()) => parent.to_owned(),
         _ => kind,
     }
 }

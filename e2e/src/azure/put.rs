@@ -180,7 +180,7 @@ impl Cloud {
             "microsoft.storage/storageaccounts/fileservices/shares" if request.method == "PATCH" => {
                 as_sent(request.body.as_ref().unwrap_or(&Value::Null))
             }
-            "microsoft.storage/storageaccounts/fileservices/shares" if status == 201 => as_sent(sent),
+            "microsoft.storage/storageaccounts/fileservices/shares" => as_sent(sent),
             "microsoft.authorization/roleassignments" => {
                 let mut new = resource.clone();
                 new["properties"]["createdBy"] = Value::Null;
@@ -277,7 +277,7 @@ impl Cloud {
         if let Some(sku) = defaults::sku(target, body, old) {
             resource.insert("sku".to_owned(), sku);
         }
-        for extra in ["kind", "identity", "zones"] {
+        for extra in ["kind", "identity", "zones", "managedBy"] {
             let kept = || old.map(|o| o[extra].clone()).unwrap_or_default();
             let value = if body[extra].is_null() { kept() } else { body[extra].clone() };
             if !value.is_null() {

@@ -190,6 +190,16 @@ impl Drive<'_> {
         let body = record.req.clone().unwrap_or_default();
         let answer = match record.method.as_str() {
             "PUT" => patiently(|| self.arm.put(&id, &version, &body, unless.clone())).await,
+            // Nobody asked for its answer.
+            "POST" if record.status == 202 && self.polls_of(record).is_empty() => {
+                let begun = in_turn(|| self.arm.post(&id, &version)).await;
+                if !matches!(begun, Err(ArmError::NotYet { .. })) {
+                    self.wrong(record, format!("no operation: {begun:?}"));
+                }
+                self.done.operations += 1;
+                self.done.endless += 1;
+                return;
+            }
             "POST" => patiently(|| self.arm.post(&id, &version)).await.map(Begun::Done),
             _ => patiently(|| self.arm.delete(&id, &version)).await,
         };
@@ -394,10 +404,19 @@ fn next_page(record: &Record) -> Option<String> {
 /// Calls until the client lets the call through: time goes by while nothing is under way.
 async fn patiently<T, F: Future<Output = Result<T, ArmError>>>(call: impl Fn() -> F) -> Result<T, ArmError> {
     loop {
+        match in_turn(&call).await {
+            Err(ArmError::NotYet { wait }) => later(wait.unwrap_or_default()).await,
+            answer => return answer,
+        }
+    }
+}
+
+/// What comes of a call once it is its turn.
+async fn in_turn<T, F: Future<Output = Result<T, ArmError>>>(call: impl Fn() -> F) -> Result<T, ArmError> {
+    loop {
         match call().await {
             Err(ArmError::Queued { wait, .. }) => later(wait).await,
             Err(ArmError::HeldBack { .. }) => later(Duration::from_secs(130)).await,
-            Err(ArmError::NotYet { wait }) => later(wait.unwrap_or_default()).await,
             answer => return answer,
         }
     }

@@ -89,7 +89,7 @@ impl Differences {
             line.recording.as_ref().is_none_or(|of| of == recording)
                 && !line.compared.contains(version)
                 // By it clients decide, at every version.
-                && (line.compared.is_empty() || !what.contains("provisioningState"))
+                && (line.compared.is_empty() || !what.contains(" properties.provisioningState "))
                 && (!is_status || line.what.contains("answered"))
                 && glob(&line.kind, kind)
                 && glob(&line.method, &method)

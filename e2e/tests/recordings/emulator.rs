@@ -59,7 +59,7 @@ struct Drive<'a> {
     /// Milliseconds of the cloud's time.
     now: u64,
     found: Vec<Difference>,
-    /// Ids of what the recording makes, in lower case.
+    /// Ids of what the recording makes, in lower case, there and here.
     made: BTreeSet<String>,
     calls: usize,
     asked_for: usize,
@@ -238,7 +238,7 @@ impl<'a> Drive<'a> {
             self.differs(of, format!("{status} has header {name}"));
         }
         let theirs = record.resp.as_ref().map(|body| shape(&self.own(record, body)));
-        let mine = answer.body.as_ref().map(shape);
+        let mine = answer.body.as_ref().map(|body| shape(&self.own(record, body)));
         match (theirs, mine) {
             (Some(theirs), Some(mine)) => {
                 for part in theirs.difference(&mine) {
@@ -438,5 +438,6 @@ const URLS: [&str; 2] = ["azure-asyncoperation", "location"];
 /// What a recording makes.
 fn made_by(recording: &Recording) -> BTreeSet<String> {
     let puts = recording.records.iter().filter(|record| record.method == "PUT");
-    puts.map(|record| record.resource().to_lowercase()).collect()
+    puts.flat_map(|record| [record.resource().to_lowercase(), ours(record.resource()).to_lowercase()])
+        .collect()
 }

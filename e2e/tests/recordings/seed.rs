@@ -19,8 +19,7 @@ pub fn before(recording: &Recording) -> Vec<(String, Value)> {
     }
     let mut all: BTreeMap<String, (String, Value)> = BTreeMap::new();
     for (path, record) in first.iter().filter(|(_, record)| was_there(record)) {
-        let found =
-            record.resp.clone().filter(|body| record.method != "POST" && body["properties"].is_object());
+        let found = shown(records, path);
         all.insert(path.clone(), (resource(record), found.unwrap_or_else(|| here.clone())));
     }
     for record in records.iter().filter(|record| is_known(&record.kind())) {
@@ -43,6 +42,19 @@ pub fn before(recording: &Recording) -> Vec<(String, Value)> {
     let mut all: Vec<_> = all.into_values().collect();
     all.sort_by_key(|(path, _)| path.split('/').count());
     all
+}
+
+/// A resource as it is first shown, unless it is written before.
+fn shown(records: &[Record], path: &str) -> Option<Value> {
+    let is_it = |record: &&Record| resource(record).eq_ignore_ascii_case(path);
+    let before = records.iter().filter(is_it).take_while(|record| record.method != "PUT");
+    let mut first = records.iter().find(is_it).into_iter().chain(before);
+    let shows = |record: &&Record| {
+        record.status < 300
+            && record.method != "POST"
+            && record.resp.as_ref().is_some_and(|body| body["properties"].is_object())
+    };
+    first.find(shows).and_then(|record| record.resp.clone())
 }
 
 /// What is known of the resource that a recorded one is in: a service shows its account's size.

@@ -125,6 +125,10 @@ pub fn sku(target: &Target, body: &Value, old: Option<&Value>) -> Option<Value> 
             let part = |name: &str, value: &str| sent[name].as_str().unwrap_or(value).to_owned();
             Some(json!({ "name": part("name", "Base"), "tier": part("tier", "Free") }))
         }
+        "microsoft.network/publicipaddresses" if !sent.is_object() => {
+            let kept = old.map(|old| old["sku"].clone()).filter(Value::is_object);
+            Some(kept.unwrap_or_else(|| json!({ "name": "Basic", "tier": "Regional" })))
+        }
         "microsoft.network/publicipaddresses" | "microsoft.network/natgateways" if sent.is_object() => {
             Some(json!({ "name": sent["name"], "tier": sent["tier"].as_str().unwrap_or("Regional") }))
         }
