@@ -16,7 +16,7 @@ impl Cloud {
     /// Answers POST `.../abort`.
     pub(super) fn abort(&mut self, target: &Target, request: &Request, now: u64) -> Response {
         let at = parent_key(&format!("{}/x", key(&request.path)));
-        let Some(mut resource) = self.resources.get(&at).cloned() else { return self.not_found(target) };
+        let Some(resource) = self.resources.get(&at).cloned() else { return self.not_found(target) };
         let Some(kind) = resource["type"].as_str().and_then(kinds::find) else {
             return self.not_found(target);
         };
@@ -24,11 +24,15 @@ impl Cloud {
             let message = "There is no operation to abort.";
             return Response::json(409, json!({ "code": "OperationNotAllowed", "message": message }));
         }
+        // What is answered is as it was (recorded); this word is AKS's own, as its documentation has it.
+        let was = self.shown(&resource);
         self.show(&at, "Canceling");
-        resource["properties"]["provisioningState"] = json!("Canceling");
+        let at_of = at.clone();
         let id = self.begin(kind, Effect::Canceled(at), SECONDS, None, now);
-        let url = |of| self.url(kind, &resource, &id, of, request, now);
-        Response::json(202, self.shown(&resource))
+        // A pool is where its cluster is.
+        let cluster = self.resources.get(at_of.split("/agentpools/").next().unwrap_or(&at_of));
+        let url = |of| self.url(kind, cluster.unwrap_or(&resource), &id, of, request, now);
+        Response::json(202, was)
             .header("location", url(Url::Result))
             .header("azure-asyncoperation", url(Url::Status))
     }

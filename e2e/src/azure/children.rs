@@ -91,6 +91,36 @@ impl Cloud {
         }
     }
 
+    /// Whether a resource, or what comes with it, is another than it was.
+    pub(super) fn changes(&self, old: &Value, new: &Value, body: &Value) -> bool {
+        let properties = |resource: &Value| {
+            let mut properties = resource["properties"].clone();
+            properties.as_object_mut().map(|map| map.remove("provisioningState"));
+            properties
+        };
+        if properties(old) != properties(new) {
+            return true;
+        }
+        let kind = new["type"].as_str().unwrap_or_default().to_lowercase();
+        let Some((segment, property)) = defaults::inline_children(&kind) else { return false };
+        let Some(items) = body["properties"][property].as_array() else { return false };
+        let id = new["id"].as_str().unwrap_or_default();
+        let below = format!("{}/{}/", key(id), segment.to_lowercase());
+        let is_other = |item: &Value| {
+            let path = format!("{id}/{segment}/{}", item["name"].as_str().unwrap_or_default());
+            let (Some(target), Some(old)) = (Target::parse(&path), self.resources.get(&key(&path))) else {
+                return true;
+            };
+            let kind = kinds::find(&target.kind());
+            let new = kind.map(|kind| {
+                self.resource(&target, kind, &defaults::child_body(property, item), Some(old), &path)
+            });
+            new.is_none_or(|new| properties(old) != properties(&new))
+        };
+        let is_child = |path: &&String| path.strip_prefix(&below).is_some_and(|name| !name.contains('/'));
+        self.resources.keys().filter(is_child).count() != items.len() || items.iter().any(is_other)
+    }
+
     /// A cluster or a pool shows the version that it has: its cluster's, or what Azure chooses, if it asks for none.
     pub(super) fn show_version(&self, pool: &mut Map<String, Value>, at: &str) {
         let cluster = at.split("/agentpools/").next().unwrap_or(at);
@@ -127,7 +157,7 @@ impl Cloud {
         }
     }
 
-    /// An address shows who has it, and nothing of itself before it is made.
+    /// An address shows who has it.
     fn shown_address(&self, address: &Value) -> Value {
         let mut shown = address.clone();
         let gateways = self.resources("Microsoft.Network/natGateways");
@@ -138,11 +168,6 @@ impl Cloud {
         };
         if let Some(gateway) = gateways.iter().find(has) {
             shown["properties"]["natGateway"] = json!({ "id": gateway["id"] });
-        }
-        if address["properties"]["provisioningState"] != "Succeeded"
-            && let Some(properties) = shown["properties"].as_object_mut()
-        {
-            properties.remove("ipAddress");
         }
         shown
     }

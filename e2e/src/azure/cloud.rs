@@ -243,6 +243,12 @@ impl Cloud {
 
     /// What the provider itself makes in a new resource.
     pub(super) fn born_with(&mut self, id: &str, kind: &str, location: &Value) {
+        if kind == "Microsoft.Network/publicIPAddresses"
+            && let Some(resource) = self.resources.get_mut(&key(id))
+            && resource["properties"]["ipAddress"].is_null()
+        {
+            resource["properties"]["ipAddress"] = json!(super::defaults::address(id, self.seed));
+        }
         let children = match kind {
             "Microsoft.Sql/servers" => {
                 let body = json!({ "location": location, "sku": { "name": "System" }, "managedBy": id });
@@ -436,6 +442,7 @@ impl Cloud {
             | "microsoft.containerservice/managedclusters/agentpools/abort" => {
                 return self.abort(target, request, now);
             }
+            "microsoft.sql/servers/databases/move" => return self.rename(target, request),
             "microsoft.sql/servers/databases/replicationlinks/failover" => {
                 return self.fail_over(target, request, false, now);
             }

@@ -88,7 +88,9 @@ impl Deleted {
             shown["properties"]["deletedTime"] = json!(started(now));
             shown["properties"]["remainingRetentionDays"] = json!(days);
             shown["properties"]["version"] = json!(version(now));
-            shown["name"] = json!(format!("{name}_{}", version(now)));
+            shown["properties"]["leaseState"] = json!("broken");
+            // The id tells it from the others of its name.
+            shown["id"] = json!(format!("{}_{}", shown["id"].as_str().unwrap_or_default(), version(now)));
             let gone_at = now + days * DAY;
             self.shares.push(Kept { parent, listed_at: now, gone_at, shown, body, at: now, snapshots });
         }

@@ -90,10 +90,10 @@ const fn sync(name: &'static str, tracked: bool) -> Kind {
 const fn network(name: &'static str, tracked: bool, create_seconds: u32) -> Kind {
     Kind {
         create: Style::Body(Some(3)),
-        // Done at once, so there is nothing to wait for.
-        update: Style::Body(None),
+        update: Style::Body(Some(3)),
         delete: Style::Both(Some(10)),
         create_seconds,
+        update_seconds: 2,
         delete_seconds: 11,
         state: State::Provisioning("Updating"),
         etag: true,
@@ -142,12 +142,10 @@ pub const KINDS: [Kind; 36] = [
         ..sync("Microsoft.Resources/resourceGroups", true)
     },
     network("Microsoft.Network/virtualNetworks", true, 3),
-    Kind { update: Style::Body(Some(3)), ..network("Microsoft.Network/virtualNetworks/subnets", false, 2) },
+    network("Microsoft.Network/virtualNetworks/subnets", false, 2),
     Kind { delete: Style::Both(Some(1)), ..network("Microsoft.Network/networkSecurityGroups", true, 3) },
     Kind {
-        update: Style::Body(Some(1)),
         delete: Style::Both(Some(1)),
-        update_seconds: 2,
         ..network("Microsoft.Network/networkSecurityGroups/securityRules", false, 2)
     },
     network("Microsoft.Network/publicIPAddresses", true, 3),

@@ -45,6 +45,8 @@ pub struct Lineage {
     contents: BTreeMap<String, (String, bool)>,
     /// What contents were made of.
     origins: Vec<Origin>,
+    /// Since when secondaries get what their primaries have, by name of the link.
+    seeding: HashMap<String, u64>,
 }
 
 /// What a database is made of.
@@ -63,6 +65,8 @@ enum How {
     Past(u64),
     /// It follows the other one.
     Replica,
+    /// It follows the other one, on the same server as may be.
+    Named,
 }
 
 impl Begun {
@@ -70,6 +74,7 @@ impl Begun {
     pub fn operation(&self) -> &'static str {
         match self.how {
             How::Copy | How::Replica => "CreateDatabaseAsCopy",
+            How::Named => "CreateLogicalDatabase",
             How::Past(_) => "CreateRestoreRequest",
         }
     }
@@ -90,8 +95,7 @@ impl Begun {
             body["properties"]["maxSizeBytes"] = self.source["properties"]["maxSizeBytes"].clone();
             if self.source["properties"]["elasticPoolId"].is_null() {
                 let name = &self.source["properties"]["currentServiceObjectiveName"];
-                body["sku"] = self.source["sku"].clone();
-                body["sku"]["name"] = name.clone();
+                body["sku"] = json!({ "name": name });
             }
         }
         body
@@ -114,7 +118,10 @@ impl Cloud {
             ("copy", true) => (self.live(properties, at, false)?, How::Copy),
             // Who sends again what a secondary was made of changes the secondary.
             (mode, false) if SECONDARY.contains(&mode) && self.follows(properties, at) => return Ok(None),
-            (mode, true) if SECONDARY.contains(&mode) => (self.primary(properties, at)?, How::Replica),
+            (mode, true) if SECONDARY.contains(&mode) => {
+                let is_named = properties["secondaryType"] == "Named";
+                (self.primary(properties, at)?, if is_named { How::Named } else { How::Replica })
+            }
             ("pointintimerestore", true) => self.past(properties, at)?,
             ("restore", true) => self.dropped(properties, at)?,
             (mode, false)
@@ -197,12 +204,15 @@ impl Cloud {
             let message = "A secondary cannot be the source of another.";
             return Err(refuse(400, "OperationNotAllowedOnSecondary", message));
         }
-        let links = self.resources.keys().filter(|at| at.starts_with(&format!("{id}/replicationlinks/")));
-        if links.count() >= 4 {
+        let below = format!("{id}/replicationlinks/");
+        let is_geo = |(at, link): &(&String, &Value)| {
+            at.starts_with(&below) && link["properties"]["linkType"] == "GEO"
+        };
+        if !is_named && self.resources.iter().filter(is_geo).count() >= 4 {
             return Err(refuse(
                 409,
                 "ReplicationLinkLimitReached",
-                "A database has at most four secondaries.",
+                "A database has at most four geo-secondaries.",
             ));
         }
         Ok(source)
@@ -224,9 +234,9 @@ impl Cloud {
         match how {
             How::Copy => self.lineage.origins.push(Origin { key: own, from, at: self.now }),
             How::Past(at) => self.lineage.origins.push(Origin { key: own, from, at }),
-            How::Replica => {
+            How::Replica | How::Named => {
                 self.lineage.contents.insert(own, (from, true));
-                self.link(&source, &made, since);
+                self.link(&source, &made, Some(since));
             }
         }
     }
@@ -247,10 +257,11 @@ impl Cloud {
         all
     }
 
-    /// Two databases are linked; the secondary has begun to get what the primary has at that moment.
-    fn link(&mut self, primary: &Value, secondary: &Value, since: u64) {
+    /// Two databases are linked; the secondary has begun to get what the primary has at that moment, or has it.
+    fn link(&mut self, primary: &Value, secondary: &Value, seeding: Option<u64>) {
         let name = kinds::uuid(self.seed, &format!("link {} {}", primary["id"], secondary["id"]));
-        let since = started(since);
+        self.lineage.seeding.extend(seeding.map(|since| (name.clone(), since)));
+        let since = started(seeding.unwrap_or(self.now));
         for (mine, partner, roles) in
             [(primary, secondary, ["Primary", "Secondary"]), (secondary, primary, ["Secondary", "Primary"])]
         {
@@ -281,8 +292,8 @@ impl Cloud {
 
     /// How much of its primary a replica has, per cent; none if all.
     fn seeded(&self, link: &Value) -> Option<u64> {
-        let since = link["properties"]["startTime"].as_str().and_then(moment)?;
-        let done = self.now.saturating_sub(since) * 100 / SEEDING;
+        let since = self.lineage.seeding.get(link["name"].as_str()?)?;
+        let done = self.now.saturating_sub(*since) * 100 / SEEDING;
         (done < 100).then_some(done)
     }
 
@@ -338,13 +349,11 @@ impl Cloud {
         let id = self.begin(kind, effect, FAILOVER, Some(15), now);
         let database = self.resources.get(&parent_key(&at)).cloned().unwrap_or_default();
         let url = |of| self.url(kind, &database, &id, of, request, now);
-        let verb = if forced { "ForceFailoverAllowDataLoss" } else { "FailoverContinuousCopy" };
+        let verb = if forced { "ForceFailoverContinuousCopy" } else { "FailoverContinuousCopy" };
         let answer = Response::json(202, json!({ "operation": verb, "startTime": started(now) }))
             .header("location", url(Url::Result));
-        if is_first_version(request) {
-            return answer;
-        }
-        let answer = answer.header("azure-asyncoperation", url(Url::Status));
+        let is_first = is_first_version(request);
+        let answer = if is_first { answer } else { answer.header("azure-asyncoperation", url(Url::Status)) };
         with_retry_after(answer, Some(15), self.scale)
     }
 
@@ -385,7 +394,7 @@ impl Cloud {
             self.resources.remove(&at);
             self.resources.remove(&partner);
             self.lineage.contents.insert(database_id(&secondary), (content.clone(), true));
-            self.link(new, &secondary, self.now.saturating_sub(SEEDING));
+            self.link(new, &secondary, None);
         }
     }
 }

@@ -23,6 +23,7 @@ mod operations;
 mod put;
 mod records;
 mod refuse;
+mod rename;
 pub mod roles;
 mod secrets;
 pub mod server;
@@ -43,13 +44,14 @@ pub use cloud::Cloud;
 pub use put::started;
 
 /// What is listed in a resource, or asked of it, without being a type of its own.
-const OF_PARENTS: [&str; 14] = [
+const OF_PARENTS: [&str; 15] = [
     "microsoft.containerservice/managedclusters/abort",
     "microsoft.containerservice/managedclusters/agentpools/abort",
     "microsoft.containerservice/managedclusters/listclusteradmincredential",
     "microsoft.containerservice/managedclusters/listclusterusercredential",
     "microsoft.network/dnszones/all",
     "microsoft.network/dnszones/recordsets",
+    "microsoft.sql/servers/databases/move",
     "microsoft.sql/servers/databases/replicationlinks/failover",
     "microsoft.sql/servers/databases/replicationlinks/forcefailoverallowdataloss",
     "microsoft.sql/servers/elasticpools/databases",

@@ -291,7 +291,7 @@ impl Operations {
             (Url::Result, false, None) => match &operation.effect {
                 Effect::Told(body) => Response::json(200, body.clone()),
                 Effect::Deleted(_) | Effect::Canceled(_) if operation.told.has_gone_by_no_content() => {
-                    Response::empty(204).header("location", own(request, base))
+                    nothing_left(own(request, base), operation.told)
                 }
                 Effect::FailedOver { .. } if is_first_version(request) => Response::empty(204),
                 _ => Response::empty(200),
@@ -353,6 +353,17 @@ impl Cloud {
             (_, _, false) => format!("{root}/providers/{provider}/locations/{location}/operationResults"),
         };
         self.operations.url(&self.base, &path, id, version, now)
+    }
+}
+
+/// What Location says in the end where nothing is left to show.
+fn nothing_left(own: String, told: Told) -> Response {
+    let status = own.replace("/operationResults/", "/operations/");
+    let gone = Response::empty(204).header("location", own);
+    if told == Told::Network {
+        gone.header("azure-asyncoperation", status).header("azure-asyncnotification", "Enabled")
+    } else {
+        gone
     }
 }
 

@@ -18,7 +18,11 @@ use super::{
 /// there are to be none.
 const LEAVES_SUBNETS: &str = "2023-09-01";
 
-/// The first version of the API that shows a file service when it was sent.
+/// The first version of the storage provider's API that shows that nothing was sent.
+const SHOWS_NOTHING: &str = "2023-01-01";
+
+/// The first version of the API by which a file service was seen to be shown as it was sent; older ones were recorded with
+/// nothing sent.
 const SHOWS_SERVICES: &str = "2024-01-01";
 
 /// What a resource says of the children that come with it by saying nothing.
@@ -29,8 +33,12 @@ fn all_children(kind: &Kind, request: &Request, body: &mut Value) {
         "Microsoft.Network/networkSecurityGroups" => "securityRules",
         _ => return,
     };
-    if body["properties"][none].is_null() {
-        body["properties"][none] = json!([]);
+    let Some(body) = body.as_object_mut() else { return };
+    if let Some(properties) = body.entry("properties").or_insert_with(|| json!({})).as_object_mut() {
+        let list = properties.entry(none).or_insert(Value::Null);
+        if list.is_null() {
+            *list = json!([]);
+        }
     }
 }
 
@@ -61,6 +69,10 @@ impl Cloud {
         let body = begun.as_ref().map_or(body.clone(), |begun| begun.completed(&body));
         let mut resource = self.resource(target, kind, &body, old.as_ref(), &request.path);
         let (style, seconds) = match (&old, &begun) {
+            // What stays as it is, but for its tags, is done at once, so there is nothing to wait for.
+            (Some(old), _) if is_network(kind) && !self.changes(old, &resource, &body) => {
+                (Style::Body(None), 0)
+            }
             (Some(_), _) => self.style(kind.update, kind.update_seconds, 200),
             (None, Some(begun)) => self.style(kind.create, begun.seconds(kind.create_seconds), 201),
             (None, None) => self.style(kind.create, kind.create_seconds, 201),
@@ -100,12 +112,15 @@ impl Cloud {
         let Some(old) = self.resources.get(&key(&request.path)) else { return self.not_found(target) };
         let mut body = self.shown(old);
         merge(&mut body, request.body.as_ref().unwrap_or(&Value::Null));
-        let answer = self.put(target, &Request { body: Some(body), ..request.clone() }, now);
-        if target.kind() != "microsoft.storage/storageaccounts/fileservices/shares" || answer.status != 200 {
-            return answer;
+        let mut answer = self.put(target, &Request { body: Some(body), ..request.clone() }, now);
+        let is_share = target.kind() == "microsoft.storage/storageaccounts/fileservices/shares";
+        if let (Some(shown), Some(sent), true) = (&mut answer.body, &request.body, is_share)
+            && answer.status == 200
+        {
+            // What was sent alone, and not what came of it.
+            shown["properties"] = sent["properties"].clone();
         }
-        let Some(resource) = self.resources.get(&key(&request.path)) else { return answer };
-        self.done(target, resource, (200, &Value::Null), request)
+        answer
     }
 
     /// Stores what is done at once, with all that comes with it.
@@ -165,22 +180,13 @@ impl Cloud {
         (status, sent): (u16, &Value),
         request: &Request,
     ) -> Response {
-        let is_new_version =
-            request.query.get("api-version").is_some_and(|version| version.as_str() >= SHOWS_SERVICES);
-        // As it was sent, not as it is.
-        let as_sent = |sent: &Value| {
-            let properties = sent["properties"].as_object().cloned().unwrap_or_default();
-            json!({
-                "id": resource["id"], "name": resource["name"], "type": resource["type"], "properties": properties,
-            })
-        };
+        let version = request.query.get("api-version").map_or("", String::as_str);
         let body = match target.kind().as_str() {
-            "microsoft.storage/storageaccounts/fileservices" if is_new_version => as_sent(sent),
-            "microsoft.storage/storageaccounts/fileservices" => json!({ "name": "default" }),
-            "microsoft.storage/storageaccounts/fileservices/shares" if request.method == "PATCH" => {
-                as_sent(request.body.as_ref().unwrap_or(&Value::Null))
+            "microsoft.storage/storageaccounts/fileservices" if version >= SHOWS_SERVICES => {
+                as_sent(resource, sent, version)
             }
-            "microsoft.storage/storageaccounts/fileservices/shares" => as_sent(sent),
+            "microsoft.storage/storageaccounts/fileservices" => json!({ "name": "default" }),
+            "microsoft.storage/storageaccounts/fileservices/shares" => as_sent(resource, sent, version),
             "microsoft.authorization/roleassignments" => {
                 let mut new = resource.clone();
                 new["properties"]["createdBy"] = Value::Null;
@@ -295,14 +301,8 @@ impl Cloud {
             "properties".to_owned(),
             defaults::properties(target, body, old_properties, &key(&id), born).into(),
         );
-        let of_kind = match kind.name {
-            "Microsoft.Sql/servers" => Some(json!("v12.0")),
-            "Microsoft.Sql/servers/elasticPools" => Some(json!("pool")),
-            "Microsoft.Sql/servers/databases" => Some(json!(defaults::database_kind(&resource["sku"]))),
-            _ => None,
-        };
-        if let Some(of_kind) = of_kind {
-            resource.insert("kind".to_owned(), of_kind);
+        if let Some(of_kind) = defaults::kind(kind.name, resource.get("sku")) {
+            resource.insert("kind".to_owned(), of_kind.into());
         }
         if kind.name == "Microsoft.Storage/storageAccounts/fileServices"
             && let Some(account) = self.resources.get(&parent_key(&key(&id)))
@@ -314,6 +314,16 @@ impl Cloud {
         }
         Value::Object(resource)
     }
+}
+
+/// The answer of the storage provider to what it has written: as it was sent, not as it is.
+fn as_sent(resource: &Value, sent: &Value, version: &str) -> Value {
+    let mut shown = json!({ "id": resource["id"], "name": resource["name"], "type": resource["type"] });
+    match sent["properties"].as_object() {
+        None if version < SHOWS_NOTHING => {}
+        properties => shown["properties"] = properties.cloned().unwrap_or_default().into(),
+    }
+    shown
 }
 
 /// A location is required, is one that Azure has, and stays.
@@ -362,21 +372,28 @@ fn accepted(kind: &Kind, verb: &str, operation: Option<&str>, now: u64) -> Respo
     Response::json(202, json!({ "operation": operation, "startTime": started(now) }))
 }
 
+/// Whether the network provider has this type; DNS is another one.
+fn is_network(kind: &Kind) -> bool {
+    kind.name.starts_with("Microsoft.Network/") && !kind.name.contains("dnsZones")
+}
+
 /// The network provider says that it can also tell others when an operation is done.
 pub(super) fn notified(kind: &Kind, answer: Response) -> Response {
-    let is_network = kind.name.starts_with("Microsoft.Network/") && !kind.name.contains("dnsZones");
-    if is_network { answer.header("azure-asyncnotification", "Enabled") } else { answer }
+    if is_network(kind) { answer.header("azure-asyncnotification", "Enabled") } else { answer }
 }
 
 /// A verb and a type in the words of the SQL provider.
 pub(super) fn operation_name(kind: &Kind, verb: &str) -> String {
     let what = match kind.operation {
         "server" if verb != "Drop" => return "UpsertLogicalServer".to_owned(),
+        "virtualNetworkRules" if verb != "Drop" => return "UpsertVnetFirewallRule".to_owned(),
+        "shortTermRetentionPolicy" => return "UpdateLogicalDatabase".to_owned(),
+        "longTermRetentionPolicy" => return "UpsertDatabaseBackupArchivalPolicyV2".to_owned(),
         "server" => "LogicalServer",
         "elasticPool" => "LogicalElasticPool",
-        "database" => "LogicalDatabase",
+        "virtualNetworkRules" => "VnetFirewallRule",
         "replicationLink" => "DatabaseReplicationLink",
-        _ => return "UpsertVirtualNetworkRule".to_owned(),
+        _ => "LogicalDatabase",
     };
     format!("{verb}{what}")
 }

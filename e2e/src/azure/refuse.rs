@@ -137,18 +137,16 @@ impl Cloud {
                 let subnets =
                     properties["subnets"].as_array().into_iter().flatten().map(|s| &s["properties"]);
                 let subnets = subnets.chain([properties]);
-                let of_subnets =
+                let mut of_subnets =
                     subnets.flat_map(|s| [&s["networkSecurityGroup"]["id"], &s["natGateway"]["id"]]);
-                let addresses =
+                let mut addresses =
                     properties["publicIpAddresses"].as_array().into_iter().flatten().map(|a| &a["id"]);
-                let mut addresses = addresses;
                 if let Some(id) = addresses.find_map(|id| self.missing(id)) {
                     // Of an address the provider says so as if it had been asked for.
                     let message = format!("Resource {id} not found.");
                     let error = json!({ "code": "NotFound", "message": message, "details": [] });
                     return Some(Response::json(404, json!({ "error": error })));
                 }
-                let mut of_subnets = of_subnets;
                 let missing = of_subnets.find_map(|id| self.missing(id)).map(|id| {
                     let message = format!("What '{}' refers to was not found: {id}.", target.name());
                     Response::error(400, "InvalidResourceReference", message)

@@ -151,6 +151,26 @@ fn a_replica_has_links_on_both_sides_and_a_failover_changes_their_roles() {
 }
 
 #[test]
+fn a_database_is_renamed_with_all_that_it_has() {
+    let mut world = world();
+    let shown = |world: &mut World, name: &str| world.get(&database(name));
+    let id = body(&shown(&mut world, "db"))["properties"]["databaseId"].clone();
+    let to = |world: &mut World, from: &str, to: &str| {
+        world.call("POST", &format!("{}/move", database(from)), Some(json!({ "id": to }))).clone()
+    };
+    assert_eq!(code(&to(&mut world, "db", &format!("{}-2/databases/db", server()))), "InvalidResourceId");
+    assert_eq!(code(&to(&mut world, "db", &database("master"))), "DatabaseAlreadyExists");
+    assert_eq!(to(&mut world, "none", &database("other")).status, 404);
+    let moved = to(&mut world, "db", &database("other"));
+    assert_eq!((moved.status, moved.body), (200, None));
+    assert_eq!(shown(&mut world, "db").status, 404);
+    let found = body(&shown(&mut world, "other")).clone();
+    assert_eq!((&found["name"], &found["properties"]["databaseId"]), (&json!("other"), &id));
+    let policy = format!("{}/backupShortTermRetentionPolicies/default", database("other"));
+    assert_eq!(body(&world.get(&policy))["id"], policy);
+}
+
+#[test]
 fn who_follows_the_old_primary_follows_the_new_one_after_a_failover() {
     let mut world = world();
     let replicas = ["one", "two"].map(|name| format!("{}-2/databases/{name}", server()));

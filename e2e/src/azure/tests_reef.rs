@@ -335,7 +335,8 @@ fn what_is_given_up_stays_as_far_as_it_came_and_can_be_asked_for_again() {
     let poll = header(&made, "azure-asyncoperation").unwrap().to_owned();
     let abort = |world: &mut World| world.call("POST", &format!("{cluster}/abort"), None);
     let begun = abort(&mut world);
-    assert_eq!((begun.status, &body(&begun)["properties"]["provisioningState"]), (202, &json!("Canceling")));
+    assert_eq!((begun.status, &body(&begun)["properties"]["provisioningState"]), (202, &json!("Creating")));
+    assert_eq!(body(&world.get(&cluster))["properties"]["provisioningState"], "Canceling");
     let ended = body(&world.get(&poll)).clone();
     assert_eq!((&ended["status"], ended["error"].is_object()), (&json!("Canceled"), true));
     let [status, result] =

@@ -4,8 +4,9 @@ use reef_e2e::recordings::folder;
 
 const FILE: &str = include_str!("differences.txt");
 
-/// One line of the file: type, method and what differs, each with `*` for anything, in one recording only if it begins
-/// with `@` and that one's name, of others than the project's own folder if it begins with `+`, and only at other versions of the API than those after a `!`. The reason goes before it.
+/// One line of the file: type, method and what differs, each with `*` for anything. Before them, in this order: `+` if only
+/// recordings of other folders than the project's show it; `@NAME` if it is of one recording; `!VERSION,...` if it is of
+/// other versions of the API than these. The reason goes before the line.
 struct Line {
     recording: Option<String>,
     /// Versions at which it is a difference all the same.
@@ -14,7 +15,7 @@ struct Line {
     method: String,
     what: String,
     reason: String,
-    /// Whether recordings of the folder show it.
+    /// Whether only recordings of other folders show it.
     elsewhere: bool,
     used: usize,
 }
@@ -33,7 +34,11 @@ pub struct Difference {
 }
 
 /// All of them.
-pub struct Differences(Vec<Line>);
+pub struct Differences {
+    lines: Vec<Line>,
+    /// Whether the recordings are others than the project's.
+    elsewhere: bool,
+}
 
 impl Differences {
     /// Reads the file.
@@ -77,7 +82,7 @@ impl Differences {
                 used: 0,
             });
         }
-        Self(lines)
+        Self { lines, elsewhere: std::env::var_os("ARM_RECORDINGS").is_some() }
     }
 
     /// Whether a difference is one of them.
@@ -85,11 +90,11 @@ impl Differences {
         let Difference { kind, method, version, what } = difference;
         let method = method.replace(' ', "-");
         let is_status = what.contains("answered");
-        let line = self.0.iter_mut().find(|line| {
+        let elsewhere = self.elsewhere;
+        let line = self.lines.iter_mut().find(|line| {
             line.recording.as_ref().is_none_or(|of| of == recording)
-                && !line.compared.contains(version)
-                // By it clients decide, at every version.
-                && (line.compared.is_empty() || !what.contains(" properties.provisioningState "))
+                && (elsewhere || !line.elsewhere)
+                && (line.compared.is_empty() || is_of_version(&line.compared, version, what))
                 && (!is_status || line.what.contains("answered"))
                 && glob(&line.kind, kind)
                 && glob(&line.method, &method)
@@ -103,27 +108,39 @@ impl Differences {
 
     /// How often each reason was needed.
     pub fn print(&self) {
-        let mut reasons: Vec<&str> = self.0.iter().map(|line| line.reason.as_str()).collect();
+        let mut reasons: Vec<&str> = self.lines.iter().map(|line| line.reason.as_str()).collect();
         reasons.dedup();
         for reason in reasons {
-            let used: usize = self.0.iter().filter(|line| line.reason == reason).map(|line| line.used).sum();
+            let used: usize =
+                self.lines.iter().filter(|line| line.reason == reason).map(|line| line.used).sum();
             println!("emulator  {used:4} differences: {reason}");
         }
     }
 
     /// What differs no more has no place in the file; other recordings than those it was written for may not show all.
     pub fn none_is_stale(&self) {
-        if std::env::var_os("ARM_RECORDINGS").is_some() || !folder().exists() {
+        if self.elsewhere || !folder().exists() {
             return;
         }
         let stale: Vec<_> = self
-            .0
+            .lines
             .iter()
             .filter(|l| l.used == 0 && !l.elsewhere)
             .map(|l| format!("{} {} {}", l.kind, l.method, l.what))
             .collect();
         assert!(stale.is_empty(), "differences.txt: these differ no more:\n{}", stale.join("\n"));
     }
+}
+
+/// Whether a difference may come of another version of the API than those compared: a property that one of the two does not
+/// have. Never one that was sent, one of another type, or another word; and by the state of a resource clients decide at
+/// every version.
+fn is_of_version(compared: &[String], version: &str, what: &str) -> bool {
+    let mut words = what.split(' ').skip(1);
+    let (verb, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let is_state = ["properties.provisioningState", "properties.state", "properties.status"]
+        .contains(&path.trim_start_matches("value[]."));
+    !compared.iter().any(|one| one == version) && !is_state && ["has", "lacks"].contains(&verb)
 }
 
 fn glob(pattern: &str, text: &str) -> bool {

@@ -20,7 +20,7 @@ use super::{
     said::Said,
     seed::before,
     sent::{OWNER, milliseconds, moments_into, ours, request, sent},
-    shape::shape,
+    shape::compared,
 };
 
 /// Between calls of a recording without a clock, and between polls without Retry-After, milliseconds.
@@ -190,8 +190,8 @@ impl<'a> Drive<'a> {
             fault.answer().unwrap()
         } else {
             let mut request = sent(record);
+            moments_into(&mut request, self.recording.began, &self.said);
             self.said.put_into(&mut request);
-            moments_into(&mut request, self.recording.began);
             self.cloud.handle(&request, self.now)
         };
         if let (Some(theirs), Some(ours), false) = (&record.resp, &answer.body, is_passing) {
@@ -237,15 +237,12 @@ impl<'a> Drive<'a> {
         for name in mine.difference(&theirs) {
             self.differs(of, format!("{status} has header {name}"));
         }
-        let theirs = record.resp.as_ref().map(|body| shape(&self.own(record, body)));
-        let mine = answer.body.as_ref().map(|body| shape(&self.own(record, body)));
+        let theirs = record.resp.as_ref().map(|body| self.own(record, body));
+        let mine = answer.body.as_ref().map(|body| self.own(record, body));
         match (theirs, mine) {
             (Some(theirs), Some(mine)) => {
-                for part in theirs.difference(&mine) {
-                    self.differs(of, format!("{status} lacks {part}"));
-                }
-                for part in mine.difference(&theirs) {
-                    self.differs(of, format!("{status} has {part}"));
+                for what in compared(&theirs, &mine, record.req.as_ref()) {
+                    self.differs(of, format!("{status} {what}"));
                 }
             }
             (None, None) => {}
@@ -335,24 +332,20 @@ impl<'a> Drive<'a> {
         if operation.ends <= at && !operation.is_over() {
             answer = self.end(&mut operation);
         }
-        if operation.last == at {
-            if is_end(&state(record.status, record.resp.as_ref())) {
-                self.compare(
-                    (&operation.kind, &format!("{} poll", operation.method), &operation.version),
-                    record,
-                    &answer,
-                );
-            }
-            return;
-        }
+        let theirs = state(record.status, record.resp.as_ref());
+        let mine = operation.mine.last().cloned().unwrap_or_default();
         // What passes is not the operation's.
-        let is_end = is_end(&state(record.status, record.resp.as_ref()));
-        if operation.is_over() == is_end && record.status != 429 && record.status < 500 {
-            self.compare(
-                (&operation.kind, &format!("{} poll", operation.method), &operation.version),
-                record,
-                &answer,
-            );
+        if record.status != 429 && record.status < 500 {
+            let of = (operation.kind.as_str(), &*format!("{} poll", operation.method), &*operation.version);
+            if is_end(&theirs) == operation.is_over() {
+                self.compare(of, record, &answer);
+            }
+            if (is_end(&theirs) || operation.is_over()) && theirs != mine {
+                self.differs(of, format!("state {mine} instead of {theirs}"));
+            }
+        }
+        if operation.last == at {
+            return;
         }
         self.running.push(operation);
     }
@@ -386,7 +379,6 @@ impl<'a> Drive<'a> {
 }
 
 /// An operation of the emulator that stands for a recorded one.
-#[derive(Clone)]
 struct Operation {
     /// What began it.
     answer: Response,

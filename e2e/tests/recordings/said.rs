@@ -36,14 +36,20 @@ impl Said {
             }
             // Lists have no order: which of ours is meant shows by what both say.
             (Value::Array(theirs), Value::Array(ours)) if theirs.len() == ours.len() => {
+                let is_one = ours.len() == 1;
+                let mut left: Vec<&Value> = ours.iter().collect();
                 for theirs in theirs {
-                    if let Some(ours) = most_alike(theirs, ours) {
-                        self.learn(theirs, ours);
-                    }
+                    let Some(at) = most_alike(theirs, &left, is_one) else { continue };
+                    self.learn(theirs, left.swap_remove(at));
                 }
             }
             _ => {}
         }
+    }
+
+    /// Whether the emulator has said something else for this.
+    pub fn knows(&self, text: &str) -> bool {
+        self.0.contains_key(&same(text))
     }
 
     /// A recorded request in the emulator's words.
@@ -72,12 +78,13 @@ impl Said {
     }
 }
 
-/// The item that has most in common with another; none if several have as much.
-fn most_alike<'a>(theirs: &Value, ours: &'a [Value]) -> Option<&'a Value> {
-    let likeness = |item: &Value| in_common(theirs, item);
-    let most = ours.iter().map(likeness).max()?;
-    let mut best = ours.iter().filter(|item| likeness(item) == most);
-    best.next().filter(|_| best.next().is_none())
+/// Which item has most in common with another; none if several have as much, or nothing unless there is but one.
+fn most_alike(theirs: &Value, ours: &[&Value], is_one: bool) -> Option<usize> {
+    let likeness: Vec<usize> = ours.iter().map(|item| in_common(theirs, item)).collect();
+    let most = *likeness.iter().max()?;
+    let mut best = (0..ours.len()).filter(|&at| likeness[at] == most);
+    let first = best.next().filter(|_| best.next().is_none())?;
+    (most > 0 || is_one).then_some(first)
 }
 
 /// How many values two bodies have in common.
@@ -94,10 +101,13 @@ fn in_common(one: &Value, other: &Value) -> usize {
 }
 
 /// Ids and names are the caller's, but for those of links and of what was deleted.
-fn is_made_up(member: &str, value: &str) -> bool {
+pub fn is_made_up(member: &str, value: &str) -> bool {
     let last = value.rsplit('/').next().unwrap_or(value);
     !["id", "name"].contains(&member)
         || last.contains(',')
+        || last.rsplit_once('_').is_some_and(|(_, version)| {
+            version.len() == 16 && version.bytes().all(|byte| byte.is_ascii_hexdigit())
+        })
         || (last.len() == 36 && last.matches('-').count() == 4)
 }
 

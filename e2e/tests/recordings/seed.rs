@@ -14,11 +14,17 @@ pub fn before(recording: &Recording) -> Vec<(String, Value)> {
     let location = records.iter().find_map(|r| r.req.as_ref()?["location"].as_str()).unwrap_or("westeurope");
     let here = json!({ "location": if location == "global" { "westeurope" } else { location } });
     let mut first: BTreeMap<String, &Record> = BTreeMap::new();
+    // What is moved comes to where it is moved.
+    let moved: Vec<String> = records
+        .iter()
+        .filter(|record| record.resource().to_lowercase().ends_with("/move"))
+        .filter_map(|record| Some(record.req.as_ref()?["id"].as_str()?.to_lowercase()))
+        .collect();
     for record in records.iter().filter(|record| is_known(&record.kind())) {
         first.entry(resource(record).to_lowercase()).or_insert(record);
     }
     let mut all: BTreeMap<String, (String, Value)> = BTreeMap::new();
-    for (path, record) in first.iter().filter(|(_, record)| was_there(record)) {
+    for (path, record) in first.iter().filter(|(path, record)| was_there(record) && !moved.contains(path)) {
         let found = shown(records, path);
         all.insert(path.clone(), (resource(record), found.unwrap_or_else(|| here.clone())));
     }
@@ -47,7 +53,8 @@ pub fn before(recording: &Recording) -> Vec<(String, Value)> {
 /// A resource as it is first shown, unless it is written before.
 fn shown(records: &[Record], path: &str) -> Option<Value> {
     let is_it = |record: &&Record| resource(record).eq_ignore_ascii_case(path);
-    let before = records.iter().filter(is_it).take_while(|record| record.method != "PUT");
+    let before =
+        records.iter().filter(is_it).take_while(|record| !["PUT", "PATCH"].contains(&record.method.as_str()));
     let mut first = records.iter().find(is_it).into_iter().chain(before);
     let shows = |record: &&Record| {
         record.status < 300

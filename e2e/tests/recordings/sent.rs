@@ -9,28 +9,24 @@ use reef_e2e::{
 };
 use serde_json::Value;
 
+use super::said::Said;
+
 /// The caller.
 pub const OWNER: &str = "owner";
 
 /// The subscription and tenant of all recordings.
 const RECORDED: &str = "00000000-0000-0000-0000-000000000000";
 
-/// A moment that a recording chose by its clock, by the cloud's.
-pub fn moments_into(request: &mut Request, began: Option<Timestamp>) {
+/// A moment that a recording chose by its clock, by the cloud's; not one that Azure had said before.
+pub fn moments_into(request: &mut Request, began: Option<Timestamp>, said: &Said) {
     let Some(began) = began else { return };
     let chosen = request.body.as_mut().and_then(|body| body.pointer_mut("/properties/restorePointInTime"));
     let Some(moment) = chosen else { return };
-    let chosen = moment.as_str().and_then(|text| text.parse::<Timestamp>().ok());
-    // What the cloud said itself is by its clock already.
-    if let Some(after) = chosen.filter(|chosen| *chosen < cloud_began()).map(|chosen| chosen - began) {
+    let at = moment.as_str().filter(|text| !said.knows(text)).and_then(|text| text.parse::<Timestamp>().ok());
+    if let Some(after) = at.map(|at| at - began) {
         let seconds = after.total(jiff::Unit::Second).unwrap_or_default();
         *moment = reef_e2e::azure::started(milliseconds(seconds.max(0.0))).into();
     }
-}
-
-/// When the cloud's time begins.
-fn cloud_began() -> Timestamp {
-    reef_e2e::azure::started(0).parse().unwrap()
 }
 
 /// Milliseconds of some seconds.

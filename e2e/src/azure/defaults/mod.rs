@@ -7,7 +7,7 @@ mod network;
 mod sql;
 mod storage;
 
-pub(super) use network::security_rules;
+pub(super) use network::{address, security_rules};
 
 use super::{
     id::{Target, key},
@@ -122,7 +122,9 @@ pub fn sku(target: &Target, body: &Value, old: Option<&Value>) -> Option<Value> 
             ))
         }
         "microsoft.containerservice/managedclusters" => {
-            let part = |name: &str, value: &str| sent[name].as_str().unwrap_or(value).to_owned();
+            let kept = |name: &str| old.and_then(|old| old["sku"][name].as_str());
+            let part =
+                |name: &str, value: &str| sent[name].as_str().or(kept(name)).unwrap_or(value).to_owned();
             Some(json!({ "name": part("name", "Base"), "tier": part("tier", "Free") }))
         }
         "microsoft.network/publicipaddresses" if !sent.is_object() => {
@@ -178,11 +180,24 @@ fn database_sku(body: &Value, old: Option<&Value>) -> Value {
     }
 }
 
-/// What SQL calls a database.
-pub fn database_kind(sku: &Value) -> &'static str {
+/// What SQL calls a server, a pool or a database.
+pub fn kind(of: &str, sku: Option<&Value>) -> Option<&'static str> {
+    match of {
+        "Microsoft.Sql/servers" => Some("v12.0"),
+        "Microsoft.Sql/servers/elasticPools" if sku.is_some_and(|sku| sku["family"].is_string()) => {
+            Some("vcore,pool")
+        }
+        "Microsoft.Sql/servers/elasticPools" => Some("pool"),
+        "Microsoft.Sql/servers/databases" => Some(database_kind(sku.unwrap_or(&Value::Null))),
+        _ => None,
+    }
+}
+
+fn database_kind(sku: &Value) -> &'static str {
     match (sku["name"].as_str(), sku["family"].is_string()) {
         (Some("ElasticPool"), _) => "v12.0,user,pool",
         (Some("System"), _) => "v12.0,system",
+        (Some(name), _) if name.starts_with("HS_") => "v12.0,user,vcore,hyperscale",
         (_, true) => "v12.0,user,vcore",
         _ => "v12.0,user",
     }

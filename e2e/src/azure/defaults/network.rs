@@ -9,24 +9,52 @@ use crate::azure::{id::Target, kinds::uuid};
 const RANGES: [&str; 4] =
     ["sourcePortRanges", "destinationPortRanges", "sourceAddressPrefixes", "destinationAddressPrefixes"];
 
-/// The rules that each security group has of itself: name, from, to, whether it lets in or out, priority.
-const OWN_RULES: [(&str, &str, &str, &str, u32); 6] = [
-    ("AllowVnetInBound", "VirtualNetwork", "VirtualNetwork", "Allow", 65_000),
-    ("AllowAzureLoadBalancerInBound", "AzureLoadBalancer", "*", "Allow", 65_001),
-    ("DenyAllInBound", "*", "*", "Deny", 65_500),
-    ("AllowVnetOutBound", "VirtualNetwork", "VirtualNetwork", "Allow", 65_000),
-    ("AllowInternetOutBound", "*", "Internet", "Allow", 65_001),
-    ("DenyAllOutBound", "*", "*", "Deny", 65_500),
+/// The rules that each security group has of itself: name, description, from, to, whether it lets through, priority.
+const OWN_RULES: [(&str, &str, &str, &str, &str, u32); 6] = [
+    (
+        "AllowVnetInBound",
+        "Allow inbound traffic from all VMs in VNET",
+        "VirtualNetwork",
+        "VirtualNetwork",
+        "Allow",
+        65_000,
+    ),
+    (
+        "AllowAzureLoadBalancerInBound",
+        "Allow inbound traffic from azure load balancer",
+        "AzureLoadBalancer",
+        "*",
+        "Allow",
+        65_001,
+    ),
+    ("DenyAllInBound", "Deny all inbound traffic", "*", "*", "Deny", 65_500),
+    (
+        "AllowVnetOutBound",
+        "Allow outbound traffic from all VMs to all VMs in VNET",
+        "VirtualNetwork",
+        "VirtualNetwork",
+        "Allow",
+        65_000,
+    ),
+    (
+        "AllowInternetOutBound",
+        "Allow outbound traffic from all VMs to Internet",
+        "*",
+        "Internet",
+        "Allow",
+        65_001,
+    ),
+    ("DenyAllOutBound", "Deny all outbound traffic", "*", "*", "Deny", 65_500),
 ];
 
 /// The rules that a security group has of itself.
 pub(in crate::azure) fn security_rules(group: &Value) -> Value {
     let id = group["id"].as_str().unwrap_or_default();
-    let rules = OWN_RULES.iter().map(|(name, from, to, access, priority)| {
+    let rules = OWN_RULES.iter().map(|(name, description, from, to, access, priority)| {
         let direction = if name.ends_with("InBound") { "Inbound" } else { "Outbound" };
         let mut properties = json!({
             "provisioningState": group["properties"]["provisioningState"],
-            "description": format!("{access}: {direction}"), "protocol": "*", "sourcePortRange": "*",
+            "description": description, "protocol": "*", "sourcePortRange": "*",
             "destinationPortRange": "*", "sourceAddressPrefix": from, "destinationAddressPrefix": to,
             "access": access, "priority": priority, "direction": direction,
         });
@@ -71,12 +99,13 @@ pub(super) fn properties(made: &mut Made<'_>, target: &Target, kind: &str, id: &
             made.all(json!({ "resourceGuid": uuid(seed, id), "idleTimeoutInMinutes": 4, "type": "Public" }));
         }
         "microsoft.network/publicipaddresses" => {
-            let last = uuid(seed, id).bytes().fold(0u8, u8::wrapping_add);
             made.all(json!({
                 "resourceGuid": uuid(seed, id), "idleTimeoutInMinutes": 4, "publicIPAddressVersion": "IPv4", "ipTags": [],
-                // TEST-NET-3: no real machine has it.
-                "ipAddress": format!("203.0.113.{last}"),
             }));
+            // One that is being made has none yet.
+            if let Some(address) = made.old.map(|old| old["ipAddress"].clone()).filter(Value::is_string) {
+                made.set("ipAddress", address);
+            }
         }
         "microsoft.network/dnszones" => {
             let servers: Vec<_> = (1..=4).map(|n| format!("ns{n}-01.azure-dns.example.")).collect();
@@ -90,6 +119,11 @@ pub(super) fn properties(made: &mut Made<'_>, target: &Target, kind: &str, id: &
     }
 }
 
+/// The address that a public address gets, of TEST-NET-3: no real machine has it.
+pub(in crate::azure) fn address(id: &str, seed: u64) -> String {
+    format!("203.0.113.{}", uuid(seed, id).bytes().fold(0u8, u8::wrapping_add))
+}
+
 fn subnet(made: &mut Made<'_>, id: &str, seed: u64) {
     made.all(json!({
         "delegations": [], "privateEndpointNetworkPolicies": "Disabled", "privateLinkServiceNetworkPolicies": "Enabled",
@@ -97,7 +131,9 @@ fn subnet(made: &mut Made<'_>, id: &str, seed: u64) {
     for endpoint in made.map.get_mut("serviceEndpoints").and_then(Value::as_array_mut).into_iter().flatten() {
         endpoint["provisioningState"] = json!("Succeeded");
         if endpoint["locations"].is_null() {
-            endpoint["locations"] = json!(["*"]);
+            let old = made.old.and_then(|old| old["serviceEndpoints"].as_array()).into_iter().flatten();
+            let known = old.clone().find(|old| old["service"] == endpoint["service"]);
+            endpoint["locations"] = known.map_or_else(|| json!(["*"]), |old| old["locations"].clone());
         }
     }
     for delegation in made.map.get_mut("delegations").and_then(Value::as_array_mut).into_iter().flatten() {

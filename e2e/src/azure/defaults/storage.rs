@@ -37,10 +37,20 @@ fn account(made: &mut Made<'_>, target: &Target, sent: &Value, born: Born<'_>) {
         "encryption": { "services": { "file": encrypted, "blob": encrypted }, "keySource": "Microsoft.Storage" },
         "networkAcls": { "bypass": "AzureServices", "defaultAction": "Allow", "virtualNetworkRules": [], "ipRules": [] },
     }));
-    let acls = made.map.get_mut("networkAcls");
-    let rules = acls.and_then(|acls| acls["virtualNetworkRules"].as_array_mut());
-    for rule in rules.into_iter().flatten() {
-        rule["state"] = json!("Succeeded");
+    if let Some(acls) = made.map.get_mut("networkAcls").and_then(Value::as_object_mut) {
+        for list in ["virtualNetworkRules", "ipRules"] {
+            let rules = acls.entry(list).or_insert(Value::Null);
+            if rules.is_null() {
+                *rules = json!([]);
+            }
+            if list == "virtualNetworkRules" {
+                rules
+                    .as_array_mut()
+                    .into_iter()
+                    .flatten()
+                    .for_each(|rule| rule["state"] = json!("Succeeded"));
+            }
+        }
     }
     let name = target.name();
     let endpoint = |service: &str| format!("https://{name}.{service}.core.windows.net/");

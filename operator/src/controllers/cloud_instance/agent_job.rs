@@ -139,15 +139,20 @@ async fn tidy(client: &Client, inputs: &Inputs, work: &Work, others: &[Job]) -> 
     };
     for secret in all.iter().filter(|secret| is_left(secret)) {
         let name = secret.name_any();
-        if let Some(job) = others.iter().find(|job| job.name_any() == name) {
+        let tidied = if let Some(job) = others.iter().find(|job| job.name_any() == name) {
             let owner = json!([{ "apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job.uid() }]);
             let patch = json!({ "metadata": { "uid": secret.uid(), "ownerReferences": owner } });
-            secrets.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+            secrets.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch)).await.map(drop)
         } else {
             // The one that was looked at, and no other.
             let (uid, resource_version) = (secret.uid(), secret.resource_version());
             let params = DeleteParams::default().preconditions(Preconditions { uid, resource_version });
-            secrets.delete(&name, &params).await?;
+            secrets.delete(&name, &params).await.map(drop)
+        };
+        match tidied {
+            // It is gone, or another one by now.
+            Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => {}
+            other => other?,
         }
     }
     Ok(())

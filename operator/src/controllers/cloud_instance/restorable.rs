@@ -62,7 +62,7 @@ fn words(part: Part, inputs: &Inputs, list: &[Value]) -> String {
     }
     let name = inputs.share();
     let is_ours = |share: &&Value| {
-        // Azure adds the version of what was deleted to its name.
+        // Azure adds the version of what was deleted to its id; its documentation has it in the name.
         let its = share["name"].as_str().unwrap_or_default();
         let same = its.strip_prefix(&name).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
         same && share["properties"]["deleted"] == true
@@ -98,7 +98,8 @@ mod tests {
         assert!(words(Part::Database, &inputs, &list[2..]).contains("no dropped database"));
         let shares = [
             json!({ "name": share, "properties": {} }),
-            json!({ "name": format!("{share}_01D8"), "properties": { "deleted": true, "deletedTime": "2026-01-05T00:00:00Z", "version": "01D8" } }),
+            json!({ "name": format!("{share}_01D7"), "properties": { "deleted": true, "deletedTime": "2026-01-04T00:00:00Z", "version": "01D7" } }),
+            json!({ "name": share, "properties": { "deleted": true, "deletedTime": "2026-01-05T00:00:00Z", "version": "01D8" } }),
             json!({ "name": format!("{share}1_01D9"), "properties": { "deleted": true, "deletedTime": "2026-01-06T00:00:00Z", "version": "01D9" } }),
         ];
         assert!(words(Part::Share, &inputs, &shares).contains("2026-01-05T00:00:00Z (version 01D8)"));
