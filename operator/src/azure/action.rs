@@ -53,7 +53,10 @@ impl Arm {
         match operation::progress(&operation, answer, self.cloud()) {
             Ok(Progress::Running(operation)) => Err(self.wait_for(url, operation)),
             // A status holds what came of it as its properties; at its Location stands that alone.
-            Ok(Progress::Succeeded) if operation.tells_status() => Ok(json(answer)?["properties"].take()),
+            Ok(Progress::Succeeded) if operation.tells_status() => {
+                let mut status = content(answer)?;
+                Ok(status.get_mut("properties").map(Value::take).unwrap_or_default())
+            }
             Ok(Progress::Succeeded) => content(answer),
             Ok(Progress::Failed(error)) => Err(error),
             // The next call begins it anew: it changes nothing.
