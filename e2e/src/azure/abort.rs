@@ -39,13 +39,8 @@ impl Cloud {
 
     /// Gives a resource and what came inline with it a state.
     pub(super) fn show(&mut self, at: &str, state: &str) {
-        let below = format!("{at}/");
-        for (key, resource) in &mut self.resources {
-            let is_inline = key.strip_prefix(&below).is_some_and(|rest| rest.matches('/').count() == 1)
-                && resource["type"].as_str().and_then(kinds::find).is_some_and(super::children::is_inline);
-            if key == at || is_inline {
-                resource["properties"]["provisioningState"] = json!(state);
-            }
+        for (_, resource) in self.with_inline(at) {
+            resource["properties"]["provisioningState"] = json!(state);
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{
 };
 
 /// Whether resources of this type may come inline.
-pub fn is_inline(kind: &Kind) -> bool {
+fn is_inline(kind: &Kind) -> bool {
     ["/subnets", "/securityRules", "/agentPools"].iter().any(|segment| kind.name.ends_with(segment))
 }
 
@@ -24,6 +24,19 @@ fn subnet_member(kind: &str) -> Option<&'static str> {
 }
 
 impl Cloud {
+    /// A resource and its inline children, as they are kept.
+    pub(super) fn with_inline<'a>(
+        &'a mut self,
+        at: &'a str,
+    ) -> impl Iterator<Item = (&'static Kind, &'a mut Value)> {
+        let below = format!("{at}/");
+        self.resources.iter_mut().filter_map(move |(key, resource)| {
+            let kind = kinds::find(resource["type"].as_str()?)?;
+            let is_below = key.strip_prefix(&below).is_some_and(|rest| rest.matches('/').count() == 1);
+            (key == at || (is_below && is_inline(kind))).then_some((kind, resource))
+        })
+    }
+
     /// A resource as it is shown: with its inline children.
     pub(super) fn shown(&self, resource: &Value) -> Value {
         let kind = resource["type"].as_str().unwrap_or_default().to_lowercase();

@@ -225,13 +225,8 @@ impl Cloud {
             self.made.retain(|path| super::id::key(path) != key);
         }
         self.descended(key, well);
-        let below = format!("{key}/");
-        for (at, resource) in &mut self.resources {
-            let inline = at.strip_prefix(&below).is_some_and(|rest| rest.matches('/').count() == 1);
-            let Some(kind) = resource["type"].as_str().and_then(kinds::find) else { continue };
-            if at == key || (inline && super::children::is_inline(kind)) {
-                set_state(kind, resource, well);
-            }
+        for (kind, resource) in self.with_inline(key) {
+            set_state(kind, resource, well);
         }
         if well && let Some(resource) = self.resources.get_mut(key) {
             self.slots.created(key, resource);

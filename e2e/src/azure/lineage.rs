@@ -65,7 +65,7 @@ enum How {
     Past(u64),
     /// It follows the other one.
     Replica,
-    /// It follows the other one, on the same server as may be.
+    /// It follows the other one under another name, which may be on the same server.
     Named,
 }
 

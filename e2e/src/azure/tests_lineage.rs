@@ -171,6 +171,27 @@ fn a_database_is_renamed_with_all_that_it_has() {
 }
 
 #[test]
+fn a_hyperscale_database_has_named_replicas_on_its_own_server() {
+    let mut world = world();
+    let sent = json!({ "location": "westeurope", "sku": { "name": "HS_Gen5_2" } });
+    assert_eq!(world.put(&database("large"), sent).status, 202);
+    world.later(67);
+    assert_eq!(body(&world.get(&database("large")))["kind"], "v12.0,user,vcore,hyperscale");
+    let ask = |of: &str| {
+        let properties =
+            json!({ "createMode": "Secondary", "secondaryType": of, "sourceDatabaseId": database("large") });
+        json!({ "location": "westeurope", "properties": properties })
+    };
+    assert_eq!(code(&world.put(&database("reports"), ask("Geo"))), "InvalidSecondaryDatabase");
+    let begun = world.put(&database("reports"), ask("Named"));
+    assert_eq!((begun.status, &body(&begun)["operation"]), (202, &json!("CreateLogicalDatabase")));
+    world.later(67);
+    let links = body(&world.get(&format!("{}/replicationLinks", database("large")))).clone();
+    assert_eq!(links["value"][0]["properties"]["linkType"], "NAMED");
+    assert_eq!(links["value"][0]["properties"]["partnerDatabase"], "reports");
+}
+
+#[test]
 fn who_follows_the_old_primary_follows_the_new_one_after_a_failover() {
     let mut world = world();
     let replicas = ["one", "two"].map(|name| format!("{}-2/databases/{name}", server()));
