@@ -28,23 +28,23 @@ pub fn compared(theirs: &Value, mine: &Value, sent: Option<&Value>) -> Vec<Strin
         types
     };
     let (expected, found, sent) = (by_path(theirs), by_path(mine), sent.map(by_path).unwrap_or_default());
+    let text = |types: &BTreeSet<String>| types.iter().cloned().collect::<Vec<_>>().join("|");
     let mut all = Vec::new();
     for (path, types) in &expected {
-        let types = || types.iter().cloned().collect::<Vec<_>>().join("|");
         match found.get(path) {
-            Some(of) if of.iter().any(|of| expected[path].contains(of)) => {}
-            Some(of) => {
-                let of = of.iter().cloned().collect::<Vec<_>>().join("|");
-                all.push(format!("shows {path} as {of} instead of {}", types()));
+            Some(of) if of.is_disjoint(types) => {
+                all.push(format!("shows {path} as {} instead of {}", text(of), text(types)));
             }
-            None if sent.contains_key(path) => all.push(format!("drops {path} {}", types())),
-            None => all.push(format!("lacks {path} {}", types())),
+            Some(of) => {
+                all.extend(types.difference(of).map(|one| format!("lacks {path} {one}")));
+                all.extend(of.difference(types).map(|one| format!("has {path} {one}")));
+            }
+            None if sent.contains_key(path) => all.push(format!("drops {path} {}", text(types))),
+            None => all.push(format!("lacks {path} {}", text(types))),
         }
     }
     let new = found.iter().filter(|(path, _)| !expected.contains_key(*path));
-    all.extend(
-        new.map(|(path, of)| format!("has {path} {}", of.iter().cloned().collect::<Vec<_>>().join("|"))),
-    );
+    all.extend(new.map(|(path, of)| format!("has {path} {}", text(of))));
     for word in WORDS {
         if let (Some(theirs), Some(mine)) = (theirs.pointer(word), mine.pointer(word))
             && theirs.is_string()
