@@ -119,6 +119,7 @@ fn reef(given: &Given, zone: &str) -> reef::bodies::Inputs {
         class: class(given),
         operator: Some(text("00000000-0000-4000-8000-0000000000ab")),
         gateway: Some(text("203.0.113.7")),
+        agent_client: None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Story: what goes wrong with instances, and what is done about it: a namespace that is deleted by hand, a database
-//! that is gone, objects that claim data which is in use, a reef that is to go while somebody lives on it.
+//! that is gone, a type of resource that nobody can read in Azure, objects that claim data which is in use, a reef that is
+//! to go while somebody lives on it.
 
 use k8s_openapi::api::{
     batch::v1::Job,
@@ -21,6 +22,8 @@ use reef_e2e::{
     reef_harness::{azure_writes, ready, set, shows},
 };
 use serde_json::{Value, json};
+
+use crate::blind::{World, one_type_at_a_time};
 
 const SAMPLES: [&str; 3] = [
     include_str!("../../../docs/samples/10-region.yaml"),
@@ -59,6 +62,9 @@ async fn what_goes_wrong_is_told_and_nothing_is_lost() {
     let story = Story { sandbox, client, cluster };
 
     let key = api_key(&story.client, &acme).await;
+    let (all, reef) = (["westeurope", "weu-1", "acme"], &story.cluster);
+    let world = World { sandbox: &story.sandbox, client: &story.client, cluster: reef, names: all };
+    one_type_at_a_time(&world).await;
     let project = json!({ "Name": "of acme" });
     assert_eq!(story.call(&acme, ("POST", "/api/projects"), Some(&key), &project).await.0, 201);
     story.a_server_that_stops_is_noticed_at_once(&acme).await;

@@ -13,6 +13,7 @@ mod api;
 mod away;
 mod azure;
 mod azure_storms;
+mod blind;
 mod crash_matrix;
 mod files;
 mod gateway;

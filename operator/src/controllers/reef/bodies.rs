@@ -57,6 +57,8 @@ pub struct Inputs {
     pub operator: Option<String>,
     /// Public address of the reef's gateway, once known.
     pub gateway: Option<String>,
+    /// Client id of the agent's identity as it was last seen.
+    pub agent_client: Option<String>,
 }
 
 /// Namespace of what the operator keeps in a reef's cluster.

@@ -57,6 +57,8 @@ pub async fn cluster(
     let client = guarded(connected.client, ban);
     let certificate = references::certificate(context, &references.region, Timestamp::now()).await;
     let agent = present(Part::AgentIdentity).and_then(|a| a["properties"]["clientId"].as_str());
+    // One that cannot be seen now is the one that it was: without it the agent could not do its work.
+    let agent = agent.or(inputs.agent_client.as_deref());
     let manifests = manifests::all(&manifests::Inputs {
         fleet: &inputs.fleet,
         reef: &inputs.reef,
@@ -66,16 +68,12 @@ pub async fn cluster(
         gateway_class: &inputs.class.cluster.gateway_class_name,
         certificate: certificate.as_ref(),
     });
-    let is_there = |part: Part| {
-        let state = present(part).and_then(|p| p["properties"]["provisioningState"].as_str());
-        state.is_some_and(|s| s.eq_ignore_ascii_case("Succeeded"))
-    };
     let keep = async {
         let found = in_cluster::keep(context, &client, &manifests).await;
         if found.objects != Verdict::Good {
             return found;
         }
-        let keys = keys::keep(context, (&references.arm, &client), inputs, is_there).await;
+        let keys = keys::keep(context, (&references.arm, &client), inputs, seen).await;
         InCluster { objects: keys, ..found }
     };
     let found = tokio::time::timeout(LONGEST_IN_CLUSTER, keep).await.unwrap_or_else(|_| {

@@ -19,7 +19,8 @@ use crate::{
     cluster::{guard::forbidden, keep::verdict},
     controller::{Context, trouble::Trouble},
     metrics::ByOutcome,
-    resources::Verdict,
+    observed::Observed,
+    resources::{self, Seen, Verdict},
 };
 
 /// Name of the Secret with the key of a storage account.
@@ -27,24 +28,25 @@ pub fn secret_name(account: &str) -> String {
     format!("storage-{account}")
 }
 
-/// Makes the Secrets that are missing, for the accounts that are there.
+/// Makes the Secrets that are missing, for the accounts that are there. A Secret that is there is good whatever Azure says
+/// of its account today.
 pub async fn keep(
     context: &Context,
     (arm, client): (&Arc<Arm>, &Client),
     inputs: &Inputs,
-    is_there: impl Fn(Part) -> bool,
+    seen: &BTreeMap<Part, Seen>,
 ) -> Verdict {
     let api = Api::<Secret>::namespaced(client.clone(), NAMESPACE);
     for (number, account) in (1u8..).zip(&inputs.storage_accounts) {
         let part = Part::StorageAccount(number);
-        if !is_there(part) {
-            return Verdict::Waiting(format!("waits for: {}", part.what()));
-        }
         let name = secret_name(account);
         match api.get_metadata_opt(&name).await {
             Ok(Some(_)) => continue,
             Ok(None) => {}
             Err(error) => return unreachable(&name, &error),
+        }
+        if let Err(verdict) = is_made(part, seen.get(&part)) {
+            return verdict;
         }
         let keys = arm.post(&format!("{}/listKeys", inputs.id(part)), STORAGE_API).await;
         let keys = match keys {
@@ -76,6 +78,21 @@ pub async fn keep(
     Verdict::Good
 }
 
+/// Why there is no key to be asked for, if there is none.
+fn is_made(part: Part, seen: Option<&Seen>) -> Result<(), Verdict> {
+    match seen.map(|seen| &seen.state) {
+        Some(Observed::Present(account)) if resources::state(account).eq_ignore_ascii_case("Succeeded") => {
+            Ok(())
+        }
+        Some(Observed::Unknown(why)) => {
+            let reason = seen.and_then(|seen| seen.blind).unwrap_or(why.reason);
+            let message = format!("key of {}, which is not known: {why}", part.what());
+            Err(Verdict::Unknown(Trouble::new(reason, message)))
+        }
+        _ => Err(Verdict::Waiting(format!("waits for: {}", part.what()))),
+    }
+}
+
 fn unreachable(name: &str, error: &kube::Error) -> Verdict {
     if forbidden(error).is_some() {
         return verdict("Secret", name, error);
@@ -105,5 +122,36 @@ fn secret(inputs: &Inputs, account: &str, key: &str) -> Secret {
         },
         data: Some(data.collect()),
         ..Secret::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_account_that_cannot_be_seen_is_not_waited_for() {
+        let part = Part::StorageAccount(1);
+        let made = |state| is_made(part, Some(&Seen { state, blind: None, operation: None, failure: None }));
+        let in_state = |word| Observed::Present(json!({ "properties": { "provisioningState": word } }));
+        assert_eq!(made(in_state("succeeded")), Ok(()));
+        for waits in [in_state("Creating"), Observed::Absent] {
+            assert!(matches!(made(waits), Err(Verdict::Waiting(_))));
+        }
+        assert!(matches!(made(Observed::Unknown("503".into())), Err(Verdict::Unknown(_))));
+        let throttled = Seen {
+            state: Observed::Unknown("429".into()),
+            blind: Some(Reason::AzureThrottled),
+            operation: None,
+            failure: None,
+        };
+        let verdict = is_made(part, Some(&throttled));
+        assert!(
+            matches!(&verdict, Err(Verdict::Unknown(t)) if t.reason == Reason::AzureThrottled),
+            "{verdict:?}"
+        );
+        assert!(matches!(is_made(part, None), Err(Verdict::Waiting(_))));
     }
 }

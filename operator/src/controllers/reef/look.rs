@@ -302,6 +302,7 @@ fn inputs(context: &Context, reef: &Reef, region: &Region, class: ReefClassSpec)
         class,
         operator: None,
         gateway: None,
+        agent_client: status.agent_identity.map(|identity| identity.client_id),
     }
 }
 

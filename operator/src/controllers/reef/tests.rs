@@ -50,6 +50,7 @@ pub(super) fn inputs() -> Inputs {
         .unwrap(),
         operator: Some("operator".to_owned()),
         gateway: Some("203.0.113.9".to_owned()),
+        agent_client: None,
     }
 }
 
