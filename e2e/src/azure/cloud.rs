@@ -383,7 +383,8 @@ impl Cloud {
             let is_it = |group: &Value| group["id"].as_str().is_some_and(|id| key(id) == key(&request.path));
             self.node_groups().find(is_it).map(|group| Response::json(200, group))
         };
-        match (found.or_else(of_nodes), request.method.as_str()) {
+        let found = found.or_else(of_nodes).or_else(|| self.backup(target, request, now));
+        match (found, request.method.as_str()) {
             (Some(_), "HEAD") => Response::empty(204),
             (None, "HEAD") => Response { body: None, ..self.not_found(target) },
             (Some(answer), _) => answer,

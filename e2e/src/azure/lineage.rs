@@ -36,6 +36,9 @@ const FAILOVER: u32 = 40;
 /// How long a restore takes, seconds (recorded: 568 and 476).
 const RESTORE: u32 = 520;
 
+/// How long a recovery from the paired region takes, seconds (recorded: 804).
+const RECOVERY: u32 = 804;
+
 /// Which content each database has.
 #[derive(Default)]
 pub struct Lineage {
@@ -63,6 +66,8 @@ enum How {
     Copy,
     /// As it was at this moment, milliseconds.
     Past(u64),
+    /// As it was in its newest backup in the paired region, at this moment, milliseconds.
+    Recovered(u64),
     /// It follows the other one.
     Replica,
     /// It follows the other one under another name, which may be on the same server.
@@ -76,12 +81,17 @@ impl Begun {
             How::Copy | How::Replica => "CreateDatabaseAsCopy",
             How::Named => "CreateLogicalDatabase",
             How::Past(_) => "CreateRestoreRequest",
+            How::Recovered(_) => "CreateRecoverRequest",
         }
     }
 
     /// How long it takes beside a database that begins empty, seconds.
     pub fn seconds(&self, empty: u32) -> u32 {
-        if matches!(self.how, How::Past(_)) { RESTORE } else { empty }
+        match self.how {
+            How::Past(_) => RESTORE,
+            How::Recovered(_) => RECOVERY,
+            How::Copy | How::Replica | How::Named => empty,
+        }
     }
 
     /// The body of the request with what comes from the other database: how it collates always, its size and compute if
@@ -124,8 +134,10 @@ impl Cloud {
             }
             ("pointintimerestore", true) => self.past(properties, at)?,
             ("restore", true) => self.dropped(properties, at)?,
+            ("recovery", true) => self.recovered(properties)?,
             (mode, false)
-                if ["copy", "pointintimerestore", "restore"].contains(&mode) || SECONDARY.contains(&mode) =>
+                if ["copy", "pointintimerestore", "recovery", "restore"].contains(&mode)
+                    || SECONDARY.contains(&mode) =>
             {
                 let message = "A database is never overwritten by another: choose a name that is free.";
                 return Err(refuse(409, "DatabaseAlreadyExists", message));
@@ -177,6 +189,20 @@ impl Cloud {
             None => gone_at,
         };
         Ok((source.clone(), How::Past(moment)))
+    }
+
+    fn recovered(&self, properties: &Value) -> Result<(Value, How), Response> {
+        let given = ["recoverableDatabaseId", "sourceDatabaseId"].map(|name| properties[name].as_str());
+        let Some(id) = given.into_iter().flatten().next() else {
+            return Err(refuse(
+                400,
+                "MissingSourceDatabaseId",
+                "This createMode needs a recoverableDatabaseId.",
+            ));
+        };
+        let message = format!("No recoverable database '{id}' was found.");
+        let found = self.recoverable(id).map(|(source, copied)| (source.clone(), How::Recovered(copied)));
+        found.ok_or_else(|| refuse(404, "SourceDatabaseNotFound", message))
     }
 
     /// Whether a database follows the one that is named.
@@ -233,7 +259,7 @@ impl Cloud {
         let (from, _) = self.content(&source);
         match how {
             How::Copy => self.lineage.origins.push(Origin { key: own, from, at: self.now }),
-            How::Past(at) => self.lineage.origins.push(Origin { key: own, from, at }),
+            How::Past(at) | How::Recovered(at) => self.lineage.origins.push(Origin { key: own, from, at }),
             How::Replica | How::Named => {
                 self.lineage.contents.insert(own, (from, true));
                 self.link(&source, &made, Some(since));

@@ -22,6 +22,7 @@ mod lists;
 mod operations;
 mod put;
 mod records;
+mod recoverable;
 mod refuse;
 mod rename;
 pub mod roles;
@@ -44,7 +45,7 @@ pub use cloud::Cloud;
 pub use put::started;
 
 /// What is listed in a resource, or asked of it, without being a type of its own.
-const OF_PARENTS: [&str; 15] = [
+const OF_PARENTS: [&str; 16] = [
     "microsoft.containerservice/managedclusters/abort",
     "microsoft.containerservice/managedclusters/agentpools/abort",
     "microsoft.containerservice/managedclusters/listclusteradmincredential",
@@ -55,6 +56,7 @@ const OF_PARENTS: [&str; 15] = [
     "microsoft.sql/servers/databases/replicationlinks/failover",
     "microsoft.sql/servers/databases/replicationlinks/forcefailoverallowdataloss",
     "microsoft.sql/servers/elasticpools/databases",
+    "microsoft.sql/servers/recoverabledatabases",
     "microsoft.sql/servers/restorabledroppeddatabases",
     "microsoft.storage/storageaccounts/fileservices/shares/restore",
     "microsoft.storage/storageaccounts/listkeys",

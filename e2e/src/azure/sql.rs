@@ -48,11 +48,17 @@ const FIRST_BACKUP: u64 = 146;
 impl Cloud {
     /// The moment since which a database can be restored; none before its first backup.
     pub(super) fn earliest_restore(&self, database: &Value) -> Option<String> {
-        let made: jiff::Timestamp = database["properties"]["creationDate"].as_str()?.parse().ok()?;
-        let first = moment(&(made + std::time::Duration::from_secs(FIRST_BACKUP)).to_string())?;
+        let first = self.first_backup(database)?;
         let at = database["id"].as_str().map(key).unwrap_or_default();
         let kept = self.now.saturating_sub(retention(&self.resources, &at));
-        (first <= self.now).then(|| started(first.max(kept)))
+        Some(started(first.max(kept)))
+    }
+
+    /// When a database had its first backup, milliseconds; none as long as it has none.
+    pub(super) fn first_backup(&self, database: &Value) -> Option<u64> {
+        let made: jiff::Timestamp = database["properties"]["creationDate"].as_str()?.parse().ok()?;
+        let first = moment(&(made + std::time::Duration::from_secs(FIRST_BACKUP)).to_string())?;
+        (first <= self.now).then_some(first)
     }
 
     /// A database as it is shown.

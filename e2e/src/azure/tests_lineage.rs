@@ -101,6 +101,41 @@ fn a_dropped_database_comes_back_once_it_is_listed() {
 }
 
 #[test]
+fn a_database_is_recovered_from_the_backups_that_left_its_region() {
+    let mut world = world();
+    let local = json!({ "location": "westeurope", "sku": { "name": "S0" }, "properties": {
+        "requestedBackupStorageRedundancy": "Local" } });
+    assert_eq!(world.put(&database("local"), local).status, 202);
+    world.later(2 * 3600);
+    let all = format!("{}/recoverableDatabases", server());
+    let listed = body(&world.get(&all))["value"].clone();
+    assert_eq!(listed.as_array().unwrap().len(), 1, "backups of the other one stay in its region: {listed}");
+    let item = body(&world.get(&format!("{all}/DB"))).clone();
+    assert_eq!(item, listed[0]);
+    assert_eq!((&item["name"], &item["properties"]["elasticPoolName"]), (&json!("db"), &json!("p1")));
+    let copied: jiff::Timestamp =
+        item["properties"]["lastAvailableBackupDate"].as_str().unwrap().parse().unwrap();
+    let now: jiff::Timestamp = started(world.now).parse().unwrap();
+    let old = now.duration_since(copied).as_secs();
+    assert!((1..=3600).contains(&old), "{old} s");
+
+    let other = format!("{}-2/databases/db", server());
+    let of = |id: &str| json!({ "location": "northeurope", "properties": { "createMode": "Recovery", "recoverableDatabaseId": id } });
+    for id in [format!("{all}/local"), format!("{all}/none"), database("db")] {
+        let refused = world.put(&other, of(&id));
+        assert_eq!((refused.status, code(&refused)), (404, "SourceDatabaseNotFound"), "{id}");
+    }
+    let begun = world.put(&other, of(&format!("{all}/db")));
+    assert_eq!((begun.status, &body(&begun)["operation"]), (202, &json!("CreateRecoverRequest")));
+    world.later(800);
+    assert_eq!(world.get(&other).status, 404);
+    world.later(20);
+    assert_eq!(body(&world.get(&other))["properties"]["collation"], "Latin1_General_CI_AS");
+    assert_eq!(code(&world.put(&other, of(&format!("{all}/db")))), "DatabaseAlreadyExists");
+    assert_eq!(world.get(&format!("{all}/none")).status, 404);
+}
+
+#[test]
 fn a_replica_has_links_on_both_sides_and_a_failover_changes_their_roles() {
     let mut world = world();
     let replica = format!("{}-2/databases/db", server());

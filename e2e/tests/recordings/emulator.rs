@@ -19,7 +19,7 @@ use super::{
     recordings, report,
     said::Said,
     seed::before,
-    sent::{OWNER, milliseconds, moments_into, ours, request, sent},
+    sent::{OWNER, cloud_time, moments_into, ours, request, sent},
     shape::compared,
 };
 
@@ -83,7 +83,7 @@ impl<'a> Drive<'a> {
         let mut drive = Self {
             recording,
             cloud,
-            now: 0,
+            now: cloud_time(0.0),
             found: Vec::new(),
             made: made_by(recording),
             calls: 0,
@@ -125,7 +125,7 @@ impl<'a> Drive<'a> {
             let kind = record.kind();
             for _ in 0..record.repeat {
                 self.now = match record.t {
-                    Some(t) => self.now.max(milliseconds(t)),
+                    Some(t) => self.now.max(cloud_time(t)),
                     None => self.now + STEP,
                 };
                 let path = key(&record.path);

@@ -44,10 +44,41 @@ pub fn before(recording: &Recording) -> Vec<(String, Value)> {
             }
         }
     }
+    let mut all: Vec<_> = all.into_values().filter(|(path, _)| !is_recoverable(path)).collect();
+    all.extend(recoverable(records, &here));
     // By length of path: a group is shorter than what is in it.
-    let mut all: Vec<_> = all.into_values().collect();
     all.sort_by_key(|(path, _)| path.split('/').count());
     all
+}
+
+fn is_recoverable(path: &str) -> bool {
+    path.to_lowercase().contains("/recoverabledatabases/")
+}
+
+/// The databases whose backups are shown: they are what there is.
+fn recoverable(records: &[Record], here: &Value) -> Vec<(String, Value)> {
+    let shown = records.iter().filter_map(|record| record.resp.as_ref());
+    let shown = shown.flat_map(|body| body["value"].as_array().into_iter().flatten().chain([body]));
+    let mut all = BTreeMap::new();
+    for backup in shown {
+        let Some((server, name)) = backup["id"].as_str().filter(|id| is_recoverable(id)).and_then(split)
+        else {
+            continue;
+        };
+        let mut body = here.clone();
+        // An objective has had a name of its own for backups.
+        let objective = backup["properties"]["serviceLevelObjective"].as_str().unwrap_or_default();
+        body["sku"] = json!({ "name": objective.trim_start_matches("SQLDB_"), "tier": backup["properties"]["edition"] });
+        let id = format!("{server}/databases/{name}");
+        all.entry(id.to_lowercase()).or_insert((id, body));
+    }
+    all.into_values().collect()
+}
+
+/// Path of the server, and name, of a database whose backup this is.
+fn split(id: &str) -> Option<(&str, &str)> {
+    let (above, name) = id.rsplit_once('/')?;
+    Some((above.rsplit_once('/')?.0, name))
 }
 
 /// A resource as it is first shown, unless it is written before.

@@ -17,6 +17,9 @@ pub const OWNER: &str = "owner";
 /// The subscription and tenant of all recordings.
 const RECORDED: &str = "00000000-0000-0000-0000-000000000000";
 
+/// How long what was there before a recording has been there: long enough for backups of it.
+const BEFORE: Duration = Duration::from_hours(2);
+
 /// A moment that a recording chose by its clock, by the cloud's; not one that Azure had said before.
 pub fn moments_into(request: &mut Request, began: Option<Timestamp>, said: &Said) {
     let Some(began) = began else { return };
@@ -25,13 +28,14 @@ pub fn moments_into(request: &mut Request, began: Option<Timestamp>, said: &Said
     let at = moment.as_str().filter(|text| !said.knows(text)).and_then(|text| text.parse::<Timestamp>().ok());
     if let Some(after) = at.map(|at| at - began) {
         let seconds = after.total(jiff::Unit::Second).unwrap_or_default();
-        *moment = reef_e2e::azure::started(milliseconds(seconds.max(0.0))).into();
+        *moment = reef_e2e::azure::started(cloud_time(seconds.max(0.0))).into();
     }
 }
 
-/// Milliseconds of some seconds.
-pub fn milliseconds(seconds: f64) -> u64 {
-    Duration::try_from_secs_f64(seconds).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+/// The cloud's time so many seconds after a recording began, milliseconds.
+pub fn cloud_time(seconds: f64) -> u64 {
+    let after = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    u64::try_from((BEFORE + after).as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A recorded text with the emulator's subscription and tenant.

@@ -61,7 +61,7 @@ pub async fn one_type_at_a_time(world: &World<'_>) {
     }
     assert_eq!(azure_writes(sandbox).len(), before, "nothing is written on what was not seen");
     println!("told of {} types: {told:?}", told.len());
-    assert!(told.len() >= 14, "{told:?} of {kinds:?}");
+    assert!(told.len() >= 20, "{told:?} of {kinds:?}");
     world.the_agent_has_its_identity().await;
 }
 
