@@ -15,7 +15,7 @@ use reef_crds::CloudInstanceStatus;
 use reef_e2e::{
     harness::{Sandbox, eventually, ok},
     instance_harness::{CUSTOMERS, call, cluster_of, hash_of, instance_gone, instance_ready, instances},
-    reef_harness::{azure_writes, ready, set},
+    reef_harness::{azure_writes, get, ready, set},
 };
 use serde_json::{Value, json};
 
@@ -86,7 +86,7 @@ fn refusals() -> Vec<Storm> {
             "every call fails",
             Where::Reef,
             || vec![json!({ "fault": answer(503, "ServiceUnavailable", None) })],
-            // Or the reef that it is to be on is out of service, which says why itself.
+            // Or nobody new is placed on a reef whose calls are held back.
             Some(&["AzureUnavailable", "CircuitOpen", "NoReefFits"]),
         ),
     ]
@@ -254,6 +254,11 @@ impl Story {
         if let Some(says) = storm.says {
             self.is_told(&new, says).await;
             self.customers_notice_nothing().await;
+            for reef in [STRUCK, OTHER] {
+                let status = get(&self.client, reef).await.unwrap().status.unwrap();
+                let ready = status.conditions.iter().find(|c| c.type_ == "Ready").unwrap();
+                assert_eq!(ready.status, "True", "{reef} is as it was: {:?}", status.conditions);
+            }
         } else {
             self.ends(&new, &old).await;
         }
