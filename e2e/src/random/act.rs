@@ -194,6 +194,11 @@ pub async fn delete(world: &World, name: &str, confirmed: bool) -> String {
     if let Some(life) = world.state().life(name).filter(|life| is_refused && life.may_go.is_none()) {
         life.deleted = before;
     }
+    // The operator had not seen it yet: nobody asks for a confirmation of what never was anything.
+    let is_gone = matches!(&answer, Ok(what) if what.is_right());
+    if let Some(life) = world.state().life(name).filter(|life| is_gone && life.tag.is_none()) {
+        life.may_go = life.may_go.or(life.deleted);
+    }
     words.push(said(answer));
     words.join(", ")
 }

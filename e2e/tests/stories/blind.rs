@@ -1,9 +1,16 @@
-//! Part of stories: one type of resource cannot be read in Azure, and all others can. What was good stays good.
+//! Part of stories: one type of resource cannot be read in Azure, and all others can; or nothing can be read in a reef's
+//! cluster. What was good stays good.
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::{api::core::v1::ServiceAccount, apimachinery::pkg::apis::meta::v1::Condition};
-use kube::{Api, Client, api::DeleteParams};
+use k8s_openapi::{
+    api::{core::v1::ServiceAccount, rbac::v1::ClusterRoleBinding},
+    apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta},
+};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, ListParams, PostParams},
+};
 use reef_crds::Region;
 use reef_e2e::{
     azure::kind_of,
@@ -63,6 +70,52 @@ pub async fn one_type_at_a_time(world: &World<'_>) {
     println!("told of {} types: {told:?}", told.len());
     assert!(told.len() >= 20, "{told:?} of {kinds:?}");
     world.the_agent_has_its_identity().await;
+}
+
+/// The reef's API server refuses all that the operator asks for, as it does when it cannot find out who a token is from,
+/// while Azure does not say how clusters are connected with. It is told, and nobody is worse off; when the API server
+/// takes the operator again, work goes on through the connection that there was.
+pub async fn the_reefs_cluster_refuses_all(world: &World<'_>) {
+    let bindings = Api::<ClusterRoleBinding>::all(world.cluster.clone());
+    let from_azure = ListParams::default().labels("sandbox.reef/from-azure");
+    let given = bindings.list(&from_azure).await.unwrap().items;
+    assert!(!given.is_empty(), "the role that Azure gives");
+    let fault = json!({ "answer": { "status": 503, "code": "ServiceUnavailable" } });
+    world.sandbox.azure_fault(&json!({ "path": "*/listClusterUserCredential", "fault": fault }));
+    for binding in &given {
+        bindings.delete(&binding.name_any(), &DeleteParams::default()).await.unwrap();
+    }
+    let reachable = |seen: &[Vec<Condition>; 3], status: &str| {
+        seen[1].iter().any(|c| c.type_ == "ClusterReachable" && c.status == status)
+    };
+    let seen = until_all(world, "refused", |seen| reachable(seen, "Unknown")).await;
+    world.all_are_ready(&seen, "anything in the reef's cluster");
+    // Each look is one more that wants to connect anew.
+    let seen = world.looked("still-refused").await;
+    world.all_are_ready(&seen, "anything in the reef's cluster");
+    for binding in given {
+        let metadata = ObjectMeta { resource_version: None, uid: None, ..binding.metadata };
+        let again = ClusterRoleBinding { metadata, ..binding };
+        bindings.create(&PostParams::default(), &again).await.unwrap();
+    }
+    let seen = until_all(world, "taken-again", |seen| reachable(seen, "True")).await;
+    world.all_are_ready(&seen, "anything in the reef's cluster");
+    world.sandbox.azure_healed();
+}
+
+/// Looks until this is seen.
+async fn until_all(
+    world: &World<'_>,
+    what: &str,
+    is_it: impl Fn(&[Vec<Condition>; 3]) -> bool,
+) -> [Vec<Condition>; 3] {
+    let mut looks = 0..;
+    eventually(what, || {
+        let nonce = format!("{what}-{}", looks.next().unwrap_or(0));
+        let is_it = &is_it;
+        async move { Some(world.looked(&nonce).await).filter(is_it) }
+    })
+    .await
 }
 
 impl World<'_> {

@@ -23,7 +23,7 @@ use reef_e2e::{
 };
 use serde_json::{Value, json};
 
-use crate::blind::{World, one_type_at_a_time};
+use crate::blind::{World, one_type_at_a_time, the_reefs_cluster_refuses_all};
 
 const SAMPLES: [&str; 3] = [
     include_str!("../../../docs/samples/10-region.yaml"),
@@ -65,6 +65,7 @@ async fn what_goes_wrong_is_told_and_nothing_is_lost() {
     let (all, reef) = (["westeurope", "weu-1", "acme"], &story.cluster);
     let world = World { sandbox: &story.sandbox, client: &story.client, cluster: reef, names: all };
     one_type_at_a_time(&world).await;
+    the_reefs_cluster_refuses_all(&world).await;
     let project = json!({ "Name": "of acme" });
     assert_eq!(story.call(&acme, ("POST", "/api/projects"), Some(&key), &project).await.0, 201);
     story.a_server_that_stops_is_noticed_at_once(&acme).await;

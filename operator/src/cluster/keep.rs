@@ -56,7 +56,7 @@ pub async fn keep_one(context: &Context, client: &Client, manifest: &Manifest) -
     let object = &manifest.object;
     let (kind, name) = (manifest.kind(), manifest.name());
     let api = manifest.api(client);
-    let live = api.get_opt(name).await.map_err(|e| verdict(kind, name, &e))?;
+    let live = api.get_opt(name).await.map_err(|e| unread(kind, name, &e))?;
     let count = |outcome| {
         context.metrics.writes.get_or_create(&ByOutcome { resource: manifest.plural, outcome }).inc();
     };
@@ -95,7 +95,7 @@ pub async fn keep_one(context: &Context, client: &Client, manifest: &Manifest) -
 pub async fn remove_one(context: &Context, client: &Client, manifest: &Manifest) -> Result<(), Verdict> {
     let (kind, name) = (manifest.kind(), manifest.name());
     let api = manifest.api(client);
-    let live = api.get_opt(name).await.map_err(|e| verdict(kind, name, &e))?;
+    let live = api.get_opt(name).await.map_err(|e| unread(kind, name, &e))?;
     if live.is_none() || context.claim.check().is_err() {
         return Ok(());
     }
@@ -103,6 +103,17 @@ pub async fn remove_one(context: &Context, client: &Client, manifest: &Manifest)
     match api.delete(name, &DeleteParams::background()).await {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         other => other.map(drop).map_err(|e| verdict(kind, name, &e)),
+    }
+}
+
+/// What it means that something cannot be read: nothing is known of it. An API server that cannot ask who a token is from
+/// refuses those that are good as well.
+pub fn unread(kind: &str, name: &str, error: &kube::Error) -> Verdict {
+    match (error, verdict(kind, name, error)) {
+        (kube::Error::Api(status), Verdict::Failed(trouble)) if matches!(status.code, 401 | 403) => {
+            Verdict::Unknown(trouble)
+        }
+        (_, verdict) => verdict,
     }
 }
 
@@ -121,10 +132,47 @@ pub fn verdict(kind: &str, name: &str, error: &kube::Error) -> Verdict {
         kube::Error::Api(status) => match status.code {
             // A new cluster gets the kinds of its add-ons, and a new role its effect, after a while.
             404 => Verdict::Working(message("the cluster does not know this kind yet")),
-            401 | 403 => Verdict::Failed(Trouble::new(Reason::ClusterUnreachable, message(&status.message))),
+            403 => Verdict::Failed(Trouble::new(Reason::ClusterUnreachable, message(&status.message))),
             400 | 422 => Verdict::Blocked(Trouble::new(Reason::ClusterUnreachable, message(&status.message))),
             _ => Verdict::Unknown(Trouble::new(Reason::ClusterUnreachable, message(&status.message))),
         },
         other => Verdict::Unknown(Trouble::new(Reason::ClusterUnreachable, message(&causes(other)))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_unknown_and_what_is_not_taken_is_refused() {
+        let says = |code: u16| {
+            let status = Status { code, message: "no".to_owned(), ..Status::default() };
+            kube::Error::Api(Box::new(status))
+        };
+        for (code, read, write) in [
+            (401, "unknown", "unknown"),
+            (403, "unknown", "failed"),
+            (404, "working", "working"),
+            (422, "blocked", "blocked"),
+            (429, "unknown", "unknown"),
+            (500, "unknown", "unknown"),
+        ] {
+            let word = |verdict| match verdict {
+                Verdict::Unknown(_) => "unknown",
+                Verdict::Failed(_) => "failed",
+                Verdict::Blocked(_) => "blocked",
+                Verdict::Working(_) => "working",
+                other => panic!("{other:?}"),
+            };
+            let error = says(code);
+            assert_eq!(
+                (word(unread("Pod", "p", &error)), word(verdict("Pod", "p", &error))),
+                (read, write),
+                "{code}"
+            );
+        }
     }
 }

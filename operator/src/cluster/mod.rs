@@ -7,7 +7,7 @@ pub mod keep;
 pub mod watch;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -104,6 +104,8 @@ pub struct Clusters {
     records: Mutex<HashMap<String, Arc<watch::Record>>>,
     /// Held while a cluster is connected with: who asks meanwhile waits and gets that connection.
     turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Clusters that are connected with anew as soon as Azure says how.
+    doubted: Mutex<HashSet<String>>,
     changes: watch::Told,
 }
 
@@ -116,15 +118,18 @@ impl Clusters {
             known: Mutex::default(),
             records: Mutex::default(),
             turns: Mutex::default(),
+            doubted: Mutex::default(),
             changes,
         };
         (none, heard)
     }
 
-    /// The connection to the AKS cluster with this id, whose API server is at `host`; made if there is none.
+    /// The connection to the AKS cluster with this id, whose API server is at `host`; made if there is none. One that is
+    /// in doubt is made anew, and is used on while Azure does not say how.
     pub async fn get(&self, arm: &Arc<Arm>, id: &str, api: &str, host: &str) -> Result<ReefCluster, Error> {
         let known = || self.lock().get(id).filter(|known| known.host == host).cloned();
-        if let Some(known) = known() {
+        let trusted = || known().filter(|_| !self.doubted().contains(id));
+        if let Some(known) = trusted() {
             return Ok(known);
         }
         let turn = {
@@ -132,10 +137,14 @@ impl Clusters {
             all.entry(id.to_owned()).or_default().clone()
         };
         let _turn = turn.lock().await;
-        if let Some(known) = known() {
+        if let Some(known) = trusted() {
             return Ok(known);
         }
-        let client = connect(arm, id, api, host).await?;
+        let client = match connect(arm, id, api, host).await {
+            Ok(client) => client,
+            Err(error) => return known().ok_or(error),
+        };
+        self.doubted().remove(id);
         let record = {
             let mut all = self.records.lock().unwrap_or_else(PoisonError::into_inner);
             all.entry(id.to_owned()).or_default().clone()
@@ -146,9 +155,19 @@ impl Clusters {
         Ok(made)
     }
 
-    /// The next look connects anew: the cluster's authority may have changed.
+    /// The next look connects anew if it can: the cluster's authority may have changed.
+    pub fn doubt(&self, id: &str) {
+        self.doubted().insert(id.to_owned());
+    }
+
+    /// The cluster is gone.
     pub fn forget(&self, id: &str) {
         self.lock().remove(id);
+        self.doubted().remove(id);
+    }
+
+    fn doubted(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, ReefCluster>> {

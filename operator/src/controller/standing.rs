@@ -105,7 +105,8 @@ pub fn conditions(
 
 /// Whether a condition is about what Azure alone says.
 fn is_in_azure(type_: ConditionType) -> bool {
-    !matches!(type_, ConditionType::WorkloadAvailable | ConditionType::Configured | ConditionType::Placed)
+    use ConditionType::{ClusterReachable, Configured, GatewayReady, Placed, WorkloadAvailable};
+    !matches!(type_, WorkloadAvailable | Configured | Placed | ClusterReachable | GatewayReady)
 }
 
 /// How long it may be unknown whether a server serves before its object no longer says that it does.

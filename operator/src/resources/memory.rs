@@ -2,7 +2,7 @@
 //! read again from Azure. Operation URLs are signed, so they are kept here and nowhere else.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use reef_crds::condition::Reason;
 use serde_json::Value;
 
-use super::Failure;
+use super::{Failure, Verdict};
 use crate::{
     azure::{ArmError, Class, Operation},
     observed::Observed,
@@ -47,7 +47,7 @@ pub struct Memory {
     /// Whether somebody asked for a look at Azure itself, and not at what was read or listed before.
     pub is_asked: bool,
     /// For which generation of the object all was good when it was last seen.
-    pub good_for: Option<i64>,
+    good_for: Option<i64>,
     /// Whether the object is not well, so that what is taken for good may be the cause.
     pub is_doubtful: bool,
     /// Whether the last look of a deletion saw that things are absent, which is looked at twice.
@@ -210,6 +210,17 @@ impl Memory {
         entry.1 += 1;
     }
 
+    /// Whether all was good for this generation of the object when it was last seen: what cannot be seen now may be as
+    /// it was. `verdicts` are those of this look.
+    pub fn was_good<P>(&mut self, generation: Option<i64>, verdicts: &BTreeMap<P, Verdict>) -> bool {
+        if verdicts.values().all(|verdict| *verdict == Verdict::Good) {
+            self.good_for = generation;
+        } else if verdicts.values().any(|v| !matches!(v, Verdict::Good | Verdict::Unknown(_))) {
+            self.good_for = None;
+        }
+        generation.is_some() && self.good_for == generation
+    }
+
     /// The resource is as wanted, also if a write of it seemed to fail.
     pub fn settled(&mut self, id: &str) {
         self.taken.remove(id);
@@ -245,6 +256,7 @@ fn pause(error: &ArmError, count: u32, spread: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::trouble::Trouble;
 
     #[test]
     fn pauses_grow_and_keep_to_what_azure_asks() {
@@ -338,6 +350,20 @@ mod tests {
             due.len() == 1 && due[0].0 == "/s/pools/p",
             "what is known to be absent is not asked for all the time"
         );
+    }
+
+    #[test]
+    fn what_was_good_is_remembered_until_something_is_not() {
+        let of = |verdict: Verdict| BTreeMap::from([(1, Verdict::Good), (2, verdict)]);
+        let unknown = || of(Verdict::Unknown(Trouble::new(Reason::AzureUnavailable, "503")));
+        let mut memory = Memory::default();
+        assert!(!memory.was_good(Some(1), &unknown()), "it was never seen");
+        assert!(memory.was_good(Some(1), &of(Verdict::Good)));
+        assert!(memory.was_good(Some(1), &unknown()));
+        assert!(!memory.was_good(Some(2), &unknown()), "another spec");
+        assert!(memory.was_good(Some(1), &unknown()));
+        assert!(!memory.was_good(Some(1), &of(Verdict::Working("changes".to_owned()))));
+        assert!(!memory.was_good(Some(1), &unknown()), "it was not good when it was last seen");
     }
 
     #[test]

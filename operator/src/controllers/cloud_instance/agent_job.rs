@@ -19,7 +19,7 @@ use super::{
     jobs::{Agent, LABEL_INPUTS, LABEL_STEP, Work},
 };
 use crate::{
-    cluster::keep::{keep_one, verdict},
+    cluster::keep::{keep_one, unread},
     controller::{Context, trouble::Trouble},
     controllers::reef::bodies::NAMESPACE,
     resources::Verdict,
@@ -50,7 +50,7 @@ pub async fn run(
 ) -> Result<Value, Verdict> {
     let jobs = Api::<Job>::namespaced(client.clone(), NAMESPACE);
     let list = jobs.list(&ListParams::default().labels(&Work::selector(inputs))).await;
-    let list = list.map_err(|e| verdict("Job", work.step.as_str(), &e))?;
+    let list = list.map_err(|e| unread("Job", work.step.as_str(), &e))?;
     let of_step = |job: &Job| job.labels().get(LABEL_STEP).is_some_and(|step| step == work.step.as_str());
     let is_mine = |job: &Job| of_step(job) && job.labels().get(LABEL_INPUTS) == Some(&work.inputs);
     let (mut mine, mut others): (Vec<Job>, Vec<Job>) = list.items.into_iter().partition(is_mine);
@@ -195,7 +195,7 @@ async fn last_words(client: &Client, job: &Job) -> Result<Option<String>, kube::
 }
 
 async fn result(client: &Client, job: &Job) -> Result<Value, Verdict> {
-    let words = last_words(client, job).await.map_err(|e| verdict("Job", &job.name_any(), &e))?;
+    let words = last_words(client, job).await.map_err(|e| unread("Job", &job.name_any(), &e))?;
     // The pod of an older Job may be gone: that it succeeded is enough, and what it said is asked again.
     let Some(words) = words else { return Ok(Value::Null) };
     serde_json::from_str(&words).map_err(|e| unreadable(&e.to_string()))

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
-use reef_crds::{cloud_instance::PlacementStatus, condition::Reason};
+use reef_crds::{Reef, cloud_instance::PlacementStatus, condition::Reason};
 
 use super::{Shared, parts::Part, placing, plan::Plan, references::Home};
 use crate::{
@@ -26,17 +26,32 @@ pub(super) async fn hold(
     let growing: Vec<Part> =
         plan.writes.iter().filter(|write| grows(write, seen)).map(|write| write.part).collect();
     let Some(placement) = placement.filter(|_| !growing.is_empty()) else { return Ok(()) };
+    placing::prepare(&shared.context, &home.arm, std::slice::from_ref(&home.reef), now).await;
     let turn = shared.turn(&home.region.name_any());
     let mut before = turn.lock().await;
     let reef = placing::counted(&shared.context, &mut before, &home.reef, now).await?;
     drop(before);
     for part in growing {
-        if let Some(trouble) = no_room(&reef, placement, part) {
+        let held = match &reef {
+            Some(reef) => no_room(reef, placement, part).map(Verdict::Failed),
+            None => Some(Verdict::Unknown(nobody_knows(&home.reef, part))),
+        };
+        if let Some(verdict) = held {
             plan.writes.retain(|write| write.part != part);
-            plan.verdicts.insert(part, Verdict::Failed(trouble));
+            plan.verdicts.insert(part, verdict);
         }
     }
     Ok(())
+}
+
+/// What is on the reef counts although nobody can say how much that is.
+fn nobody_knows(reef: &Reef, part: Part) -> Trouble {
+    let message = format!(
+        "{}: the larger size waits, because it is not known what else is on Reef {}; it goes on with the size that it has",
+        part.what(),
+        reef.name_any()
+    );
+    Trouble::new(Reason::AzureUnavailable, message)
 }
 
 /// Whether a write enlarges what is there (pure).

@@ -12,7 +12,7 @@ use super::{
     jobs::{self, Agent},
     manifests::{self, SERVER, Server},
     moved::{self, Moves},
-    pod::of_pod,
+    pod::{is_ready, of_pod},
     resize,
     resized::{self, Refusals},
     restart,
@@ -20,7 +20,7 @@ use super::{
     volume,
 };
 use crate::{
-    cluster::keep::{Manifest, keep_one, remove_one, verdict},
+    cluster::keep::{Manifest, keep_one, remove_one, unread},
     controller::{Context, trouble::Trouble},
     resources::Verdict,
 };
@@ -84,11 +84,23 @@ pub enum Routes {
     Remove,
 }
 
+impl Routes {
+    /// What follows from how the DNS record stands (pure).
+    pub fn of(record: Option<&Verdict>) -> Self {
+        match record {
+            Some(Verdict::Good) => Self::Keep,
+            Some(Verdict::Blocked(trouble)) if trouble.reason == Reason::NameTaken => Self::Remove,
+            // Also one of ours that has to be adopted first, or that Azure refuses to change.
+            _ => Self::Leave,
+        }
+    }
+}
+
 /// What the agent has done so far, as the cluster says.
 pub async fn done(client: &Client, wanted: &super::bodies::Inputs) -> Result<(Done, Value), Verdict> {
     let manifest = manifests::namespace(wanted, &Done::default());
     let live = manifest.api(client).get_opt(manifest.name()).await;
-    let live = live.map_err(|e| verdict("Namespace", manifest.name(), &e))?;
+    let live = live.map_err(|e| unread("Namespace", manifest.name(), &e))?;
     let live = live.map_or(Value::Null, |live| serde_json::to_value(live).unwrap_or_default());
     Ok((Done::of_namespace(&live), live))
 }
@@ -114,7 +126,7 @@ pub async fn keep(context: &Context, client: &Client, wanted: &Wanted<'_>, now: 
         Err(verdict) => return InCluster::all(&verdict, done),
     };
     if let Err(access) = access(context, client, wanted, &mut done, now).await {
-        let rest = waits("access to the database");
+        let rest = after(&access, "access to the database");
         let resized = Box::pin(moved::undo(context, client, wanted, &mut done, now)).await;
         let resized = resized.unwrap_or_else(|| rest.clone());
         return InCluster { access, resized, ..InCluster::all(&rest, done) };
@@ -124,7 +136,8 @@ pub async fn keep(context: &Context, client: &Client, wanted: &Wanted<'_>, now: 
     let (workload, resized, pod) = match workload(context, client, &server).await {
         Err(verdict) => {
             let undone = Box::pin(moved::undo(context, client, wanted, &mut done, now)).await;
-            (verdict, undone.unwrap_or_else(|| waits("the server")), None)
+            let resized = undone.unwrap_or_else(|| after(&verdict, "the server"));
+            (verdict, resized, None)
         }
         Ok(pod) => {
             let resized = resized::keep(context, client, (&server, wanted.refusals), pod.as_ref()).await;
@@ -144,13 +157,18 @@ pub async fn keep(context: &Context, client: &Client, wanted: &Wanted<'_>, now: 
         let wanted = Wanted { server: Server { task_cap, ..wanted.server.clone() }, ..*wanted };
         configure(context, client, (&wanted, &namespace), &mut done, now).await
     } else {
-        waits("the server")
+        after(&workload, "the server")
     };
     let workload = match routes(context, client, &server, wanted.routes).await {
         Err(verdict) if workload == Verdict::Good => verdict,
         _ => workload,
     };
     InCluster { access: Verdict::Good, workload, configured, resized, done }
+}
+
+/// How what comes after something else stands: it waits for it, and is as unknown as that is.
+fn after(before: &Verdict, what: &str) -> Verdict {
+    if matches!(before, Verdict::Unknown(_)) { before.clone() } else { waits(what) }
 }
 
 fn waits(what: &str) -> Verdict {
@@ -270,7 +288,7 @@ async fn serving(client: &Client, namespace: &str) -> Verdict {
     let sets = Api::<StatefulSet>::namespaced(client.clone(), namespace);
     let set = match sets.get(SERVER).await {
         Ok(set) => set,
-        Err(error) => return verdict("StatefulSet", SERVER, &error),
+        Err(error) => return unread("StatefulSet", SERVER, &error),
     };
     let status = set.status.clone().unwrap_or_default();
     let current = status.observed_generation == set.metadata.generation;
@@ -279,8 +297,38 @@ async fn serving(client: &Client, namespace: &str) -> Verdict {
     }
     let pods = Api::<Pod>::namespaced(client.clone(), namespace);
     match pods.get_opt(&manifests::pod_name()).await {
+        // Its StatefulSet was changed a moment ago, or nobody looks after that now.
+        Ok(Some(pod)) if is_ready(&pod) => Verdict::Good,
         Ok(Some(pod)) => of_pod(&pod),
         Ok(None) => Verdict::Working("the server's pod is not there yet".to_owned()),
-        Err(error) => verdict("Pod", SERVER, &error),
+        Err(error) => unread("Pod", SERVER, &error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_go_only_when_the_name_is_somebody_elses() {
+        let blocked = |reason| Verdict::Blocked(Trouble::new(reason, "why"));
+        for (record, routes) in [
+            (Some(Verdict::Good), Routes::Keep),
+            (Some(blocked(Reason::NameTaken)), Routes::Remove),
+            (Some(blocked(Reason::AdoptionRequired)), Routes::Leave),
+            (Some(blocked(Reason::SpecInvalid)), Routes::Leave),
+            (Some(Verdict::Unknown(Trouble::new(Reason::AzureUnavailable, "503"))), Routes::Leave),
+            (None, Routes::Leave),
+        ] {
+            assert_eq!(Routes::of(record.as_ref()), routes, "{record:?}");
+        }
+    }
+
+    #[test]
+    fn what_follows_something_unknown_is_unknown() {
+        let unknown = Verdict::Unknown(Trouble::new(Reason::ClusterUnreachable, "429"));
+        assert_eq!(after(&unknown, "the server"), unknown);
+        let starts = Verdict::Working("pod octopus-0 starts".to_owned());
+        assert_eq!(after(&starts, "the server"), waits("the server"));
     }
 }

@@ -152,6 +152,19 @@ pub fn found(found: Existing) -> PlacementStatus {
     PlacementStatus { reef, pool, storage_account: account, generation, reason: FOUND.to_owned() }
 }
 
+/// Name of a reef's SQL server, which an instance's status keeps; held while a Reef that was restored without its status has
+/// not found it again.
+pub fn server_of(reef: &Reef) -> Result<String, Held> {
+    let server = reef.status.as_ref().and_then(|status| status.sql_server.as_ref());
+    server.map(|server| server.name.clone()).ok_or_else(|| {
+        let message = format!(
+            "Reef {} has not found its own resources yet, and the instance is on it",
+            reef.name_any()
+        );
+        Held(Trouble::new(Reason::ReferenceNotReady, message), false)
+    })
+}
+
 /// What is kept of a deleted instance of this name is in the way.
 pub async fn retained(context: &Context, instance: &CloudInstance) -> Result<Option<Held>, Error> {
     let namespace = instance.namespace().unwrap_or_default();
@@ -167,19 +180,18 @@ pub async fn retained(context: &Context, instance: &CloudInstance) -> Result<Opt
     }))
 }
 
-/// The status with the place and all names. Of an instance that was found, not placed, database and share have been there:
+/// The status with the place and all names; `server` is the reef's SQL server. Of an instance that was found, not placed, database and share have been there:
 /// if they are not now, they are lost and not to be made.
 pub fn named(
     context: &Context,
     instance: &CloudInstance,
     region: &Region,
-    reef: &Reef,
+    server: String,
     placement: PlacementStatus,
 ) -> CloudInstanceStatus {
     let old = instance.status.clone().unwrap_or_default();
     let namespace = instance.namespace().unwrap_or_default();
     let hash = names::hash(&context.fleet, &namespace, &instance.name_any());
-    let server = reef.status.as_ref().and_then(|s| s.sql_server.as_ref()).map(|s| s.name.clone());
     let (spec, incarnation) = (&instance.spec, 1);
     let was_there = placement.reason == FOUND;
     CloudInstanceStatus {
@@ -187,7 +199,7 @@ pub fn named(
         version: Some(VersionStatus { running: None, target: spec.release.version.clone() }),
         namespace: Some(names::namespace(&instance.name_any(), &hash)),
         database: Some(DatabaseStatus {
-            server: server.unwrap_or_default(),
+            server,
             name: names::database(&hash, incarnation),
             ready: was_there,
             begun_at: None,

@@ -143,7 +143,7 @@ async fn work(
     }
     let in_cluster = in_cluster(shared, instance, home, &facts, &first, &keys).await;
     tell_drifts(context, &shared.recorder, &instance.object_ref(&()), &inputs.hash).await;
-    if in_cluster.may_publish() || was_published {
+    if in_cluster.may_publish() || was_published || has_served {
         facts.unpublished = None;
     }
     memory.is_doubtful = in_cluster.workload != Verdict::Good;
@@ -154,7 +154,7 @@ async fn work(
     growth::hold(shared, home, status.placement.as_ref(), (&mut plan, &seen), now).await?;
     restorable::tell(&home.arm, &inputs, &mut plan).await;
     remember(&plan, &inputs, memory, now);
-    plan.was_good = was_good(&plan, instance, memory);
+    plan.was_good = memory.was_good(instance.metadata.generation, &plan.verdicts);
     let begun = begun(instance, &plan, now);
     let instance = &match &begun {
         Some(next) => write(instance, shared, next).await?,
@@ -216,17 +216,6 @@ async fn carry_out(
 fn doubtful(plan: &Plan, inputs: &Inputs, memory: &mut Memory) -> bool {
     let bad = plan.verdicts.iter().filter(|(_, verdict)| **verdict != Verdict::Good);
     bad.filter(|(part, _)| memory.doubt(&inputs.id(**part))).count() > 0
-}
-
-/// Whether all in Azure was good for this spec when it was last seen: what cannot be seen now may be as it was.
-fn was_good(plan: &Plan, instance: &CloudInstance, memory: &mut Memory) -> bool {
-    let generation = instance.metadata.generation;
-    if plan.verdicts.values().all(|verdict| *verdict == Verdict::Good) {
-        memory.good_for = generation;
-    } else if plan.verdicts.values().any(|v| !matches!(v, Verdict::Good | Verdict::Unknown(_))) {
-        memory.good_for = None;
-    }
-    generation.is_some() && memory.good_for == generation
 }
 
 /// What the verdicts mean for the next looks.
@@ -330,11 +319,7 @@ async fn in_cluster(
             client_id: &agent.client_id,
             has_ca: context.azure_ca.is_some(),
         },
-        routes: match plan.verdicts.get(&Part::Record) {
-            Some(Verdict::Good) => Routes::Keep,
-            Some(Verdict::Blocked(_)) => Routes::Remove,
-            _ => Routes::Leave,
-        },
+        routes: Routes::of(plan.verdicts.get(&Part::Record)),
         may_adopt: facts.may_adopt,
         refusals: &shared.refusals,
         window: instance.spec.maintenance_window.as_ref(),

@@ -92,7 +92,8 @@ async fn search(
         reef = found.reef,
         "a deleted instance without a place was found"
     );
-    Ok(Ok(Some(intake::named(context, instance, &region, &reef, intake::found(found)))))
+    Ok(intake::server_of(&reef)
+        .map(|server| Some(intake::named(context, instance, &region, server, intake::found(found)))))
 }
 
 /// Whether what was found was made for this very object, or taken over by it. That of an earlier one of its name is not

@@ -25,7 +25,7 @@ use super::{
     manifests, resize, resized, restart, sizes, window,
 };
 use crate::{
-    cluster::keep::{keep_one, verdict},
+    cluster::keep::{keep_one, unread},
     controller::{Context, trouble::Trouble},
     resources::{Verdict, memory::after},
 };
@@ -221,9 +221,9 @@ async fn obstacle(case: &Case<'_>, last: Option<Timestamp>) -> Result<Option<Obs
     let size = sizes::of(case.wanted.server.task_cap);
     let all = ListParams::default();
     let nodes = Api::<Node>::all(case.client.clone()).list(&all).await;
-    let nodes = nodes.map_err(|e| verdict("Node", "of the reef", &e))?;
+    let nodes = nodes.map_err(|e| unread("Node", "of the reef", &e))?;
     let pods = Api::<Pod>::all(case.client.clone()).list(&all).await;
-    let pods = pods.map_err(|e| verdict("Pod", "of the reef", &e))?;
+    let pods = pods.map_err(|e| unread("Pod", "of the reef", &e))?;
     Ok(elsewhere::obstacle(&nodes.items, &pods.items, case.pod, size))
 }
 

@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use kube::{Api, Resource, ResourceExt};
 use reef_crds::{
-    CloudInstance, Reef,
+    CloudInstance, Reef, Region,
+    cloud_instance::PlacementStatus,
     condition::{ConditionType, Reason},
 };
 
@@ -11,7 +12,7 @@ use super::{
     Shared,
     intake::{self, Found},
     look::write,
-    placing::{self, Placing},
+    placing::{self, Before, Placing},
     references,
 };
 use crate::{
@@ -53,26 +54,19 @@ pub(super) async fn placed(
     let mut note = None;
     let placement = match found {
         Found::There(placement) => placement,
-        Found::Nowhere(_) => {
-            // The reefs first, and the instances after: what a reef no longer keeps a place for stands in its instance.
-            let reefs = match intake::reefs(context, &region).await? {
-                Ok(reefs) => reefs,
-                Err(held) => return Ok(Err(held)),
-            };
-            let placing = Placing { context, before: &mut before, note: &mut note };
-            match placing::place(placing, instance, &reefs, now).await? {
-                Ok(placement) => placement,
-                Err(held) => {
-                    refused(instance, shared, &held.0, note).await;
-                    return Ok(Err(held));
-                }
-            }
-        }
+        Found::Nowhere(_) => match chosen(instance, shared, &region, (&mut before, &mut note), now).await? {
+            Ok(placement) => placement,
+            Err(held) => return Ok(Err(held)),
+        },
     };
     let reefs = Api::<Reef>::all(context.client.clone());
     let reef = reefs.get(&placement.reef).await.map_err(Error::api("read the Reef"))?;
+    let server = match intake::server_of(&reef) {
+        Ok(server) => server,
+        Err(held) => return Ok(Err(held)),
+    };
     let note = note.unwrap_or_else(|| format!("{}: {}", placing::placement(&placement), placement.reason));
-    let next = intake::named(context, instance, &region, &reef, placement);
+    let next = intake::named(context, instance, &region, server, placement);
     // Only while the instance is as it was placed: somebody else may have placed it.
     let instance = &write(instance, shared, &next).await?;
     drop(before);
@@ -86,12 +80,33 @@ pub(super) async fn placed(
     Ok(Ok(instance.clone()))
 }
 
+/// A place on one of the reefs of the region; `note` gets the words for it.
+async fn chosen(
+    instance: &CloudInstance,
+    shared: &Shared,
+    region: &Region,
+    (before, note): (&mut Before, &mut Option<String>),
+    now: Timestamp,
+) -> Result<Result<PlacementStatus, Held>, Error> {
+    let context = &*shared.context;
+    // The reefs first, and the instances after: what a reef no longer keeps a place for stands in its instance.
+    let reefs = match intake::reefs(context, region).await? {
+        Ok(reefs) => reefs,
+        Err(held) => return Ok(Err(held)),
+    };
+    let placement = placing::place(Placing { context, before, note }, instance, &reefs, now).await?;
+    if let Err(held) = &placement {
+        refused(instance, shared, &held.0, note.as_deref()).await;
+    }
+    Ok(placement)
+}
+
 /// Tells why each reef was refused, when that is news.
-async fn refused(instance: &CloudInstance, shared: &Shared, trouble: &Trouble, note: Option<String>) {
+async fn refused(instance: &CloudInstance, shared: &Shared, trouble: &Trouble, note: Option<&str>) {
     let conditions = instance.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
     let ready = conditions.iter().find(|c| c.type_ == ConditionType::Ready.as_str());
     let is_known = ready.is_some_and(|c| c.reason == trouble.reason.as_str() && c.message == trouble.message);
     if let Some(note) = note.filter(|_| !is_known && shared.context.claim.check().is_ok()) {
-        publish(&shared.recorder, &instance.object_ref(&()), trouble.reason, true, "Place", &note).await;
+        publish(&shared.recorder, &instance.object_ref(&()), trouble.reason, true, "Place", note).await;
     }
 }

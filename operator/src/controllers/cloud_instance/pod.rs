@@ -6,6 +6,13 @@ use reef_crds::condition::Reason;
 
 use crate::{controller::trouble::Trouble, resources::Verdict};
 
+/// Whether a pod serves and is not being ended (pure).
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let is_true = conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
+    is_true && pod.metadata.deletion_timestamp.is_none()
+}
+
 /// What a pod that is not ready says (pure).
 pub fn of_pod(pod: &Pod) -> Verdict {
     let name = pod.name_any();
@@ -49,6 +56,21 @@ pub fn of_pod(pod: &Pod) -> Verdict {
 mod tests {
     use super::*;
     use serde_json::{Value, json};
+
+    #[test]
+    fn a_pod_that_is_ready_and_stays_serves() {
+        let pod = |ready: &str, ending: Value| -> Pod {
+            let conditions =
+                json!([{ "type": "PodScheduled", "status": "True" }, { "type": "Ready", "status": ready }]);
+            let metadata = json!({ "name": "octopus-0", "deletionTimestamp": ending });
+            serde_json::from_value(json!({ "metadata": metadata, "status": { "conditions": conditions } }))
+                .unwrap()
+        };
+        assert!(is_ready(&pod("True", Value::Null)));
+        assert!(!is_ready(&pod("False", Value::Null)));
+        assert!(!is_ready(&pod("True", json!("2026-01-01T00:00:00Z"))));
+        assert!(!is_ready(&Pod::default()));
+    }
 
     #[test]
     fn a_pod_that_does_not_serve_says_why() {

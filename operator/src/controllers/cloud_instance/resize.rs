@@ -151,6 +151,11 @@ pub fn is_of_quota(refusal: &str) -> bool {
     refusal.contains(&format!("exceeded quota: {QUOTA},"))
 }
 
+/// Whether a refusal is about who asks, in the words of the authorizer: it says nothing about the size.
+pub fn is_of_caller(refusal: &str) -> bool {
+    refusal.contains(" cannot patch resource ")
+}
+
 fn trouble(reason: Reason, size: Size, why: &str) -> Trouble {
     let (who, hope) = match reason {
         Reason::ResizeInfeasible => (

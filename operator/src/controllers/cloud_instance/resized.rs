@@ -18,7 +18,7 @@ use super::{
     sizes::Size,
 };
 use crate::{
-    cluster::keep::{keep_one, verdict},
+    cluster::keep::{keep_one, unread, verdict},
     controller::{Context, trouble::Trouble},
     metrics::ByOutcome,
     resources::Verdict,
@@ -57,7 +57,7 @@ impl Refusals {
 /// The server's pod, if there is one.
 pub async fn pod(client: &Client, namespace: &str) -> Result<Option<Pod>, Verdict> {
     let pods = Api::<Pod>::namespaced(client.clone(), namespace);
-    pods.get_opt(&pod_name()).await.map_err(|e| verdict("Pod", &pod_name(), &e))
+    pods.get_opt(&pod_name()).await.map_err(|e| unread("Pod", &pod_name(), &e))
 }
 
 /// Asks for the size that the pod is to have, if it asks for another: how that stands. The quota of the namespace has
@@ -110,7 +110,9 @@ pub async fn keep(
         Err(kube::Error::Api(status)) if resize::is_of_quota(&status.message) => {
             Verdict::Working("the namespace's quota grows with the server".to_owned())
         }
-        Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
+        Err(kube::Error::Api(status))
+            if matches!(status.code, 400 | 403 | 422) && !resize::is_of_caller(&status.message) =>
+        {
             let why = resize::refused(size, &status.message);
             refusals.add(&server.inputs.uid, pod, size, &why);
             Verdict::Failed(why)

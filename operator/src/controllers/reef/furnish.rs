@@ -71,20 +71,20 @@ pub async fn cluster(
     let keep = async {
         let found = in_cluster::keep(context, &client, &manifests).await;
         if found.objects != Verdict::Good {
+            if matches!(found.objects, Verdict::Unknown(_)) {
+                context.clusters.doubt(&id);
+            }
             return found;
         }
         let keys = keys::keep(context, (&references.arm, &client), inputs, seen).await;
         InCluster { objects: keys, ..found }
     };
-    let found = tokio::time::timeout(LONGEST_IN_CLUSTER, keep).await.unwrap_or_else(|_| {
+    tokio::time::timeout(LONGEST_IN_CLUSTER, keep).await.unwrap_or_else(|_| {
+        context.clusters.doubt(&id);
         let message =
             format!("the reef's API server did not answer within {} s", LONGEST_IN_CLUSTER.as_secs());
         InCluster::trouble(Verdict::Unknown(Trouble::new(Reason::ClusterUnreachable, message)))
-    });
-    if matches!(found.objects, Verdict::Unknown(_)) {
-        context.clusters.forget(&id);
-    }
-    found
+    })
 }
 
 /// Nothing is done in a cluster while it is not known whether it is there and ours.

@@ -146,7 +146,8 @@ async fn work(
         }
     }
     let held_back = arm.cell().held_back();
-    let around = Around { in_cluster: &in_cluster, held_back: &held_back };
+    let was_good = memory.was_good(reef.metadata.generation, &plan.verdicts);
+    let around = Around { in_cluster: &in_cluster, held_back: &held_back, was_good };
     let next = report::report(reef, &inputs, &plan, &seen, around, &context.policy, now);
     write(reef, shared, &next).await?;
     let pause = again(&plan, &in_cluster, memory, &seen, done, pauses, now);

@@ -70,6 +70,8 @@ pub struct Around<'a> {
     pub in_cluster: &'a InCluster,
     /// The services that do not answer, so that calls to them are held back.
     pub held_back: &'a [Service],
+    /// Whether all in Azure was good for this spec when it was last seen.
+    pub was_good: bool,
 }
 
 /// The next status.
@@ -86,7 +88,13 @@ pub fn report(
     let generation = reef.metadata.generation.unwrap_or(0);
     let standings = CONDITIONS.iter().map(|type_| of_parts(*type_, plan, around)).collect();
     let well = "the reef is in service";
-    let conditions = standing::conditions(before(&old, generation), standings, well, policy, now);
+    let conditions = standing::conditions(
+        Before { was_good: around.was_good, ..before(&old, generation) },
+        standings,
+        well,
+        policy,
+        now,
+    );
     let status = ReefStatus {
         observed_generation: Some(generation),
         conditions,
@@ -97,7 +105,7 @@ pub fn report(
 }
 
 fn of_parts(type_: ConditionType, plan: &Plan, around: Around<'_>) -> Standing {
-    let Around { in_cluster, held_back } = around;
+    let Around { in_cluster, held_back, .. } = around;
     let open = |what: &str| {
         let message =
             format!("{what} did not answer several times in a row: calls are held back until it does");

@@ -46,7 +46,12 @@ fn in_service() -> InCluster {
 }
 
 fn status(reef: &Reef, given: &Given, cluster: &InCluster, now: i64) -> ReefStatus {
-    let around = Around { in_cluster: cluster, held_back: &[] };
+    status_after(false, reef, given, cluster, now)
+}
+
+/// `was_good` says whether all in Azure was good when it was last seen.
+fn status_after(was_good: bool, reef: &Reef, given: &Given, cluster: &InCluster, now: i64) -> ReefStatus {
+    let around = Around { in_cluster: cluster, held_back: &[], was_good };
     report(reef, &inputs(), &given.plan(), &given.seen, around, &POLICY, at(now))
 }
 
@@ -79,6 +84,12 @@ fn a_reef_is_ready_when_all_of_it_is_and_says_what_is_missing_before() {
     let now = status(&was_good, &blind, &in_service(), 30);
     is(&now, Ready, ("True", "ReconcileSucceeded"));
     is(&now, NetworkReady, ("Unknown", "AzureUnavailable"));
+    // So does one that was unready for something else meanwhile.
+    let mut away = reef(&json!({}));
+    away.status = Some(status(&was_good, &blind, &InCluster::waiting("x"), 31));
+    is(away.status.as_ref().unwrap(), Ready, ("False", "WaitingForDependency"));
+    is(&status(&away, &blind, &in_service(), 32), Ready, ("False", "AzureUnavailable"));
+    is(&status_after(true, &away, &blind, &in_service(), 32), Ready, ("True", "ReconcileSucceeded"));
     // A new reef is not Ready on what nobody saw.
     let now = status(&reef(&json!({})), &blind, &in_service(), 30);
     is(&now, Ready, ("False", "AzureUnavailable"));

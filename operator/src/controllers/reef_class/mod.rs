@@ -127,6 +127,11 @@ async fn prune(
     // From the API server itself: an empty cache is no reason to delete.
     let reefs = Api::<Reef>::all(context.client.clone());
     let reefs = reefs.list(&ListParams::default()).await.map_err(Error::api("list Reefs"))?;
+    let unnamed = |reef: &&Reef| reef.status.as_ref().is_none_or(|status| status.class_revision.is_none());
+    if reefs.items.iter().filter(unnamed).any(|reef| reef.spec.class_ref.name == class.name_any()) {
+        // It may have been made from any of them, and its status is still to be found out, as after a restore.
+        return Ok(());
+    }
     let used: BTreeSet<_> = reefs.items.into_iter().filter_map(|r| r.status?.class_revision).collect();
     for name in revision::superfluous(all, newest, &used) {
         context.claim.check()?;

@@ -111,7 +111,7 @@ fn azure(region: &Region, seen: &Observation) -> (Verdict<()>, Verdict<Zone>) {
         Class::Auth => {
             (Verdict::Good(()), bad(Reason::Unauthorized, format!("{zone} may not be read: {error}")))
         }
-        Class::Missing => {
+        Class::Missing if error.is_absence() => {
             let message = format!("{zone} does not exist: create the zone or correct the id ({error})");
             (Verdict::Good(()), bad(Reason::AzureResourceNotFound, message))
         }
@@ -120,7 +120,9 @@ fn azure(region: &Region, seen: &Observation) -> (Verdict<()>, Verdict<Zone>) {
             let blind = trouble(Reason::AzureUnavailable, format!("spec.azure: {error}"));
             (Verdict::Unknown(blind), unknown(Reason::AzureUnavailable))
         }
+        // A 404 that speaks of something else is no absence.
         Class::Transient
+        | Class::Missing
         | Class::Conflict
         | Class::Capacity
         | Class::Invalid

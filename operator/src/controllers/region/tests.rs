@@ -150,7 +150,8 @@ fn a_good_region_stays_ready_and_keeps_what_it_knew_while_azure_is_away() {
     let mut region = region();
     let before = step(&region, &good(), 5_000);
     region.status = Some(before.clone());
-    for seen in [azure_says(503, ""), azure_says(429, "TooManyRequests"), no_token(false)] {
+    let elsewhere = azure_says(404, "SubscriptionNotFound");
+    for seen in [azure_says(503, ""), azure_says(429, "TooManyRequests"), elsewhere, no_token(false)] {
         let status = step(&region, &seen, 6_000);
         assert!(summary(&status).starts_with("Ready=True/ReconcileSucceeded CertificateReady=True"));
         assert_eq!(status.dns, before.dns);

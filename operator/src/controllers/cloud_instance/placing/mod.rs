@@ -128,21 +128,23 @@ async fn decide(
     let everything = everything(context).await?;
     let mut candidates = Vec::new();
     for reef in reefs {
-        candidates.push(candidate(context, listed, reef, &everything, now).await?);
+        candidates.push(candidate(context, listed, reef, &everything, now).await?.0);
     }
     let decision = placement::place(demand, &candidates);
     Ok(Decided { decision, candidates, used: everything.0 })
 }
 
-/// A reef with all that is on it, and all that is asked for there, by now.
+/// A reef with all that is on it, and all that is asked for there, by now; none while that is not known.
 pub async fn counted(
     context: &Context,
     before: &mut Before,
     reef: &Reef,
     now: Timestamp,
-) -> Result<Candidate, Error> {
+) -> Result<Option<Candidate>, Error> {
     let everything = everything(context).await?;
-    candidate(context, &mut before.listed, reef, &everything, now).await
+    let (counted, has_class) = candidate(context, &mut before.listed, reef, &everything, now).await?;
+    let is_known = has_class && before.listed.contains_key(&counted.name);
+    Ok(is_known.then_some(counted))
 }
 
 /// Reads all instances, and all that is kept of those that are gone.
@@ -168,22 +170,24 @@ async fn everything(context: &Context) -> Result<(Used, Known), Error> {
     Ok((used, known))
 }
 
+/// A reef as it is considered, and whether its class is known.
 async fn candidate(
     context: &Context,
     listed: &mut Cache,
     reef: &Reef,
     (used, known): &(Used, Known),
     now: Timestamp,
-) -> Result<Candidate, Error> {
+) -> Result<(Candidate, bool), Error> {
     let class = class(context, reef).await?;
     let mut candidate = candidate::candidate(reef, class.as_ref(), used, now);
+    let takes = readiness(context, reef, known, listed);
     if candidate.ready == Readiness::Ready {
-        candidate.ready = readiness(context, reef, known, listed);
-        if let Some((_, listed)) = listed.get(&candidate.name) {
-            listed.count_on(known, &mut candidate);
-        }
+        candidate.ready = takes;
     }
-    Ok(candidate)
+    if let Some((_, listed)) = listed.get(&candidate.name) {
+        listed.count_on(known, &mut candidate);
+    }
+    Ok((candidate, class.is_some()))
 }
 
 /// How long a reef may take to say what is on it before it takes nobody.
