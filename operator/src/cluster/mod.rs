@@ -7,7 +7,7 @@ pub mod keep;
 pub mod watch;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -20,6 +20,7 @@ use kube::{
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::Value;
+use tokio::time::Instant;
 use tower::{
     BoxError,
     buffer::BufferLayer,
@@ -41,6 +42,12 @@ const SCOPE: &str = "6dae42f8-4368-4678-94ff-3960e28e3630/.default";
 
 /// How long a reef's API server may take to begin an answer.
 const FIRST_BYTE: Duration = Duration::from_secs(15);
+
+/// How long Azure may take to say how a cluster is connected with anew, while there is a connection.
+const RENEWAL: Duration = Duration::from_secs(10);
+
+/// Between two times that this is asked for in vain.
+const BETWEEN_RENEWALS: Duration = Duration::from_secs(30);
 
 /// Why a cluster cannot be reached.
 #[derive(Debug, thiserror::Error)]
@@ -104,8 +111,8 @@ pub struct Clusters {
     records: Mutex<HashMap<String, Arc<watch::Record>>>,
     /// Held while a cluster is connected with: who asks meanwhile waits and gets that connection.
     turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
-    /// Clusters that are connected with anew as soon as Azure says how.
-    doubted: Mutex<HashSet<String>>,
+    /// Clusters that are connected with anew as soon as Azure says how, and when that was last asked in vain.
+    doubted: Mutex<HashMap<String, Option<Instant>>>,
     changes: watch::Told,
 }
 
@@ -128,21 +135,32 @@ impl Clusters {
     /// in doubt is made anew, and is used on while Azure does not say how.
     pub async fn get(&self, arm: &Arc<Arm>, id: &str, api: &str, host: &str) -> Result<ReefCluster, Error> {
         let known = || self.lock().get(id).filter(|known| known.host == host).cloned();
-        let trusted = || known().filter(|_| !self.doubted().contains(id));
-        if let Some(known) = trusted() {
+        // One in doubt is used as well, as long as it is too early to ask again.
+        let in_use = || known().filter(|_| !self.is_to_be_renewed(id));
+        if let Some(known) = in_use() {
             return Ok(known);
         }
         let turn = {
             let mut all = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
             all.entry(id.to_owned()).or_default().clone()
         };
-        let _turn = turn.lock().await;
-        if let Some(known) = trusted() {
+        let _turn = match (turn.try_lock(), known()) {
+            (Ok(turn), _) => turn,
+            // Somebody tries just now.
+            (Err(_), Some(known)) => return Ok(known),
+            (Err(_), None) => turn.lock().await,
+        };
+        if let Some(known) = in_use() {
             return Ok(known);
         }
-        let client = match connect(arm, id, api, host).await {
-            Ok(client) => client,
-            Err(error) => return known().ok_or(error),
+        let client = match known() {
+            None => connect(arm, id, api, host).await?,
+            Some(known) => {
+                self.doubted().insert(id.to_owned(), Some(Instant::now()));
+                let renewed = tokio::time::timeout(RENEWAL, connect(arm, id, api, host)).await;
+                let Ok(Ok(client)) = renewed else { return Ok(known) };
+                client
+            }
         };
         self.doubted().remove(id);
         let record = {
@@ -157,16 +175,27 @@ impl Clusters {
 
     /// The next look connects anew if it can: the cluster's authority may have changed.
     pub fn doubt(&self, id: &str) {
-        self.doubted().insert(id.to_owned());
+        self.doubted().entry(id.to_owned()).or_default();
+    }
+
+    /// The connection works.
+    pub fn trust(&self, id: &str) {
+        self.doubted().remove(id);
+    }
+
+    /// Whether the connection is in doubt and it is time to ask Azure for a new one.
+    fn is_to_be_renewed(&self, id: &str) -> bool {
+        let asked = self.doubted().get(id).copied();
+        asked.is_some_and(|asked| asked.is_none_or(|at| at.elapsed() >= BETWEEN_RENEWALS))
     }
 
     /// The cluster is gone.
     pub fn forget(&self, id: &str) {
         self.lock().remove(id);
-        self.doubted().remove(id);
+        self.trust(id);
     }
 
-    fn doubted(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+    fn doubted(&self) -> std::sync::MutexGuard<'_, HashMap<String, Option<Instant>>> {
         self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

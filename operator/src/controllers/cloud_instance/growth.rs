@@ -23,14 +23,22 @@ pub(super) async fn hold(
     (plan, seen): (&mut Plan, &BTreeMap<Part, Seen>),
     now: Timestamp,
 ) -> Result<(), Error> {
-    let growing: Vec<Part> =
-        plan.writes.iter().filter(|write| grows(write, seen)).map(|write| write.part).collect();
-    let Some(placement) = placement.filter(|_| !growing.is_empty()) else { return Ok(()) };
+    let Some(placement) = placement else { return Ok(()) };
+    // A database with compute of its own takes nothing from others.
+    let is_limited = |part: Part| part != Part::Database || placement.pool.is_some();
+    let growing = plan.writes.iter().filter(|write| is_limited(write.part) && grows(write, seen));
+    let growing: Vec<Part> = growing.map(|write| write.part).collect();
+    if growing.is_empty() {
+        return Ok(());
+    }
     placing::prepare(&shared.context, &home.arm, std::slice::from_ref(&home.reef), now).await;
-    let turn = shared.turn(&home.region.name_any());
-    let mut before = turn.lock().await;
-    let reef = placing::counted(&shared.context, &mut before, &home.reef, now).await?;
-    drop(before);
+    let reef = if placing::is_listed(&shared.context, &home.reef) {
+        let turn = shared.turn(&home.region.name_any());
+        let mut before = turn.lock().await;
+        placing::counted(&shared.context, &mut before, &home.reef, now).await?
+    } else {
+        None
+    };
     for part in growing {
         let held = match &reef {
             Some(reef) => no_room(reef, placement, part).map(Verdict::Failed),

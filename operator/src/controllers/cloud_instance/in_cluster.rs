@@ -38,13 +38,15 @@ pub struct InCluster {
     pub resized: Verdict,
     /// What the agent has done.
     pub done: Done,
+    /// Whether the server's StatefulSet has not seen its newest spec yet: then nobody would hear of what its pod does.
+    pub lags: bool,
 }
 
 impl InCluster {
     /// The same for all.
     pub fn all(verdict: &Verdict, done: Done) -> Self {
         let [access, workload, configured, resized] = [(); 4].map(|()| verdict.clone());
-        Self { access, workload, configured, resized, done }
+        Self { access, workload, configured, resized, done, lags: false }
     }
 
     /// Whether the server has served with the cloud's settings, so that customers may be led to it.
@@ -133,19 +135,19 @@ pub async fn keep(context: &Context, client: &Client, wanted: &Wanted<'_>, now: 
     }
     let database = done.database.clone().unwrap_or_default();
     let server = Server { database: &database, ..wanted.server.clone() };
-    let (workload, resized, pod) = match workload(context, client, &server).await {
+    let (workload, resized, pod, lags) = match workload(context, client, &server).await {
         Err(verdict) => {
             let undone = Box::pin(moved::undo(context, client, wanted, &mut done, now)).await;
             let resized = undone.unwrap_or_else(|| after(&verdict, "the server"));
-            (verdict, resized, None)
+            (verdict, resized, None, false)
         }
         Ok(pod) => {
             let resized = resized::keep(context, client, (&server, wanted.refusals), pod.as_ref()).await;
-            let workload = serving(client, &inputs.namespace()).await;
+            let (workload, lags) = serving(client, &inputs.namespace()).await;
             let at = (pod.as_ref(), workload == Verdict::Good);
             let moved = moved::keep(context, client, wanted, at, resized, &mut done, now);
             let resized = Box::pin(moved).await;
-            (workload, resized, pod)
+            (workload, resized, pod, lags)
         }
     };
     let configured = if done.drained().is_some() {
@@ -163,7 +165,7 @@ pub async fn keep(context: &Context, client: &Client, wanted: &Wanted<'_>, now: 
         Err(verdict) if workload == Verdict::Good => verdict,
         _ => workload,
     };
-    InCluster { access: Verdict::Good, workload, configured, resized, done }
+    InCluster { access: Verdict::Good, workload, configured, resized, done, lags }
 }
 
 /// How what comes after something else stands: it waits for it, and is as unknown as that is.
@@ -283,26 +285,27 @@ fn foreign(live: &Value, wanted: &Wanted<'_>) -> Option<Trouble> {
     })
 }
 
-/// Whether the server serves.
-async fn serving(client: &Client, namespace: &str) -> Verdict {
+/// Whether the server serves, and whether its StatefulSet has not seen its newest spec.
+async fn serving(client: &Client, namespace: &str) -> (Verdict, bool) {
     let sets = Api::<StatefulSet>::namespaced(client.clone(), namespace);
     let set = match sets.get(SERVER).await {
         Ok(set) => set,
-        Err(error) => return unread("StatefulSet", SERVER, &error),
+        Err(error) => return (unread("StatefulSet", SERVER, &error), false),
     };
     let status = set.status.clone().unwrap_or_default();
     let current = status.observed_generation == set.metadata.generation;
     if current && status.ready_replicas.unwrap_or(0) >= 1 {
-        return Verdict::Good;
+        return (Verdict::Good, false);
     }
     let pods = Api::<Pod>::namespaced(client.clone(), namespace);
-    match pods.get_opt(&manifests::pod_name()).await {
+    let verdict = match pods.get_opt(&manifests::pod_name()).await {
         // Its StatefulSet was changed a moment ago, or nobody looks after that now.
         Ok(Some(pod)) if is_ready(&pod) => Verdict::Good,
         Ok(Some(pod)) => of_pod(&pod),
         Ok(None) => Verdict::Working("the server's pod is not there yet".to_owned()),
         Err(error) => unread("Pod", SERVER, &error),
-    }
+    };
+    (verdict, !current)
 }
 
 #[cfg(test)]

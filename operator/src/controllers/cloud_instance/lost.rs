@@ -92,8 +92,9 @@ async fn search(
         reef = found.reef,
         "a deleted instance without a place was found"
     );
-    Ok(intake::server_of(&reef)
-        .map(|server| Some(intake::named(context, instance, &region, server, intake::found(found)))))
+    // Not held like one that is nowhere, which goes by force: it is there, and the reef will soon know its own names.
+    let server = intake::server_of(&reef).map_err(|held| Error::Outdated(held.0.message))?;
+    Ok(Ok(Some(intake::named(context, instance, &region, server, intake::found(found)))))
 }
 
 /// Whether what was found was made for this very object, or taken over by it. That of an earlier one of its name is not

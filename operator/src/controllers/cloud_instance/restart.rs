@@ -56,10 +56,7 @@ fn is_of_another(pod: &Pod, server: &Server<'_>) -> bool {
     let started_for = pod.annotations().get(manifests::CONNECTION);
     // What is not known is not another. One that does not say is left alone.
     let is_known = !server.database.is_empty() && !server.client_id.is_empty();
-    // One that was started while nobody could say what Azure calls its database works with the one that it found.
-    let unnamed = Server { database: "", ..server.clone() };
-    let fits = |value: &str| [server, &unnamed].iter().any(|known| value == manifests::connection(known));
-    let another = is_known && started_for.is_some_and(|value| !fits(value));
+    let another = is_known && started_for.is_some_and(|value| *value != manifests::connection(server));
     pod.metadata.deletion_timestamp.is_none() && another
 }
 
@@ -101,8 +98,6 @@ mod tests {
             !is_of_another(&pod(Some("other"), Some("2026-01-01T00:00:00Z")), &server),
             "it ends already"
         );
-        let unnamed = manifests::connection(&Server { database: "", ..server.clone() });
-        assert!(!is_of_another(&pod(Some(&unnamed), None), &server), "nobody could say which database it is");
         let unknown = Server { database: "", ..server };
         assert!(!is_of_another(&pod(Some("other"), None), &unknown), "which database it is now is not known");
     }

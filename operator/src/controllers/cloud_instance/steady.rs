@@ -45,7 +45,7 @@ impl Steadies {
     /// Remembers how it stands, if all is well. The mark is from before it was looked at.
     pub fn keep(&self, uid: &str, wanted: String, mark: Mark, found: &InCluster, at: Timestamp) {
         let verdicts = [&found.access, &found.workload, &found.configured, &found.resized];
-        if verdicts.into_iter().all(|verdict| *verdict == Verdict::Good) {
+        if !found.lags && verdicts.into_iter().all(|verdict| *verdict == Verdict::Good) {
             let steady = Steady { wanted, mark, at, found: found.clone() };
             self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), steady);
         } else {
@@ -100,6 +100,8 @@ mod tests {
         assert!(!known("x", (0, 1), 1), "something else is wanted");
         assert!(!known("w", (0, 2), 1), "something was heard");
         assert!(!known("w", (1, 1), 1), "nothing could be heard for a while");
+        all.keep("a", "w".to_owned(), (0, 1), &InCluster { lags: true, ..well.clone() }, at(1));
+        assert!(!known("w", (0, 1), 2), "nobody would hear of its pod");
         let worse = InCluster { workload: Verdict::Working("it starts".to_owned()), ..well };
         all.keep("a", "w".to_owned(), (0, 1), &worse, at(1));
         assert!(!known("w", (0, 1), 2), "what is not well is looked at");

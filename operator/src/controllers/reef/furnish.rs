@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use reef_crds::condition::Reason;
+use tokio::time::timeout;
 
 use super::{
     bodies::{AKS_API, Inputs},
@@ -20,7 +21,7 @@ use crate::{
     resources::{Seen, Verdict},
 };
 
-/// How long a look at the reef's cluster may take in all.
+/// How long a look at the reef's cluster may take, and how long its keys.
 const LONGEST_IN_CLUSTER: Duration = Duration::from_secs(30);
 
 /// What the operator keeps in the cluster, if there is one.
@@ -68,23 +69,28 @@ pub async fn cluster(
         gateway_class: &inputs.class.cluster.gateway_class_name,
         certificate: certificate.as_ref(),
     });
-    let keep = async {
-        let found = in_cluster::keep(context, &client, &manifests).await;
-        if found.objects != Verdict::Good {
-            if matches!(found.objects, Verdict::Unknown(_)) {
-                context.clusters.doubt(&id);
-            }
-            return found;
-        }
-        let keys = keys::keep(context, (&references.arm, &client), inputs, seen).await;
-        InCluster { objects: keys, ..found }
+    let late = |what: &str, reason| {
+        let message = format!("{what} did not answer within {} s", LONGEST_IN_CLUSTER.as_secs());
+        Verdict::Unknown(Trouble::new(reason, message))
     };
-    tokio::time::timeout(LONGEST_IN_CLUSTER, keep).await.unwrap_or_else(|_| {
-        context.clusters.doubt(&id);
-        let message =
-            format!("the reef's API server did not answer within {} s", LONGEST_IN_CLUSTER.as_secs());
-        InCluster::trouble(Verdict::Unknown(Trouble::new(Reason::ClusterUnreachable, message)))
-    })
+    let keep = in_cluster::keep(context, &client, &manifests);
+    let found = timeout(LONGEST_IN_CLUSTER, keep)
+        .await
+        .unwrap_or_else(|_| InCluster::trouble(late("the reef's API server", Reason::ClusterUnreachable)));
+    match &found.objects {
+        Verdict::Good => context.clusters.trust(&id),
+        Verdict::Unknown(_) => context.clusters.doubt(&id),
+        _ => {}
+    }
+    if found.objects != Verdict::Good {
+        return found;
+    }
+    // What Azure says of keys puts no connection in doubt.
+    let keys = keys::keep(context, (&references.arm, &client), inputs, seen);
+    let objects = timeout(LONGEST_IN_CLUSTER, keys).await;
+    let objects =
+        objects.unwrap_or_else(|_| late("who has the storage accounts' keys", Reason::AzureUnavailable));
+    InCluster { objects, ..found }
 }
 
 /// Nothing is done in a cluster while it is not known whether it is there and ours.

@@ -115,6 +115,11 @@ fn azure(region: &Region, seen: &Observation) -> (Verdict<()>, Verdict<Zone>) {
             let message = format!("{zone} does not exist: create the zone or correct the id ({error})");
             (Verdict::Good(()), bad(Reason::AzureResourceNotFound, message))
         }
+        // It stays as it was: the answer is not about the zone. And somebody may have mistyped it.
+        Class::Missing if error.code() == "SubscriptionNotFound" => {
+            let message = format!("{zone}: {error}; correct the subscription in it if it is another");
+            (Verdict::Good(()), Verdict::Unknown(trouble(Reason::AzureResourceNotFound, message)))
+        }
         Class::Throttled => (Verdict::Good(()), unknown(Reason::AzureThrottled)),
         Class::Transient if unauthenticated || matches!(error, ArmError::NoAnswer(_)) => {
             let blind = trouble(Reason::AzureUnavailable, format!("spec.azure: {error}"));

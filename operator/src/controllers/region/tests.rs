@@ -157,6 +157,8 @@ fn a_good_region_stays_ready_and_keeps_what_it_knew_while_azure_is_away() {
         assert_eq!(status.dns, before.dns);
         assert!(status.conditions.iter().any(|c| c.type_ == "DNSZoneReady" && c.status == "Unknown"));
     }
+    let elsewhere = step(&self::region(), &azure_says(404, "SubscriptionNotFound"), 6_000);
+    assert!(summary(&elsewhere).starts_with("Ready=False/AzureResourceNotFound"), "{}", summary(&elsewhere));
     // A zone that is certainly gone is news.
     let gone = step(&region, &azure_says(404, "ResourceNotFound"), 6_000);
     assert!(summary(&gone).starts_with("Ready=False/AzureResourceNotFound"));

@@ -52,10 +52,13 @@ pub fn candidate(reef: &Reef, class: Option<&ReefClassSpec>, used: &Used, now: T
 }
 
 fn ready(status: &ReefStatus) -> Readiness {
+    let find = |type_: ConditionType| status.conditions.iter().find(|c| c.type_ == type_.as_str());
     if true_since(&status.conditions, ConditionType::Ready).is_some() {
-        return Readiness::Ready;
+        // It serves those that are there, and nobody new can be made in its cluster.
+        let lost = find(ConditionType::ClusterReachable).filter(|c| c.status != "True");
+        return lost.map_or(Readiness::Ready, |c| Readiness::NotReady(c.reason.clone()));
     }
-    let condition = status.conditions.iter().find(|c| c.type_ == ConditionType::Ready.as_str());
+    let condition = find(ConditionType::Ready);
     Readiness::NotReady(condition.map_or_else(|| "not looked at yet".to_owned(), |c| c.reason.clone()))
 }
 

@@ -235,6 +235,13 @@ fn lists(reef: &Reef) -> Paths {
     }
 }
 
+/// Whether it is known what Azure has on a reef.
+pub fn is_listed(context: &Context, reef: &Reef) -> bool {
+    let (name, lists) = (reef.name_any(), lists(reef));
+    let mut all = lists.databases.iter().chain(lists.shares.iter().map(|(_, path)| path));
+    lists.databases.is_some() && all.all(|path| context.lists.known(&name, path).is_some())
+}
+
 /// Whether a reef that is in service takes anybody: not while it does not answer, or what is on it is not known. What
 /// Azure listed last goes into `listed`.
 fn readiness(context: &Context, reef: &Reef, known: &Known, listed: &mut Cache) -> Readiness {

@@ -125,6 +125,24 @@ fn a_demand_says_what_the_spec_asks_for() {
 }
 
 #[test]
+fn a_reef_whose_cluster_cannot_be_reached_takes_nobody_new() {
+    let condition = |type_: &str, status: &str, reason: &str| {
+        json!({ "type": type_, "status": status, "reason": reason, "message": "",
+            "lastTransitionTime": "2020-01-01T00:00:00Z" })
+    };
+    for (status, expect) in
+        [("True", Readiness::Ready), ("Unknown", Readiness::NotReady("ClusterUnreachable".to_owned()))]
+    {
+        let conditions = json!([
+            condition("Ready", "True", "ReconcileSucceeded"),
+            condition("ClusterReachable", status, "ClusterUnreachable"),
+        ]);
+        let reef = reef_of(json!({ "status": { "conditions": conditions } }));
+        assert_eq!(seen(&reef, &Used::default()).ready, expect, "{status}");
+    }
+}
+
+#[test]
 fn an_empty_reef_has_what_its_class_and_azure_give() {
     let reef = seen(&reef_of(json!({})), &Used::default());
     let expect = [
