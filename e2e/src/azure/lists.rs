@@ -103,7 +103,8 @@ impl Cloud {
         if target.kind() == "microsoft.storage/storageaccounts/fileservices/shares" {
             found = self.shares(&parent, found, request);
         }
-        found.extend(self.listed_backups(target, request, now));
+        found.extend(self.deleted.listed(target, request, now));
+        found.extend(self.listed_recoverable(target, request));
         Response::json(200, json!({ "value": found }))
     }
 }

@@ -8,6 +8,7 @@ use super::{
     put::started,
 };
 
+const KIND: &str = "microsoft.sql/servers/recoverabledatabases";
 const DATABASES: &str = "/databases/";
 const RECOVERABLE: &str = "/recoverabledatabases/";
 
@@ -36,10 +37,10 @@ impl Cloud {
         Some((database, copied))
     }
 
-    /// What is listed in a server without being a resource: databases that can be recovered or restored.
-    pub(super) fn listed_backups(&self, target: &Target, request: &Request, now: u64) -> Vec<Value> {
-        if target.kind() != "microsoft.sql/servers/recoverabledatabases" {
-            return self.deleted.listed(target, request, now);
+    /// Databases of a server that can be recovered.
+    pub(super) fn listed_recoverable(&self, target: &Target, request: &Request) -> Vec<Value> {
+        if target.kind() != KIND {
+            return Vec::new();
         }
         let server = parent_key(&format!("{}/x", key(&request.path)));
         let below = format!("{server}{DATABASES}");
@@ -54,17 +55,15 @@ impl Cloud {
             .collect()
     }
 
-    /// One of them, by its id.
+    /// What a server lists without its being a resource, by its id: a database that can be recovered or restored.
     pub(super) fn backup(&self, target: &Target, request: &Request, now: u64) -> Option<Response> {
-        let kinds = [
-            "microsoft.sql/servers/recoverabledatabases",
-            "microsoft.sql/servers/restorabledroppeddatabases",
-        ];
+        let kinds = [KIND, "microsoft.sql/servers/restorabledroppeddatabases"];
         let (list, _) = request.path.rsplit_once('/').filter(|_| kinds.contains(&target.kind().as_str()))?;
         let of_list = Request { path: list.to_owned(), ..request.clone() };
         let wanted = key(&request.path);
-        let all = self.listed_backups(target, &of_list, now);
-        let found = all.into_iter().find(|found| super::defaults::same(&found["id"], &wanted));
+        let all = self.deleted.listed(target, &of_list, now).into_iter();
+        let mut all = all.chain(self.listed_recoverable(target, &of_list));
+        let found = all.find(|found| super::defaults::same(&found["id"], &wanted));
         found.map(|found| Response::json(200, found))
     }
 

@@ -84,6 +84,7 @@ fn a_dropped_database_comes_back_once_it_is_listed() {
     let listed = body(&world.get(&format!("{}/restorableDroppedDatabases", server()))).clone();
     let item = &listed["value"][0];
     assert_eq!(item["properties"]["databaseName"], "db");
+    assert_eq!(body(&world.get(item["id"].as_str().unwrap())), item);
     let deleted = json!({ "sourceDatabaseDeletionDate": item["properties"]["deletionDate"] });
     let by_id = json!({ "sourceDatabaseId": item["id"] });
     for (name, more) in [("back", deleted), ("again", by_id.clone())] {

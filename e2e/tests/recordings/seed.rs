@@ -44,8 +44,8 @@ pub fn before(recording: &Recording) -> Vec<(String, Value)> {
             }
         }
     }
-    let mut all: Vec<_> = all.into_values().filter(|(path, _)| !is_recoverable(path)).collect();
-    all.extend(recoverable(records, &here));
+    let (backups, mut all): (Vec<_>, Vec<_>) = all.into_values().partition(|(path, _)| is_recoverable(path));
+    all.extend(recoverable(records, &backups, &here));
     // By length of path: a group is shorter than what is in it.
     all.sort_by_key(|(path, _)| path.split('/').count());
     all
@@ -55,8 +55,8 @@ fn is_recoverable(path: &str) -> bool {
     path.to_lowercase().contains("/recoverabledatabases/")
 }
 
-/// The databases whose backups are shown: they are what there is.
-fn recoverable(records: &[Record], here: &Value) -> Vec<(String, Value)> {
+/// The databases whose backups are shown, or `named`: they are what there is.
+fn recoverable(records: &[Record], named: &[(String, Value)], here: &Value) -> Vec<(String, Value)> {
     let shown = records.iter().filter_map(|record| record.resp.as_ref());
     let shown = shown.flat_map(|body| body["value"].as_array().into_iter().flatten().chain([body]));
     let mut all = BTreeMap::new();
@@ -71,6 +71,10 @@ fn recoverable(records: &[Record], here: &Value) -> Vec<(String, Value)> {
         body["sku"] = json!({ "name": objective.trim_start_matches("SQLDB_"), "tier": backup["properties"]["edition"] });
         let id = format!("{server}/databases/{name}");
         all.entry(id.to_lowercase()).or_insert((id, body));
+    }
+    for (server, name) in named.iter().filter_map(|(path, _)| split(path)) {
+        let id = format!("{server}/databases/{name}");
+        all.entry(id.to_lowercase()).or_insert((id, here.clone()));
     }
     all.into_values().collect()
 }
