@@ -109,7 +109,7 @@ pub struct Clusters {
     fleet: String,
     known: Mutex<HashMap<String, ReefCluster>>,
     records: Mutex<HashMap<String, Arc<watch::Record>>>,
-    /// Held while a cluster is connected with: who asks meanwhile waits and gets that connection.
+    /// Held while a cluster is connected with: who asks meanwhile gets the connection that there was, or waits for the first.
     turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Clusters that are connected with anew as soon as Azure says how, and when that was last asked in vain.
     doubted: Mutex<HashMap<String, Option<Instant>>>,
@@ -256,6 +256,22 @@ fn authority(answer: &Value) -> Result<Vec<Vec<u8>>, Error> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_in_doubt_is_renewed_at_once_and_not_all_the_time() {
+        let (all, _heard) = Clusters::new("f");
+        assert!(!all.is_to_be_renewed("c"));
+        all.doubt("c");
+        assert!(all.is_to_be_renewed("c") && !all.is_to_be_renewed("d"));
+        // Asked in vain.
+        all.doubted().insert("c".to_owned(), Some(Instant::now()));
+        all.doubt("c");
+        assert!(!all.is_to_be_renewed("c"), "that it still fails is no reason to ask again at once");
+        tokio::time::advance(BETWEEN_RENEWALS).await;
+        assert!(all.is_to_be_renewed("c"));
+        all.trust("c");
+        assert!(!all.is_to_be_renewed("c"));
+    }
 
     #[test]
     fn a_credential_that_is_none_is_an_error() {

@@ -180,8 +180,8 @@ pub async fn retained(context: &Context, instance: &CloudInstance) -> Result<Opt
     }))
 }
 
-/// The status with the place and all names; `server` is the reef's SQL server. Of an instance that was found, not placed, database and share have been there:
-/// if they are not now, they are lost and not to be made.
+/// The status with the place and all names; `server` is the reef's SQL server. Of an instance that was found, not placed,
+/// database and share have been there: if they are not now, they are lost and not to be made.
 pub fn named(
     context: &Context,
     instance: &CloudInstance,
@@ -221,6 +221,20 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_reef_that_does_not_know_its_server_holds_who_was_found_on_it() {
+        let reef = |status: serde_json::Value| -> Reef {
+            serde_json::from_value(json!({ "metadata": { "name": "r" }, "status": status,
+                "spec": { "regionRef": { "name": "w" }, "classRef": { "name": "c" } } }))
+            .unwrap()
+        };
+        assert_eq!(server_of(&reef(json!({ "sqlServer": { "name": "s" } }))).ok().as_deref(), Some("s"));
+        for status in [json!({}), serde_json::Value::Null] {
+            let Err(Held(trouble, stalled)) = server_of(&reef(status)) else { panic!("a name from nowhere") };
+            assert_eq!((trouble.reason, stalled), (Reason::ReferenceNotReady, false));
+        }
+    }
 
     #[test]
     fn a_search_is_not_taken_for_done_when_something_else_is_asked() {

@@ -140,6 +140,10 @@ fn our_own_quota_is_told_from_anothers() {
     };
     assert!(is_of_quota(&refusal("instance")));
     assert!(!is_of_quota(&refusal("instance-2")) && !is_of_quota("node didn't have enough"));
+    assert!(!is_of_caller(&refusal("instance")), "that is about the size");
+    assert!(is_of_caller(
+        "pods \"octopus-0\" is forbidden: User \"u\" cannot patch resource \"pods/resize\" in API group \"\""
+    ));
 }
 
 #[test]

@@ -70,13 +70,13 @@ pub async fn cluster(
         certificate: certificate.as_ref(),
     });
     let late = |what: &str, reason| {
-        let message = format!("{what} did not answer within {} s", LONGEST_IN_CLUSTER.as_secs());
+        let message = format!("{what} within {} s", LONGEST_IN_CLUSTER.as_secs());
         Verdict::Unknown(Trouble::new(reason, message))
     };
     let keep = in_cluster::keep(context, &client, &manifests);
-    let found = timeout(LONGEST_IN_CLUSTER, keep)
-        .await
-        .unwrap_or_else(|_| InCluster::trouble(late("the reef's API server", Reason::ClusterUnreachable)));
+    let found = timeout(LONGEST_IN_CLUSTER, keep).await.unwrap_or_else(|_| {
+        InCluster::trouble(late("the reef's API server did not answer", Reason::ClusterUnreachable))
+    });
     match &found.objects {
         Verdict::Good => context.clusters.trust(&id),
         Verdict::Unknown(_) => context.clusters.doubt(&id),
@@ -88,8 +88,8 @@ pub async fn cluster(
     // What Azure says of keys puts no connection in doubt.
     let keys = keys::keep(context, (&references.arm, &client), inputs, seen);
     let objects = timeout(LONGEST_IN_CLUSTER, keys).await;
-    let objects =
-        objects.unwrap_or_else(|_| late("who has the storage accounts' keys", Reason::AzureUnavailable));
+    let objects = objects
+        .unwrap_or_else(|_| late("the keys of the storage accounts did not come", Reason::AzureUnavailable));
     InCluster { objects, ..found }
 }
 

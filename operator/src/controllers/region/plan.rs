@@ -117,7 +117,7 @@ fn azure(region: &Region, seen: &Observation) -> (Verdict<()>, Verdict<Zone>) {
         }
         // It stays as it was: the answer is not about the zone. And somebody may have mistyped it.
         Class::Missing if error.code() == "SubscriptionNotFound" => {
-            let message = format!("{zone}: {error}; correct the subscription in it if it is another");
+            let message = format!("{zone}: {error}; correct the subscription in it, if that is wrong");
             (Verdict::Good(()), Verdict::Unknown(trouble(Reason::AzureResourceNotFound, message)))
         }
         Class::Throttled => (Verdict::Good(()), unknown(Reason::AzureThrottled)),
