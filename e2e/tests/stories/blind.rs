@@ -46,13 +46,12 @@ pub async fn one_type_at_a_time(world: &World<'_>) {
         let fault = json!({ "answer": { "status": 503, "code": "ServiceUnavailable" } });
         sandbox.azure_fault(&json!({ "method": "GET", "type": kind, "fault": fault }));
         let calls = sandbox.azure_journal().len();
-        let is_identity = kind.ends_with("userassignedidentities");
-        if is_identity {
-            world.the_agent_loses_its_account().await;
-        }
         let seen = world.looked(&format!("without-{}", kind.replace('/', "-"))).await;
         world.all_are_ready(&seen, kind);
-        if is_identity {
+        if kind.ends_with("userassignedidentities") {
+            // Not before: what was seen a moment ago would do.
+            world.the_agent_loses_its_account().await;
+            world.looked("without-the-account-too").await;
             world.the_agent_has_its_identity().await;
         }
         let unknown = |c: &&Condition| c.status == "Unknown";
